@@ -1,0 +1,86 @@
+/**
+ * Everything that `npm test` checks: format and lint, types, then the tests. All of them run even when an early one
+ * fails, and the last line says how many passed and failed.
+ *
+ *   checks.ts                          everything
+ *   checks.ts lint | types             that alone
+ *   checks.ts unit | integration | e2e [VITEST ARGS]
+ *   checks.ts [VITEST ARGS]            such as a test file's name
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { listSkipped, type Tally, tallyReport, type VitestReport } from './tally.ts';
+
+const ROOT = dirname(import.meta.dirname);
+const STATE_DIR = join(ROOT, '.ringhost');
+const VITEST_REPORT = join(STATE_DIR, 'vitest-report.json');
+/** What .ci/run prints at its end. */
+const SUMMARY = join(STATE_DIR, 'test-summary.txt');
+const PROJECTS: readonly string[] = ['unit', 'integration', 'e2e'];
+
+interface Check {
+  readonly name: string;
+  readonly args: readonly string[];
+}
+
+const LINT: readonly Check[] = [
+  { name: 'format and lint (biome)', args: ['node_modules/@biomejs/biome/bin/biome', 'check', '--error-on-warnings'] },
+  { name: 'lint (oxlint)', args: ['node_modules/oxlint/bin/oxlint', '--deny-warnings'] },
+];
+const TYPES: readonly Check[] = [
+  { name: 'types (tsc)', args: ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'] },
+];
+
+function runNode(args: readonly string[], stdio: 'inherit' | 'pipe') {
+  return spawnSync(process.execPath, args, { cwd: ROOT, encoding: 'utf8', stdio, maxBuffer: 64 << 20 });
+}
+
+/** Runs one check; its output is shown only when it fails. */
+function runCheck({ name, args }: Check): boolean {
+  const startMs = Date.now();
+  const { status, stdout, stderr } = runNode(args, 'pipe');
+  const isOk = status === 0;
+  console.log(`${isOk ? 'ok    ' : 'FAILED'} ${name}  ${((Date.now() - startMs) / 1000).toFixed(1)} s`);
+  if (!isOk) console.log(`${stdout}${stderr}`);
+  return isOk;
+}
+
+function runVitest(args: readonly string[]): Tally {
+  rmSync(VITEST_REPORT, { force: true });
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${VITEST_REPORT}`];
+  const { status } = runNode(['node_modules/vitest/vitest.mjs', 'run', ...reporters, ...args], 'inherit');
+  let report: VitestReport = { testResults: [] };
+  try {
+    report = JSON.parse(readFileSync(VITEST_REPORT, 'utf8')) as VitestReport;
+  } catch {
+    console.log('vitest left no report: it did not start, or was stopped');
+  }
+  for (const name of listSkipped(report)) console.log(`SKIPPED ${name}`);
+  return tallyReport(report, status ?? 1);
+}
+
+function main(args: readonly string[]): number {
+  mkdirSync(STATE_DIR, { recursive: true });
+  rmSync(SUMMARY, { force: true });
+  const [first, ...rest] = args;
+  const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
+  const checks = first === undefined ? [...LINT, ...TYPES] : first === 'lint' ? LINT : first === 'types' ? TYPES : [];
+  for (const check of checks) {
+    if (runCheck(check)) tally.passed++;
+    else tally.failed++;
+  }
+  if (first !== 'lint' && first !== 'types') {
+    const isProject = first !== undefined && PROJECTS.includes(first);
+    const tests = runVitest(isProject ? [`--project=${first}`, ...rest] : args);
+    tally.passed += tests.passed;
+    tally.failed += tests.failed;
+    tally.skipped += tests.skipped;
+  }
+  const summary = `${tally.passed} passed, ${tally.failed} failed${tally.skipped > 0 ? `, ${tally.skipped} skipped` : ''}`;
+  writeFileSync(SUMMARY, `${summary}\n`);
+  console.log(summary);
+  return tally.failed === 0 ? 0 : 1;
+}
+
+process.exitCode = main(process.argv.slice(2));

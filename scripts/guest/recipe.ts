@@ -1,0 +1,43 @@
+/** What the guest of the end-to-end tests is made of: Debian's cloud kernel, and tools in an initramfs. */
+
+export interface Recipe extends RecipeForArch {
+  /** Binary packages whose commands are taken, with the libraries they need. */
+  readonly packages: readonly string[];
+  /** Commands by name, wherever the packages have them. busybox gives all others. */
+  readonly commands: readonly string[];
+  /** Kernel modules, loaded by init in this order; their dependencies come along. */
+  readonly modules: readonly string[];
+  /** Modules that the kernel asks for by alias at run time (ext4's checksums). */
+  readonly modulesOnDemand: readonly string[];
+}
+
+interface RecipeForArch {
+  readonly kernelMetaPackage: string;
+  /** A kernel image that QEMU cannot start by PVH is left as it is. */
+  readonly kernelFormat: 'bzImage' | 'as-is';
+}
+
+const ARCHITECTURES: Readonly<Record<string, RecipeForArch>> = {
+  x64: { kernelMetaPackage: 'linux-image-cloud-amd64', kernelFormat: 'bzImage' },
+  arm64: { kernelMetaPackage: 'linux-image-cloud-arm64', kernelFormat: 'as-is' },
+};
+
+/** @throws Error on a machine for which Debian has no cloud kernel */
+export function recipeFor(arch: string): Recipe {
+  const forArch = ARCHITECTURES[arch];
+  if (forArch === undefined) throw new Error(`there is no guest image for ${arch}`);
+  return {
+    ...forArch,
+    packages: ['bash', 'busybox-static', 'coreutils', 'e2fsprogs', 'fdisk', 'fio', 'sg3-utils', 'util-linux'],
+    commands: [
+      ...['bash', 'dd', 'head', 'seq', 'sha256sum', 'tr'],
+      ...['e2fsck', 'fsck.ext4', 'mke2fs', 'mkfs.ext4', 'resize2fs'],
+      ...['fio'],
+      ...['blkdiscard', 'blkid', 'blockdev', 'fallocate', 'flock', 'lsblk', 'sfdisk', 'wipefs'],
+      ...['sg_compare_and_write', 'sg_inq', 'sg_luns', 'sg_modes', 'sg_opcodes', 'sg_persist', 'sg_raw', 'sg_readcap'],
+      ...['sg_requests', 'sg_reset', 'sg_sync', 'sg_turs', 'sg_unmap', 'sg_verify', 'sg_vpd', 'sg_write_same'],
+    ],
+    modules: ['virtio_pci', 'virtio_console', 'virtio_blk', 'virtio_scsi', 'sd_mod', 'sg', 'ext4'],
+    modulesOnDemand: ['crc32c_generic', 'crc32c_intel'],
+  };
+}

@@ -1,0 +1,68 @@
+/** What the project needs around it: npm packages in node_modules, and Debian packages for the commands it calls. */
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { excerpt, findOnPath, runQuietly } from './child.mjs';
+import { findNpmCli, ROOT } from './node.mjs';
+
+const LOCK_FILE = join(ROOT, 'package-lock.json');
+/** Inside node_modules, so that removing the folder removes the stamp too. */
+const NPM_STAMP = join(ROOT, 'node_modules', '.ringhost-lock-hash');
+
+const hashOfLockFile = () => createHash('sha256').update(readFileSync(LOCK_FILE)).digest('hex');
+
+export function areNpmPackagesCurrent() {
+  return existsSync(NPM_STAMP) && readFileSync(NPM_STAMP, 'utf8') === hashOfLockFile();
+}
+
+/** `npm ci` by the given Node: packages refuse or warn about a Node that is too old. */
+export function installNpmPackages(node) {
+  const flags = [
+    '--include=dev',
+    '--include=optional',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+    '--loglevel=error',
+  ];
+  const env = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH ?? ''}` };
+  const { ok, output } = runQuietly(node, [findNpmCli(), 'ci', ...flags], { cwd: ROOT, env });
+  if (!ok) throw new Error(`npm ci failed:\n${excerpt(output)}`);
+  writeFileSync(NPM_STAMP, hashOfLockFile());
+}
+
+const IS_ARM = process.arch === 'arm64';
+/** Commands that are not ours, and the smallest Debian package that has each. */
+export const TOOLS = {
+  cc: { commands: ['cc'], packages: ['gcc', 'libc6-dev'], purpose: 'to build the native addon' },
+  qemu: {
+    commands: [IS_ARM ? 'qemu-system-aarch64' : 'qemu-system-x86_64', 'qemu-storage-daemon'],
+    packages: [IS_ARM ? 'qemu-system-arm' : 'qemu-system-x86'],
+    purpose: 'for the tests that boot a guest',
+  },
+};
+
+export function isToolMissing(tool) {
+  return tool.commands.some((command) => findOnPath(command) === null);
+}
+
+export function installHint(tool) {
+  return `apt-get install --no-install-recommends ${tool.packages.join(' ')}`;
+}
+
+export function canInstallTools() {
+  return process.getuid() === 0 && findOnPath('apt-get') !== null;
+}
+
+/** Installs a tool's Debian packages. Package lists are fetched only when the ones on the machine will not do. */
+export function installTool(tool) {
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+  const install = () =>
+    runQuietly('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...tool.packages], { env });
+  let result = install();
+  if (!result.ok) {
+    runQuietly('apt-get', ['update', '-q'], { env });
+    result = install();
+  }
+  if (!result.ok || isToolMissing(tool)) throw new Error(`${installHint(tool)} failed:\n${excerpt(result.output)}`);
+}

@@ -1,0 +1,106 @@
+#!/usr/bin/env node
+/**
+ * Sets up what is missing in this checkout, then runs a command in it: all of `npm start`, `npm test` and `npm run …`.
+ *
+ *   node scripts/with-setup.mjs serve [OPTIONS]      the daemon, `bin/ringhost serve`
+ *   node scripts/with-setup.mjs test [PROJECT] [..]  lint, types and all tests, or one vitest project
+ *   node scripts/with-setup.mjs FILE|COMMAND [..]    a script of ours (by path), or a command of node_modules/.bin
+ *
+ * Set-up steps print one line each and are skipped when they are done. Plain JavaScript for any Node >= 20: nothing is
+ * installed yet when it starts.
+ */
+import { existsSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import { buildAddon, isAddonCurrent } from './build-native.mjs';
+import { runForeground } from './setup/child.mjs';
+import { withFileLock } from './setup/lock.mjs';
+import { findNode, installNode, ROOT } from './setup/node.mjs';
+import {
+  areNpmPackagesCurrent,
+  canInstallTools,
+  installHint,
+  installNpmPackages,
+  installTool,
+  isToolMissing,
+  TOOLS,
+} from './setup/packages.mjs';
+
+const LOCK_FILE = join(ROOT, '.ringhost', 'setup.lock');
+const IS_CI = process.env.CI === 'true';
+const say = (line) => console.error(`ringhost: ${line}`);
+
+function listMissing(needsGuests) {
+  const missing = [];
+  if (findNode() === null) missing.push('node');
+  if (!areNpmPackagesCurrent()) missing.push('npm packages');
+  else if (!isAddonCurrent()) missing.push('addon');
+  if (needsGuests && isToolMissing(TOOLS.qemu)) missing.push('qemu');
+  return missing;
+}
+
+function installQemu() {
+  if (canInstallTools()) {
+    say(`installing ${TOOLS.qemu.packages.join(' ')} ${TOOLS.qemu.purpose}`);
+    installTool(TOOLS.qemu);
+    return;
+  }
+  const outcome = IS_CI ? 'they will fail' : 'they will be skipped';
+  say(`QEMU is missing ${TOOLS.qemu.purpose}: ${outcome}. To run them: ${installHint(TOOLS.qemu)}`);
+}
+
+function compileAddon() {
+  if (isToolMissing(TOOLS.cc)) {
+    if (!canInstallTools()) throw new Error(`cc is missing ${TOOLS.cc.purpose}: ${installHint(TOOLS.cc)}`);
+    say(`installing ${TOOLS.cc.packages.join(' ')} ${TOOLS.cc.purpose}`);
+    installTool(TOOLS.cc);
+  }
+  say('building the native addon');
+  process.stderr.write(buildAddon());
+}
+
+async function setUp(needsGuests) {
+  if (listMissing(needsGuests).length > 0) {
+    await withFileLock(
+      LOCK_FILE,
+      () => say('waiting for another set-up in this checkout to end'),
+      async () => {
+        if (findNode() === null) {
+          say(`Node.js ${process.versions.node} is too old to run this: fetching a current one into .ringhost/node`);
+          installNode();
+        }
+        if (!areNpmPackagesCurrent()) {
+          say('installing npm packages (npm ci)');
+          installNpmPackages(findNode());
+        }
+        if (!isAddonCurrent()) compileAddon();
+        if (needsGuests && isToolMissing(TOOLS.qemu)) installQemu();
+      },
+    );
+  }
+  return findNode();
+}
+
+/** Turns the words after `with-setup.mjs` into what to execute. */
+function resolveCommand(node, [name, ...args]) {
+  if (name === 'serve') return [node, [join(ROOT, 'bin', 'ringhost'), 'serve', ...args]];
+  if (name === 'test') return [node, [join(ROOT, 'scripts', 'checks.ts'), ...args]];
+  if (/\.(ts|mjs|js)$/.test(name)) return [node, [name, ...args]];
+  const executable = join(ROOT, 'node_modules', '.bin', name);
+  return existsSync(executable) ? [executable, args] : [name, args];
+}
+
+async function main(words) {
+  if (words.length === 0) throw new Error('say what to run: serve, test, a script or a command.');
+  const node = await setUp(words[0] === 'test' && words[1] !== 'unit');
+  const [command, args] = resolveCommand(node, words);
+  const bins = [dirname(node), join(ROOT, 'node_modules', '.bin')];
+  const env = { ...process.env, PATH: [...bins, process.env.PATH ?? ''].join(delimiter) };
+  return await runForeground(command, args, { env });
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  say(error.message);
+  process.exitCode = 1;
+}

@@ -1,0 +1,118 @@
+/**
+ * The daemon: the composition root. Starts reactors, registries and the RPC server, applies the configuration, and stops
+ * all of it in order: no new requests, sessions ended with nothing in flight, sockets removed, bdevs given back.
+ */
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { Errno, TargetError } from '../base/errors.ts';
+import { BdevRegistry } from '../bdev/registry.ts';
+import { bdevRpc } from '../bdev/bdev.rpc.ts';
+import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
+import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
+import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
+import { ReactorThread } from '../reactor/reactor-thread.ts';
+import { Dispatcher } from '../rpc/dispatch.ts';
+import type { DaemonHandlers } from '../rpc/methods.ts';
+import { RpcServer } from '../rpc/server.ts';
+import { allowedCores } from '../sys/thread.ts';
+import { vhostRpc } from '../vhost/vhost.rpc.ts';
+import { VhostRegistry } from '../vhost/registry.ts';
+import { applyConfig, type ConfigCall, DEFAULT_CONFIG, readConfigFile } from './config-file.ts';
+import { frameworkRpc } from './framework.rpc.ts';
+import type { DaemonLog } from './logger.ts';
+import type { DaemonOptions } from './options.ts';
+import { VERSION } from './version.ts';
+
+const REACTOR_ENTRY = new URL(`./reactor-main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
+
+export class Daemon {
+  readonly options: DaemonOptions;
+  readonly log: DaemonLog;
+  readonly reactors: readonly ReactorThread[];
+  readonly bdevs: BdevRegistry;
+  readonly vhost: VhostRegistry;
+  readonly #handlers: DaemonHandlers;
+  readonly #server: RpcServer;
+  #stopped: Promise<void> | null = null;
+
+  private constructor(options: DaemonOptions, log: DaemonLog, reactors: readonly ReactorThread[]) {
+    this.options = options;
+    this.log = log;
+    this.reactors = reactors;
+    this.bdevs = new BdevRegistry(reactors.length);
+    const { socketDirectory } = options;
+    this.vhost = new VhostRegistry({ socketDirectory, reactors, bdevs: this.bdevs, log });
+    this.#handlers = {
+      ...bdevRpc(this.bdevs),
+      ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
+      ...nullRpc(this.bdevs),
+      ...vhostRpc(this.vhost),
+      ...frameworkRpc(this),
+    };
+    this.#server = new RpcServer({ handlers: this.#handlers, log, version: VERSION });
+  }
+
+  /** Resolves when everything of the configuration is served. Nothing is left behind when it fails. */
+  static async start(options: DaemonOptions, log: DaemonLog, onReactorDeath: (error: Error) => void): Promise<Daemon> {
+    if (!existsSync(options.socketDirectory) || !statSync(options.socketDirectory).isDirectory()) {
+      throw new TargetError('ENOENT', `-S ${options.socketDirectory} is not a directory: create it first`);
+    }
+    log.info(`Starting Ringhost v${VERSION}`);
+    log.info(`Total cores available: ${allowedCores().length}`);
+    const entry = REACTOR_ENTRY;
+    const starting = options.cores.map((core, index) =>
+      ReactorThread.start(entry, core, index, options.mode, log, onReactorDeath),
+    );
+    const reactors = await Promise.all(starting);
+    for (const { core } of reactors) log.info(`Reactor started on core ${core}, socket ${socketOf(core)}`);
+    const daemon = new Daemon(options, log, reactors);
+    try {
+      // The RPC socket first: a second daemon with the same one must not touch the controllers' sockets.
+      await daemon.#server.listen(options.rpcSocket);
+      await daemon.#configure();
+    } catch (error) {
+      await daemon.stop();
+      throw error;
+    }
+    return daemon;
+  }
+
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    return this.#stopped;
+  }
+
+  async #stop(): Promise<void> {
+    await this.#server.close();
+    await this.vhost.close();
+    for (const entry of this.bdevs.list()) await this.bdevs.delete(entry);
+    await Promise.all(this.reactors.map((reactor) => reactor.stop()));
+  }
+
+  async #configure(): Promise<void> {
+    const { configFile, useDefaultConfig } = this.options;
+    if (configFile === undefined && !useDefaultConfig) return;
+    const config = configFile === undefined ? DEFAULT_CONFIG : readConfigFile(configFile);
+    const dispatcher = new Dispatcher({ handlers: this.#handlers, log: this.log, version: VERSION });
+    const signal = new AbortController().signal;
+    const call = async ({ method, params }: ConfigCall) => {
+      const request = { jsonrpc: '2.0', id: 1, method, params: params ?? {} };
+      const { answer } = dispatcher.start(request, { connection: 0, signal, beginWait: () => () => undefined });
+      const response = await answer;
+      if (response !== null && 'error' in response) return response.error;
+      return null;
+    };
+    await applyConfig(config, call, this.log);
+  }
+}
+
+/** Number of the processor package of a core, as the guide's notices show it. */
+function socketOf(core: number): number {
+  try {
+    return Number(readFileSync(`/sys/devices/system/cpu/cpu${core}/topology/physical_package_id`, 'utf8'));
+  } catch {
+    return 0;
+  }
+}
+
+/** What ends the process when a reactor ends by itself. */
+export const REACTOR_DEATH_EXIT_CODE = -Errno.EIO;

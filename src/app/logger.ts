@@ -1,0 +1,57 @@
+/** The daemon's log: pino, for people on a terminal and as JSON lines otherwise. To standard error. */
+import pino from 'pino';
+import pretty from 'pino-pretty';
+import type { LogFields, Logger } from '../base/log.ts';
+
+/** SPDK's names of levels, which its RPC uses, most severe first. */
+export const SPDK_LEVELS = { ERROR: 'error', WARNING: 'warn', NOTICE: 'info', INFO: 'info', DEBUG: 'debug' } as const;
+export type SpdkLevel = keyof typeof SPDK_LEVELS;
+
+export class DaemonLog implements Logger {
+  readonly #pino: pino.Logger;
+  #level: SpdkLevel = 'NOTICE';
+  #printLevel: SpdkLevel = 'NOTICE';
+
+  constructor(format: 'text' | 'json') {
+    const stream =
+      format === 'json'
+        ? pino.destination({ fd: 2, sync: true })
+        : pretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:yyyy-mm-dd HH:MM:ss.l' });
+    this.#pino = pino({ level: 'info', base: null }, stream);
+  }
+
+  get level(): SpdkLevel {
+    return this.#level;
+  }
+
+  set level(level: SpdkLevel) {
+    this.#level = level;
+    this.#pino.level = SPDK_LEVELS[level];
+  }
+
+  /** Kept for SPDK's clients: there is one destination, so `level` decides. */
+  get printLevel(): SpdkLevel {
+    return this.#printLevel;
+  }
+
+  set printLevel(level: SpdkLevel) {
+    this.#printLevel = level;
+    this.level = level;
+  }
+
+  debug(message: string, fields: LogFields = {}): void {
+    this.#pino.debug(fields, message);
+  }
+
+  info(message: string, fields: LogFields = {}): void {
+    this.#pino.info(fields, message);
+  }
+
+  warn(message: string, fields: LogFields = {}): void {
+    this.#pino.warn(fields, message);
+  }
+
+  error(message: string, fields: LogFields = {}): void {
+    this.#pino.error(fields, message);
+  }
+}

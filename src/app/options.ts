@@ -1,0 +1,62 @@
+/** What the daemon is started with, checked. */
+import { parseCpuset } from '../base/cpuset.ts';
+import { TargetError } from '../base/errors.ts';
+import type { ReactorMode } from '../reactor/reactor.ts';
+import { allowedCores } from '../sys/thread.ts';
+
+/** As typed on the command line. */
+export interface RawOptions {
+  readonly socketDirectory: string;
+  /** Hex mask or list. Default: the first core that the process may use. */
+  readonly coreMask?: string | undefined;
+  /** MiB. */
+  readonly memoryMib?: string | undefined;
+  readonly rpcSocket: string;
+  readonly configFile?: string | undefined;
+  readonly defaultConfig?: boolean | undefined;
+  readonly mode: string;
+}
+
+export interface DaemonOptions {
+  /** Where controllers' sockets are made. */
+  readonly socketDirectory: string;
+  /** One reactor each. */
+  readonly cores: readonly number[];
+  /** Most memory for RAM disks; Infinity for no limit. */
+  readonly memoryBytes: number;
+  readonly rpcSocket: string;
+  readonly configFile: string | undefined;
+  /** Serve a RAM disk when no configuration was given. */
+  readonly useDefaultConfig: boolean;
+  readonly mode: ReactorMode;
+}
+
+const MODES: readonly ReactorMode[] = ['poll', 'adaptive', 'interrupt'];
+const MIB = 2 ** 20;
+
+/** Throws a TargetError that says which option to change. */
+export function checkOptions(raw: RawOptions): DaemonOptions {
+  const allowed = allowedCores();
+  const cores = raw.coreMask === undefined ? allowed.slice(0, 1) : parseCpuset(raw.coreMask);
+  const missing = cores.filter((core) => !allowed.includes(core));
+  if (missing.length > 0) {
+    throw new TargetError('EINVAL', `-m ${raw.coreMask}: this process may not use core ${missing.join(', ')} (it has ${allowed})`);
+  }
+  const mode = MODES.find((candidate) => candidate === raw.mode);
+  if (mode === undefined) throw new TargetError('EINVAL', `--mode ${raw.mode}: choose ${MODES.join(', ')}`);
+  return {
+    socketDirectory: raw.socketDirectory,
+    cores,
+    memoryBytes: raw.memoryMib === undefined ? Number.POSITIVE_INFINITY : parseMib(raw.memoryMib) * MIB,
+    rpcSocket: raw.rpcSocket,
+    configFile: raw.configFile,
+    useDefaultConfig: raw.defaultConfig === true && raw.configFile === undefined,
+    mode,
+  };
+}
+
+function parseMib(text: string): number {
+  const value = Number(text);
+  if (/^\d+$/.test(text) && value > 0 && Number.isSafeInteger(value * MIB)) return value;
+  throw new TargetError('EINVAL', `-s ${text}: give a whole number of MiB, such as 1024`);
+}

@@ -1,0 +1,19 @@
+/** Limits of the system, each with its source. Relations between them are asserted at load. */
+import { assert } from './assert.ts';
+
+/** Descriptors of one chain. Windows' viostor sends up to 515 whatever seg_max says; a ring has at most 1024 entries. */
+export const CHAIN_DESCRIPTORS_MAX = 1024;
+
+/** seg_max offered to guests, as SPDK and QEMU offer: what fits in a 128-entry ring with header and status. */
+export const SEGMENTS_OFFERED = 126;
+
+/** Memory regions of one session with CONFIGURE_MEM_SLOTS: what QEMU's own limit of KVM slots allows. */
+export const MEMORY_SLOTS_MAX = 509;
+
+/** Views of guest memory are cut at this size: typed-array indexes above 2^31 are several times slower. */
+export const WINDOW_BYTES = 2 ** 30;
+
+/** Chains taken from one queue in one round, so that a busy queue does not starve its neighbours. */
+export const CHAINS_PER_ROUND_MAX = 128;
+
+assert(SEGMENTS_OFFERED + 2 <= CHAIN_DESCRIPTORS_MAX, 'what is offered is accepted');

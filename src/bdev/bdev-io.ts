@@ -1,0 +1,60 @@
+/** One block request and the per-reactor handle that takes it: the data-path half of the bdev interface. */
+import type { BdevDescription } from './bdev.ts';
+
+export const IoType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4 } as const;
+export type IoType = (typeof IoType)[keyof typeof IoType];
+
+export const IoStatus = { success: 0, failed: -1, aborted: -7 } as const;
+export type IoStatus = (typeof IoStatus)[keyof typeof IoStatus];
+
+/** No segments. */
+export const NO_SEGMENTS = -1;
+
+/** Whoever submitted a request. Called on the reactor's thread, possibly from inside `submit`. */
+export interface IoOwner {
+  ioDone(io: BdevIo): void;
+}
+
+/** What a channel tells the core about each finished request, before its owner hears of it. */
+export interface IoAccount {
+  ioFinished(io: BdevIo): void;
+}
+
+/** Pooled: neither a module nor its channel keeps it after `complete`. */
+export class BdevIo {
+  type: IoType = IoType.read;
+  offsetBlocks = 0;
+  countBlocks = 0;
+  lengthBytes = 0;
+  /** First iovec entry in the reactor's arena, or `NO_SEGMENTS`. The segments hold at least `lengthBytes`. */
+  iovFirst = NO_SEGMENTS;
+  iovCount = 0;
+  status: IoStatus = IoStatus.success;
+  /** The owner's own. */
+  tag = 0;
+  owner: IoOwner;
+  account: IoAccount | null = null;
+
+  constructor(owner: IoOwner) {
+    this.owner = owner;
+  }
+
+  /** The module's last word. Guest memory may be written up to here, not after. */
+  complete(status: IoStatus): void {
+    this.status = status;
+    if (this.account !== null) this.account.ioFinished(this);
+    this.owner.ioDone(this);
+  }
+}
+
+/** A module's handle in one reactor. Everything here runs on that reactor's thread, so nothing locks. */
+export interface IoChannel {
+  /** Takes a request whose range and type were checked. Completes it now, or in a later `poll`. */
+  submit(io: BdevIo): void;
+  /** Carries out what was submitted since the last call and reaps completions. Returns how many. */
+  poll(): number;
+  /** The bdev's size or place changed. */
+  update(description: BdevDescription): void;
+  /** Nothing is in flight. */
+  close(): void;
+}

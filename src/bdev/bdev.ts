@@ -1,0 +1,70 @@
+/**
+ * The bdev interface: what a block device is to the rest of Ringhost.
+ *
+ * A bdev lives on the main thread (`Bdev`: identity, size, configuration). Reactors are other threads, so it is described
+ * to them by plain data (`BdevDescription`), from which each opens its own channel with the factory registered for the
+ * description's kind (`ChannelFactory`, module-channels.ts). Nothing of a channel is shared between threads.
+ */
+import type { IoChannel, IoType } from './bdev-io.ts';
+import type { IovArena } from '../sys/iov-arena.ts';
+
+/** Values that structured cloning carries to another thread. */
+export type PlainParams = Readonly<Record<string, string | number | boolean>>;
+
+/** A bdev as a reactor knows it. */
+export interface BdevDescription {
+  /** Unique for the life of the daemon; a name may be used again. */
+  readonly id: number;
+  readonly name: string;
+  /** Names the channel factory. */
+  readonly kind: string;
+  readonly blockSizeBytes: number;
+  readonly blockCount: number;
+  /** True when a completed write may be lost until a flush. */
+  readonly hasWriteCache: boolean;
+  /** What the module does itself; the rest is emulated or refused. */
+  readonly ioTypes: readonly IoType[];
+  /** What the kind's factory needs: addresses, descriptors, paths. */
+  readonly params: PlainParams;
+  /** The bdev is being deleted: a channel may be opened, and refuses everything. */
+  readonly isRemoved: boolean;
+  /** Counters: one row a reactor, see bdev-stats.ts. */
+  readonly stats: SharedArrayBuffer;
+}
+
+/** The RPC that would create a bdev again. */
+export interface BdevConfig {
+  readonly method: string;
+  readonly params: Readonly<Record<string, unknown>>;
+}
+
+/** What a module gives the registry for each of its bdevs. Runs on the main thread. */
+export interface Bdev {
+  readonly name: string;
+  readonly kind: string;
+  /** As `bdev_get_bdevs` shows it: "Malloc disk". */
+  readonly productName: string;
+  /** Lower-case, with dashes. */
+  readonly uuid: string;
+  readonly blockSizeBytes: number;
+  readonly physicalBlockSizeBytes: number;
+  readonly blockCount: number;
+  readonly hasWriteCache: boolean;
+  readonly ioTypes: readonly IoType[];
+  /** For the description. */
+  params(): PlainParams;
+  /** `driver_specific` of `bdev_get_bdevs`. */
+  driverSpecific(): Readonly<Record<string, unknown>>;
+  toConfig(): BdevConfig;
+  /** Every channel is closed: give everything back. */
+  destruct(): Promise<void>;
+}
+
+/** What a reactor lends to the channels it opens. */
+export interface ChannelContext {
+  /** Where the segment lists of requests live. */
+  readonly arena: IovArena;
+}
+
+/** Opens a module's channel in a reactor thread. */
+export type ChannelFactory = (description: BdevDescription, context: ChannelContext) => IoChannel;

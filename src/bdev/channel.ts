@@ -1,0 +1,93 @@
+/**
+ * A bdev's channel in one reactor: the module's channel behind the checks and services every module gets: range checks,
+ * emulation of what the module lacks, counters, refusal after a hot-remove.
+ */
+import { assert } from '../base/assert.ts';
+import type { BdevDescription, ChannelContext, ChannelFactory } from './bdev.ts';
+import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType } from './bdev-io.ts';
+import { StatsRow } from './bdev-stats.ts';
+
+const IO_TYPE_COUNT = Object.keys(IoType).length;
+
+export class BdevChannel implements IoAccount {
+  /** Requests in the module. */
+  inFlight = 0;
+  /** No new requests: the bdev is gone. */
+  isRemoved = false;
+  blockCount: number;
+  readonly blockSizeBytes: number;
+  readonly id: number;
+  readonly name: string;
+  readonly hasWriteCache: boolean;
+  /** Null once the bdev is gone. */
+  #module: IoChannel | null;
+  readonly #stats: StatsRow;
+  /** 1 for what the module does itself. */
+  readonly #supported = new Uint8Array(IO_TYPE_COUNT);
+  #onIdle: (() => void)[] = [];
+
+  constructor(
+    description: BdevDescription, factory: ChannelFactory, context: ChannelContext, reactorIndex: number,
+  ) {
+    this.id = description.id;
+    this.name = description.name;
+    this.blockSizeBytes = description.blockSizeBytes;
+    this.blockCount = description.blockCount;
+    this.hasWriteCache = description.hasWriteCache;
+    for (const type of description.ioTypes) this.#supported[type] = 1;
+    this.#stats = new StatsRow(description.stats, reactorIndex);
+    this.isRemoved = description.isRemoved;
+    this.#module = description.isRemoved ? null : factory(description, context);
+  }
+
+  /** Takes a request; `io.owner` hears of its end, now or later. */
+  submit(io: BdevIo): void {
+    io.account = this;
+    this.inFlight++;
+    if (this.isRemoved || this.#module === null) return io.complete(IoStatus.failed);
+    if (io.type === IoType.flush) {
+      if (this.#supported[IoType.flush] === 0 || !this.hasWriteCache) return io.complete(IoStatus.success);
+    } else if (io.offsetBlocks + io.countBlocks > this.blockCount || this.#supported[io.type] === 0) {
+      return io.complete(IoStatus.failed);
+    }
+    this.#module.submit(io);
+  }
+
+  poll(): number {
+    return this.inFlight === 0 || this.#module === null ? 0 : this.#module.poll();
+  }
+
+  /** A grown or moved bdev. */
+  update(description: BdevDescription): void {
+    this.blockCount = description.blockCount;
+    this.#module?.update(description);
+  }
+
+  /** Refuses new requests; resolves when those in flight have ended and the module's channel is closed. */
+  async remove(): Promise<void> {
+    this.isRemoved = true;
+    await this.drained();
+    this.close();
+  }
+
+  drained(): Promise<void> {
+    if (this.inFlight === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#onIdle.push(resolve));
+  }
+
+  close(): void {
+    assert(this.inFlight === 0, 'a channel is closed when nothing is in flight');
+    this.#module?.close();
+    this.#module = null;
+  }
+
+  ioFinished(io: BdevIo): void {
+    this.inFlight--;
+    this.#stats.add(io.type, io.lengthBytes, io.status !== IoStatus.success);
+    if (this.inFlight === 0 && this.#onIdle.length > 0) {
+      const waiting = this.#onIdle;
+      this.#onIdle = [];
+      for (const resolve of waiting) resolve();
+    }
+  }
+}

@@ -1,0 +1,52 @@
+/** A RAM disk's channel: every request becomes one operation of the copy engine, run once a round. */
+import { CopyEngine } from '../../../sys/copy-engine.ts';
+import type { BdevDescription, ChannelContext } from '../../bdev.ts';
+import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
+
+/** Operations between two runs; the engine runs by itself when more come in one round. */
+const OPERATIONS_PER_RUN_MAX = 1024;
+
+export class MallocChannel implements IoChannel {
+  readonly #engine: CopyEngine;
+  readonly #blockSizeBytes: number;
+  #address: number;
+  /** Submitted since the last poll, and the list of the poll before it: they change places. */
+  #submitted: BdevIo[] = [];
+  #completing: BdevIo[] = [];
+  #count = 0;
+
+  constructor(description: BdevDescription, context: ChannelContext) {
+    this.#engine = new CopyEngine(context.arena, OPERATIONS_PER_RUN_MAX);
+    this.#blockSizeBytes = description.blockSizeBytes;
+    this.#address = description.params['address'] as number;
+  }
+
+  submit(io: BdevIo): void {
+    const address = this.#address + io.offsetBlocks * this.#blockSizeBytes;
+    if (io.type === IoType.read) this.#engine.read(address, io.lengthBytes, io.iovFirst, io.iovCount);
+    else if (io.type === IoType.write) this.#engine.write(address, io.lengthBytes, io.iovFirst, io.iovCount);
+    else this.#engine.zero(address, io.countBlocks * this.#blockSizeBytes);
+    this.#submitted[this.#count++] = io;
+  }
+
+  poll(): number {
+    const count = this.#count;
+    this.#engine.run();
+    // Completing may submit more: those belong to the next round.
+    const completing = this.#submitted;
+    this.#submitted = this.#completing;
+    this.#completing = completing;
+    this.#count = 0;
+    for (let i = 0; i < count; i++) (completing[i] as BdevIo).complete(IoStatus.success);
+    return count;
+  }
+
+  update(description: BdevDescription): void {
+    this.#engine.run();
+    this.#address = description.params['address'] as number;
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}

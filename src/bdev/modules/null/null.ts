@@ -1,0 +1,55 @@
+/** The null disk: accepts writes, returns whatever the buffers held. It measures what everything but the disk costs. */
+import { randomUUID } from 'node:crypto';
+import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import { IoType } from '../../bdev-io.ts';
+
+export interface NullParams {
+  readonly name: string;
+  readonly blockCount: number;
+  readonly blockSizeBytes: number;
+  readonly physicalBlockSizeBytes?: number | undefined;
+  readonly uuid?: string | undefined;
+}
+
+export class NullBdev implements Bdev {
+  readonly kind = 'null';
+  readonly productName = 'Null disk';
+  readonly hasWriteCache = false;
+  readonly ioTypes = [IoType.read, IoType.write, IoType.flush, IoType.writeZeroes] as const;
+  readonly name: string;
+  readonly uuid: string;
+  readonly blockSizeBytes: number;
+  readonly physicalBlockSizeBytes: number;
+  blockCount: number;
+
+  constructor(params: NullParams) {
+    this.name = params.name;
+    this.uuid = params.uuid?.toLowerCase() ?? randomUUID();
+    this.blockSizeBytes = params.blockSizeBytes;
+    this.physicalBlockSizeBytes = params.physicalBlockSizeBytes ?? params.blockSizeBytes;
+    this.blockCount = params.blockCount;
+  }
+
+  params(): PlainParams {
+    return {};
+  }
+
+  driverSpecific(): Readonly<Record<string, unknown>> {
+    return {};
+  }
+
+  toConfig(): BdevConfig {
+    return {
+      method: 'bdev_null_create',
+      params: {
+        name: this.name,
+        num_blocks: this.blockCount,
+        block_size: this.blockSizeBytes,
+        physical_block_size: this.physicalBlockSizeBytes,
+        uuid: this.uuid,
+      },
+    };
+  }
+
+  async destruct(): Promise<void> {}
+}

@@ -1,0 +1,131 @@
+/**
+ * All bdevs by name. Whoever serves a bdev opens it here and is told when it changes size or goes away; a bdev is
+ * destructed only after every user has let go.
+ */
+import { TargetError } from '../base/errors.ts';
+import { EventEmitter } from 'node:events';
+import type { Bdev, BdevDescription } from './bdev.ts';
+import { createStats } from './bdev-stats.ts';
+
+/** A controller or a stacked bdev. */
+export interface BdevUser {
+  /** The bdev has a new size or place. Resolve when every reactor uses the new description. */
+  bdevChanged(entry: BdevEntry): Promise<void>;
+  /** The bdev is going away. Resolve when nothing is in flight on it and every channel is closed. */
+  bdevRemoved(entry: BdevEntry): Promise<void>;
+}
+
+/** A registered bdev. */
+export class BdevEntry {
+  readonly id: number;
+  readonly bdev: Bdev;
+  readonly stats: SharedArrayBuffer;
+  readonly users = new Set<BdevUser>();
+  isRemoving = false;
+
+  constructor(id: number, bdev: Bdev, stats: SharedArrayBuffer) {
+    this.id = id;
+    this.bdev = bdev;
+    this.stats = stats;
+  }
+
+  get name(): string {
+    return this.bdev.name;
+  }
+
+  get sizeBytes(): number {
+    return this.bdev.blockCount * this.bdev.blockSizeBytes;
+  }
+
+  describe(): BdevDescription {
+    const { id, bdev, stats } = this;
+    return {
+      id,
+      name: bdev.name,
+      kind: bdev.kind,
+      blockSizeBytes: bdev.blockSizeBytes,
+      blockCount: bdev.blockCount,
+      hasWriteCache: bdev.hasWriteCache,
+      ioTypes: [...bdev.ioTypes],
+      params: bdev.params(),
+      isRemoved: this.isRemoving,
+      stats,
+    };
+  }
+}
+
+export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: [BdevEntry] }> {
+  readonly #entries = new Map<string, BdevEntry>();
+  readonly #reactorCount: number;
+  #nextId = 1;
+
+  constructor(reactorCount: number) {
+    super();
+    this.#reactorCount = reactorCount;
+  }
+
+  /** Throws `EEXIST` before `make` is called when the name or UUID is taken. */
+  create(name: string, uuid: string | undefined, make: () => Bdev): BdevEntry {
+    for (const taken of uuid === undefined ? [name] : [name, uuid.toLowerCase()]) {
+      if (this.find(taken) !== undefined) {
+        throw new TargetError('EEXIST', `a bdev "${taken}" exists already: choose another name or delete it first`);
+      }
+    }
+    const entry = new BdevEntry(this.#nextId++, make(), createStats(this.#reactorCount));
+    this.#entries.set(name, entry);
+    this.emit('created', entry);
+    return entry;
+  }
+
+  /** By name or UUID. */
+  find(name: string): BdevEntry | undefined {
+    const byName = this.#entries.get(name);
+    if (byName !== undefined) return byName;
+    const lower = name.toLowerCase();
+    return this.list().find((entry) => entry.bdev.uuid === lower);
+  }
+
+  /** Throws `ENODEV` when there is none, or it is being deleted. */
+  get(name: string): BdevEntry {
+    const entry = this.find(name);
+    if (entry === undefined || entry.isRemoving) {
+      throw new TargetError('ENODEV', `there is no bdev "${name}": bdev_get_bdevs lists those there are`);
+    }
+    return entry;
+  }
+
+  /** In the order of creation. */
+  list(): BdevEntry[] {
+    return [...this.#entries.values()];
+  }
+
+  /** Tells every user of a new size or place. */
+  async changed(entry: BdevEntry): Promise<void> {
+    await Promise.all([...entry.users].map((user) => user.bdevChanged(entry)));
+  }
+
+  /** Takes the bdev away from its users, then destructs it. */
+  async delete(entry: BdevEntry): Promise<void> {
+    if (entry.isRemoving) throw new TargetError('ENODEV', `bdev "${entry.name}" is already being deleted`);
+    entry.isRemoving = true;
+    await Promise.all([...entry.users].map((user) => user.bdevRemoved(entry)));
+    entry.users.clear();
+    this.#entries.delete(entry.name);
+    await entry.bdev.destruct();
+    this.emit('deleted', entry);
+  }
+
+  /** A default name: the prefix and the lowest number not yet given. */
+  nextName(prefix: string): string {
+    for (let number = 0; ; number++) {
+      if (this.find(`${prefix}${number}`) === undefined) return `${prefix}${number}`;
+    }
+  }
+}
+
+/** A bdev in use may only grow: throws `EBUSY` otherwise, as SPDK does. */
+export function checkResize(entry: BdevEntry, blockCount: number): void {
+  if (blockCount < entry.bdev.blockCount && entry.users.size > 0) {
+    throw new TargetError('EBUSY', `bdev "${entry.name}" is in use and can only grow: delete its controllers to shrink it`);
+  }
+}

@@ -1,0 +1,50 @@
+/** The command line: `ringhost [serve] …`, `ringhost rpc …`. */
+import { Command } from 'commander';
+import { VERSION } from '../app/version.ts';
+import { DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
+
+async function main(argv: readonly string[]): Promise<void> {
+  // `rpc` has the command line of SPDK's rpc.py, which is its own affair.
+  if (argv[0] === 'rpc') {
+    const { runRpcCommand } = await import('./rpc-command.ts');
+    process.exitCode = await runRpcCommand(argv.slice(1), {
+      stdin: process.stdin, stdout: process.stdout, stderr: process.stderr, env: process.env,
+    });
+    return;
+  }
+  const program = new Command('ringhost')
+    .description('User-space vhost-user storage target: block devices for virtual machines.')
+    .version(VERSION, '--version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .showHelpAfterError('(ringhost --help lists the options)');
+  program
+    .command('serve', { isDefault: true })
+    .description('run the daemon (the default)')
+    .option('-S, --socket-directory <dir>', 'directory of the controllers\' sockets', '/var/tmp')
+    .option('-m, --core-mask <mask>', 'cores to run reactors on: a hex mask (0x3) or a list (0-3,8 or [0,1]); default: the first')
+    .option('-s, --memory <MiB>', 'most memory for RAM disks; default: no limit')
+    .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_SOCKET_PATH)
+    .option('-c, --config <file>', 'JSON configuration, in SPDK\'s "subsystems" format')
+    .option('--default-config', 'without -c: serve a 256 MiB RAM disk as vhost.0')
+    .option('--mode <mode>', 'how reactors wait: poll, adaptive or interrupt', 'adaptive')
+    .option('--log-format <format>', 'text or json; default: text on a terminal')
+    .action(async (options: Record<string, string | boolean | undefined>) => {
+      const { runServeCommand } = await import('./serve-command.ts');
+      process.exitCode = await runServeCommand({
+        socketDirectory: options.socketDirectory as string,
+        coreMask: options.coreMask as string | undefined,
+        memoryMib: options.memory as string | undefined,
+        rpcSocket: options.rpcSocket as string,
+        configFile: options.config as string | undefined,
+        defaultConfig: options.defaultConfig as boolean | undefined,
+        mode: options.mode as string,
+        logFormat: options.logFormat as string | undefined,
+      });
+    });
+  program
+    .command('rpc')
+    .description('call an RPC method, with the arguments of SPDK\'s rpc.py (ringhost rpc --help)');
+  await program.parseAsync([...argv], { from: 'user' });
+}
+
+await main(process.argv.slice(2));

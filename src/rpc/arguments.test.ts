@@ -1,0 +1,224 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { argumentHelp, parseArguments, toParams, UsageError, usageLine } from './arguments.ts';
+import type { CliSpec } from './define.ts';
+import { cliOf, findMethod, methodNames } from './lookup.ts';
+import { checkParams } from './params.ts';
+
+/** What the method would be called with. */
+function paramsOf(line: string): unknown {
+  const [method, ...words] = line.split(' ');
+  const found = findMethod(method ?? '');
+  if (found === undefined) return expect.unreachable(`no method ${method}`);
+  const cli = cliOf(found);
+  return toParams(cli, parseArguments(cli, words).values);
+}
+
+const MALLOC_DEFAULTS = { md_interleave: false, dif_is_head_of_md: false };
+
+/** The lines of the guide of 2018 and of today's rpc.py, and the parameters that rpc.py makes of them. */
+const LINES: readonly (readonly [line: string, params: object])[] = [
+  [
+    'bdev_malloc_create 64 512 -b Malloc0',
+    { ...MALLOC_DEFAULTS, num_blocks: 131072, block_size: 512, name: 'Malloc0' },
+  ],
+  ['bdev_malloc_create 0.5 4096', { ...MALLOC_DEFAULTS, num_blocks: 128, block_size: 4096 }],
+  [
+    'bdev_malloc_create -n -1 -p 4096 -u 4bdc0aa3-6a6d-4d4f-8a7d-6e2ea5c6b5d1 -o 8 1 512',
+    {
+      ...MALLOC_DEFAULTS,
+      num_blocks: 2048,
+      block_size: 512,
+      numa_id: -1,
+      physical_block_size: 4096,
+      uuid: '4bdc0aa3-6a6d-4d4f-8a7d-6e2ea5c6b5d1',
+      optimal_io_boundary: 8,
+    },
+  ],
+  [
+    'construct_malloc_bdev 64 512 -b Malloc0',
+    { ...MALLOC_DEFAULTS, num_blocks: 131072, block_size: 512, name: 'Malloc0' },
+  ],
+  ['bdev_malloc_delete Malloc0', { name: 'Malloc0' }],
+  ['delete_malloc_bdev Malloc0', { name: 'Malloc0' }],
+  ['bdev_malloc_resize Malloc0 128', { name: 'Malloc0', new_size: 128 }],
+  [
+    'bdev_null_create Null0 1 4096 -a 1 -g 2 -s 3 -c 4 -r 5',
+    {
+      dif_is_head_of_md: false,
+      name: 'Null0',
+      num_blocks: 256,
+      block_size: 4096,
+      preferred_write_alignment: 1,
+      preferred_write_granularity: 2,
+      optimal_write_size: 3,
+      preferred_unmap_alignment: 4,
+      preferred_unmap_granularity: 5,
+    },
+  ],
+  ['construct_null_bdev Null0 1 512', { dif_is_head_of_md: false, name: 'Null0', num_blocks: 2048, block_size: 512 }],
+  ['bdev_null_delete Null0', { name: 'Null0' }],
+  ['delete_null_bdev Null0', { name: 'Null0' }],
+  ['bdev_null_resize Null0 2', { name: 'Null0', new_size: 2 }],
+  ['delete_bdev Malloc0', { name: 'Malloc0' }],
+  ['bdev_get_bdevs', {}],
+  ['bdev_get_bdevs -b Malloc0 -t 500', { name: 'Malloc0', timeout: 500 }],
+  ['bdev_get_bdevs --name=Malloc0 --timeout-ms 500', { name: 'Malloc0', timeout: 500 }],
+  ['get_bdevs -b Malloc0', { name: 'Malloc0' }],
+  ['bdev_get_iostat', { per_channel: false }],
+  ['bdev_get_iostat --names A,B', { per_channel: false, names: ['A', 'B'] }],
+  ['bdev_get_iostat --names A -c --reset-mode all', { per_channel: true, names: ['A'], reset_mode: 'all' }],
+  ['get_bdevs_iostat -b A', { name: 'A' }],
+  [
+    'vhost_create_blk_controller --cpumask 0x2 vhost.1 Malloc0',
+    { ctrlr: 'vhost.1', dev_name: 'Malloc0', cpumask: '0x2', readonly: false, packed_ring: false },
+  ],
+  [
+    'construct_vhost_blk_controller vhost.1 Malloc0 -r --cpumask 0x2',
+    { ctrlr: 'vhost.1', dev_name: 'Malloc0', cpumask: '0x2', readonly: true, packed_ring: false },
+  ],
+  [
+    'vhost_create_blk_controller -rp v M --transport vhost_user_blk --serial S1',
+    { ctrlr: 'v', dev_name: 'M', transport: 'vhost_user_blk', serial: 'S1', readonly: true, packed_ring: true },
+  ],
+  ['vhost_delete_controller vhost.1', { ctrlr: 'vhost.1' }],
+  ['vhost_delete_controller --force vhost.1', { ctrlr: 'vhost.1', force: true }],
+  ['remove_vhost_controller vhost.1', { ctrlr: 'vhost.1' }],
+  ['vhost_get_controllers', {}],
+  ['vhost_get_controllers -n vhost.1', { name: 'vhost.1' }],
+  ['get_vhost_controllers -n vhost.1', { name: 'vhost.1' }],
+  ['framework_get_reactors', {}],
+  ['framework_start_init', {}],
+  ['start_subsystem_init', {}],
+  ['framework_wait_init', {}],
+  ['wait_subsystem_init', {}],
+  ['framework_get_subsystems', {}],
+  ['get_subsystems', {}],
+  ['framework_get_config bdev', { name: 'bdev', with_batches: false }],
+  ['framework_get_config bdev --with-batches', { name: 'bdev', with_batches: true }],
+  ['framework_get_config bdev --no-with-batches', { name: 'bdev', with_batches: false }],
+  ['get_subsystem_config bdev', { name: 'bdev' }],
+  ['log_set_level DEBUG', { level: 'DEBUG' }],
+  ['set_log_level debug', { level: 'debug' }],
+  ['log_get_level', {}],
+  ['get_log_level', {}],
+  ['log_set_print_level INFO', { level: 'INFO' }],
+  ['set_log_print_level INFO', { level: 'INFO' }],
+  ['log_get_print_level', {}],
+  ['get_log_print_level', {}],
+  ['spdk_get_version', {}],
+  ['get_spdk_version', {}],
+  ['spdk_kill_instance SIGTERM', { sig_name: 'SIGTERM' }],
+  ['kill_instance 15', { sig_name: '15' }],
+  ['rpc_get_methods -c', { current: true, include_aliases: false }],
+  ['rpc_get_methods --include-aliases', { current: false, include_aliases: true }],
+  ['get_rpc_methods', { current: false }],
+  ['rpc.discover', {}],
+];
+
+describe('the command line of a method', () => {
+  test.each(LINES)('%s', (line, params) => {
+    expect(paramsOf(line)).toEqual(params);
+  });
+
+  test.each(LINES)('%s makes parameters that the method takes', (line, params) => {
+    const found = findMethod(line.split(' ')[0] ?? '') ?? expect.unreachable();
+    const current = found.alias?.toParams?.(params as Record<string, unknown>) ?? (params as Record<string, unknown>);
+    expect(checkParams(found.spec, found.spec.normalize?.(current) ?? current)).toMatchObject({ ok: true });
+  });
+
+  test('is tried here for every method and every older name', () => {
+    expect([...new Set(LINES.map(([line]) => line.split(' ')[0]))].toSorted()).toEqual(methodNames(true));
+  });
+
+  test('never sends a block count that JSON cannot hold', () => {
+    expect(paramsOf('bdev_malloc_create 64 0')).toMatchObject({ num_blocks: 0 });
+    expect(paramsOf('bdev_malloc_create -1 512')).toMatchObject({ num_blocks: -2048 });
+  });
+});
+
+const CLI: CliSpec = {
+  positionals: [
+    { name: 'first', kind: 'string', help: 'one' },
+    { name: 'second', kind: 'int', help: 'two' },
+  ],
+  flags: [
+    { names: ['-a', '--alpha'], dest: 'alpha', kind: 'string', help: 'a string' },
+    { names: ['--alphabet'], dest: 'alphabet', kind: 'switch', help: 'a switch' },
+    { names: ['-b', '--beta'], dest: 'beta', kind: 'float', help: 'a number', fallback: 1.5 },
+    { names: ['-c'], dest: 'charlie', kind: 'switch', help: 'a switch' },
+    { names: ['-d'], dest: 'delta', kind: 'switch', help: 'a switch' },
+    { names: ['--echo'], dest: 'echo', kind: 'string', choices: ['x', 'y'], help: 'x or y' },
+  ],
+  print: 'nothing',
+};
+
+describe('arguments', () => {
+  const read = (...words: string[]) => parseArguments(CLI, words).values;
+
+  test('may have flags anywhere, in any spelling', () => {
+    const expected = { first: 'f', second: -1, alpha: 'x y', beta: -2.5, charlie: true, delta: true, alphabet: false };
+    expect(read('-a', 'x y', 'f', '-cd', '-1', '--beta', '-2.5')).toEqual(expected);
+    expect(read('f', '--alpha=x y', '-dc', '-b-2.5', '-1')).toEqual(expected);
+    expect(read('-ax y', '-c', '-d', '--be=-2.5', '--', 'f', '-1')).toEqual(expected);
+  });
+
+  test('may begin with a dash behind --, and a dash alone is a value', () => {
+    expect(read('--', '-f', '7')).toMatchObject({ first: '-f', second: 7, beta: 1.5 });
+    expect(read('-x is a sentence', '7')).toMatchObject({ first: '-x is a sentence' });
+    expect(read('-', '7')).toMatchObject({ first: '-' });
+  });
+
+  test('an exact long flag is not taken for the beginning of another', () => {
+    expect(read('--alpha', 'v', 'f', '1')).toMatchObject({ alpha: 'v', alphabet: false });
+    expect(read('--alphab', 'f', '1')).toMatchObject({ alphabet: true });
+  });
+
+  test.each([
+    [['f'], 'missing: second'],
+    [[], 'missing: first, second'],
+    [['f', '1', 'x'], 'unexpected argument: x'],
+    [['f', '1', '--nope'], 'unknown flag: --nope'],
+    [['f', '1', '-cz'], 'unknown flag: -z'],
+    [['f', '1', '--al', 'x'], '--al may mean --alpha or --alphabet'],
+    [['f', '1', '--alpha'], '--alpha needs a value'],
+    [['f', '1', '--alpha', '-c'], '--alpha needs a value'],
+    [['f', '1', '--alphabet=1'], '--alphabet takes no value'],
+    [['f', 'x'], 'second must be a whole number, not x'],
+    [['f', '1.5'], 'second must be a whole number, not 1.5'],
+    [['f', '99999999999999999999'], 'second is too large'],
+    [['f', '1', '--beta', 'inf'], '--beta must be a number, not inf'],
+    [['f', '1', '--echo', 'z'], '--echo must be one of x, y, not z'],
+  ])('%j: %s', (words, message) => {
+    expect(() => parseArguments(CLI, words)).toThrow(UsageError);
+    expect(() => parseArguments(CLI, words)).toThrow(message);
+  });
+
+  test('ask for help with -h, whatever else is wrong', () => {
+    expect(parseArguments(CLI, ['-h']).wantsHelp).toBe(true);
+    expect(parseArguments(CLI, ['-ch', 'x']).wantsHelp).toBe(true);
+  });
+
+  test('are read or refused, never anything else', () => {
+    const word = fc.oneof(
+      fc.string(),
+      fc.constantFrom('-a', '-b', '--', '--alpha', '--alpha=', '-cd', '-1', '7', '-h'),
+    );
+    fc.assert(
+      fc.property(fc.array(word, { maxLength: 8 }), (words) => {
+        try {
+          parseArguments(CLI, words);
+        } catch (error) {
+          expect(error).toBeInstanceOf(UsageError);
+        }
+      }),
+    );
+  });
+
+  test('are shown in the help', () => {
+    expect(usageLine('method', CLI)).toBe(
+      'method [-a ALPHA] [--alphabet] [-b BETA] [-c] [-d] [--echo {x,y}] first second',
+    );
+    expect(argumentHelp(CLI)).toContain('--echo {x,y}');
+  });
+});

@@ -1,0 +1,52 @@
+/**
+ * The one table of RPC methods. Types of handlers and clients, parameter checks, `rpc_get_methods`, `rpc.discover`, the
+ * arguments of `ringhost rpc` and docs/rpc.md are all derived from it.
+ *
+ * Other rooms import types from here and write `*.rpc.ts` files that return `Pick<Handlers, …>`; the daemon merges them
+ * into `DaemonHandlers`, so a method without a handler does not compile.
+ */
+import type { z } from 'zod';
+import type { MethodSpec } from './define.ts';
+import { bdevMethods } from './methods/bdev.ts';
+import { frameworkMethods } from './methods/framework.ts';
+import { vhostMethods } from './methods/vhost.ts';
+
+export const METHODS = {
+  ...bdevMethods,
+  ...vhostMethods,
+  ...frameworkMethods,
+} as const satisfies Record<string, MethodSpec>;
+
+export type MethodName = keyof typeof METHODS;
+
+/** Parameters as a handler gets them: checked, defaults filled in. */
+export type Params<N extends MethodName> = z.output<(typeof METHODS)[N]['params']>;
+
+/** Parameters as a caller gives them: what has a default may be left out. */
+export type CallParams<N extends MethodName> = z.input<(typeof METHODS)[N]['params']>;
+
+export type Result<N extends MethodName> = z.output<(typeof METHODS)[N]['result']>;
+
+/** What a handler may know about the request besides its parameters. */
+export interface RpcContext {
+  /** Aborted when the client disconnects or the server closes: a handler that waits stops waiting. */
+  readonly signal: AbortSignal;
+  /** The name that was called: the method's own or an alias. */
+  readonly calledAs: string;
+  /** Distinguishes connections in the log; 1-based, never used twice. */
+  readonly connection: number;
+}
+
+/**
+ * A handler answers with its result or throws a `TargetError`, whose `errno` becomes the error that SPDK's clients
+ * expect and whose message tells the operator what to do.
+ */
+export type Handlers = {
+  readonly [N in MethodName]: (params: Params<N>, context: RpcContext) => Result<N> | Promise<Result<N>>;
+};
+
+/** Answered by the RPC server itself, from the table. */
+export type BuiltinMethodName = 'rpc_get_methods' | 'rpc.discover';
+
+/** All that the daemon must provide. */
+export type DaemonHandlers = Omit<Handlers, BuiltinMethodName>;

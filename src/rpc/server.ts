@@ -1,0 +1,128 @@
+/** The RPC server: a Unix socket on which clients call the methods of the table. */
+import { createServer, type Server, type Socket } from 'node:net';
+import { assert } from '../base/assert.ts';
+import type { Logger } from '../base/log.ts';
+import { Connection, type ConnectionLimits } from './connection.ts';
+import type { RpcState } from './define.ts';
+import { Dispatcher } from './dispatch.ts';
+import { RpcCode, standardError } from './errors.ts';
+import { encodeJson } from './framing.ts';
+import {
+  CONNECTIONS_MAX,
+  HALF_CLOSED_MS,
+  OUTPUT_MAX_BYTES,
+  OUTPUT_PAUSE_BYTES,
+  OUTPUT_STALL_MS,
+  REQUEST_MAX_BYTES,
+} from './limits.ts';
+import type { DaemonHandlers } from './methods.ts';
+import { type ClaimedPath, listenOnPath } from './socket-path.ts';
+
+export interface RpcServerLimits extends ConnectionLimits {
+  readonly connectionsMax: number;
+}
+
+const DEFAULT_LIMITS: RpcServerLimits = {
+  connectionsMax: CONNECTIONS_MAX,
+  requestMaxBytes: REQUEST_MAX_BYTES,
+  outputPauseBytes: OUTPUT_PAUSE_BYTES,
+  outputMaxBytes: OUTPUT_MAX_BYTES,
+  outputStallMs: OUTPUT_STALL_MS,
+  halfClosedMs: HALF_CLOSED_MS,
+};
+
+export interface RpcServerOptions {
+  /** One for each method of the table but those that the server answers itself. */
+  readonly handlers: DaemonHandlers;
+  readonly log: Logger;
+  /** Version of the daemon, for `rpc.discover`. */
+  readonly version: string;
+  /** Which methods may be called now. Default: always `runtime`. */
+  readonly state?: () => RpcState;
+  readonly limits?: Partial<RpcServerLimits>;
+}
+
+/** How long `close` lets running requests finish. */
+const CLOSE_GRACE_MS = 1000;
+
+export class RpcServer {
+  readonly #dispatcher: Dispatcher;
+  readonly #log: Logger;
+  readonly #limits: RpcServerLimits;
+  readonly #server: Server;
+  readonly #connections = new Map<Socket, Connection>();
+  #path: ClaimedPath | null = null;
+  #connectionNumber = 0;
+  #wasFull = false;
+
+  constructor(options: RpcServerOptions) {
+    this.#dispatcher = new Dispatcher(options);
+    this.#log = options.log;
+    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    // A client may end its side after its last request and still wait for the answer, as `nc -N` does.
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  /**
+   * Opens the socket, readable and writable by its owner only. The socket of a dead daemon is replaced.
+   *
+   * @throws TargetError `EADDRINUSE` when another process answers there; others when the path cannot be used.
+   */
+  async listen(path: string): Promise<void> {
+    assert(this.#path === null, 'an RpcServer listens once');
+    this.#path = await listenOnPath(this.#server, path);
+    this.#server.on('error', (error) =>
+      this.#log.error('the RPC socket cannot accept connections', { error: error.message }),
+    );
+    this.#log.info(`RPC socket ${path} is open`);
+  }
+
+  /** Stops listening, removes the socket file, lets running requests finish for a second, and disconnects all clients. */
+  async close(): Promise<void> {
+    this.#path?.release();
+    this.#path = null;
+    const closed = new Promise<void>((resolve) => {
+      if (!this.#server.listening) resolve();
+      else this.#server.close(() => resolve());
+    });
+    for (const connection of this.#connections.values()) connection.close(false);
+    const timer = setTimeout(() => {
+      for (const connection of this.#connections.values()) connection.close(true);
+    }, CLOSE_GRACE_MS);
+    await closed;
+    clearTimeout(timer);
+  }
+
+  #accept(socket: Socket): void {
+    if (this.#connections.size >= this.#limits.connectionsMax) {
+      this.#turnAway(socket);
+      return;
+    }
+    this.#wasFull = false;
+    const number = ++this.#connectionNumber;
+    const connection = new Connection(socket, {
+      number,
+      dispatcher: this.#dispatcher,
+      log: this.#log,
+      limits: this.#limits,
+    });
+    this.#connections.set(socket, connection);
+    socket.once('close', () => this.#connections.delete(socket));
+  }
+
+  #turnAway(socket: Socket): void {
+    const most = this.#limits.connectionsMax;
+    if (!this.#wasFull) {
+      this.#log.warn(`RPC clients are turned away: ${most} are connected already`);
+    }
+    this.#wasFull = true;
+    const error = standardError(RpcCode.busy, `${most} clients are connected already: try again later`);
+    socket.on('error', () => undefined);
+    socket.end(`${encodeJson({ jsonrpc: '2.0', id: null, error })}\n`);
+    socket.once('finish', () => socket.destroy());
+  }
+}

@@ -1,0 +1,149 @@
+/**
+ * Takes and gives back the path of a listening Unix socket, so that a path is never stolen from a living daemon, a dead
+ * one's is not in the way, and the socket is never there with a mode that lets others in.
+ *
+ * The socket is made under a temporary name, gets its mode, and is then linked to its path: link(2) fails when the path
+ * exists, so of two daemons that start at once one loses, cleanly.
+ */
+import { chmodSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from 'node:fs';
+import { connect, type Server } from 'node:net';
+import { isMainThread } from 'node:worker_threads';
+import { TargetError } from '../base/errors.ts';
+import { SOCKET_PATH_MAX_BYTES } from './limits.ts';
+
+/** A connection attempt to a Unix socket either succeeds or fails at once, unless the other side is stopped. */
+const PROBE_MS = 2000;
+
+const isNoEntry = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
+
+function statOrNull(path: string): Stats | null {
+  try {
+    return lstatSync(path);
+  } catch (error) {
+    if (isNoEntry(error)) return null;
+    throw asTargetError(error, path);
+  }
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (!isNoEntry(error)) throw asTargetError(error, path);
+  }
+}
+
+function asTargetError(error: unknown, path: string): TargetError {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const hint = code === 'ENOENT' ? 'its directory does not exist: create it, or choose another path with -r' : message;
+  return new TargetError(code ?? 'EIO', `cannot use RPC socket ${path}: ${hint}`, { cause: error, fields: { path } });
+}
+
+function inUse(path: string): TargetError {
+  const detail = 'another process answers on it: stop that one, or choose another path with -r';
+  return new TargetError('EADDRINUSE', `RPC socket ${path} is in use: ${detail}`, { fields: { path } });
+}
+
+/** Whether something accepts connections on the socket. A process that is stopped or too busy counts as living. */
+function isAlive(path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = connect(path);
+    const settle = (outcome: () => void): void => {
+      clearTimeout(timer);
+      probe.destroy();
+      outcome();
+    };
+    const timer = setTimeout(() => settle(() => resolve(true)), PROBE_MS);
+    probe.once('connect', () => settle(() => resolve(true)));
+    probe.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') settle(() => resolve(false));
+      else if (error.code === 'EAGAIN') settle(() => resolve(true));
+      else settle(() => reject(asTargetError(error, path)));
+    });
+  });
+}
+
+/** Looks at what is at `path`; the stale socket to be replaced, or null when the path is free. Throws when it is taken. */
+async function findStale(path: string): Promise<Stats | null> {
+  const present = statOrNull(path);
+  if (present === null) return null;
+  if (!present.isSocket()) {
+    const detail = 'something that is not a socket is there: remove it, or choose another path with -r';
+    throw new TargetError('EEXIST', `cannot use RPC socket ${path}: ${detail}`, { fields: { path } });
+  }
+  if (await isAlive(path)) throw inUse(path);
+  return present;
+}
+
+/** Removes the socket that was found dead, and no other that came to its place since. */
+function removeStale(path: string, aside: string, stale: Stats): void {
+  try {
+    renameSync(path, aside);
+  } catch (error) {
+    if (isNoEntry(error)) return;
+    throw asTargetError(error, path);
+  }
+  const moved = statOrNull(aside);
+  if (moved !== null && (moved.ino !== stale.ino || moved.dev !== stale.dev)) {
+    linkSync(aside, path);
+    unlinkIfThere(aside);
+    throw inUse(path);
+  }
+  unlinkIfThere(aside);
+}
+
+function listenOn(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    // bind(2) happens within the call; without the mask the socket would be open to others until its mode is set.
+    const mask = isMainThread ? process.umask(0o177) : null;
+    server.listen(path, () => {
+      server.off('error', reject);
+      resolve();
+    });
+    if (mask !== null) process.umask(mask);
+  });
+}
+
+/** A path on which a server listens. */
+export interface ClaimedPath {
+  readonly path: string;
+  /** Removes the socket, unless another process has put its own there. */
+  release(): void;
+}
+
+/**
+ * Makes `server` listen on `path` with mode 0600, which is the one and only protection of the RPC socket.
+ *
+ * @throws TargetError `EADDRINUSE` when another process answers there, `EEXIST` when the path is no socket,
+ * `ENAMETOOLONG`, `ENOENT`, `EACCES`, … when the path cannot be used.
+ */
+export async function listenOnPath(server: Server, path: string): Promise<ClaimedPath> {
+  const temporary = `${path}.${process.pid}`;
+  if (Buffer.byteLength(temporary) > SOCKET_PATH_MAX_BYTES) {
+    const most = SOCKET_PATH_MAX_BYTES - (Buffer.byteLength(temporary) - Buffer.byteLength(path));
+    const detail = `the path may have at most ${most} bytes: choose a shorter one with -r`;
+    throw new TargetError('ENAMETOOLONG', `cannot use RPC socket ${path}: ${detail}`, { fields: { path } });
+  }
+  const stale = await findStale(path);
+  unlinkIfThere(temporary);
+  let own: Stats;
+  try {
+    await listenOn(server, temporary);
+    chmodSync(temporary, 0o600);
+    own = lstatSync(temporary);
+    if (stale !== null) removeStale(path, `${temporary}~`, stale);
+    linkSync(temporary, path);
+  } catch (error) {
+    server.close();
+    if (error instanceof TargetError) throw error;
+    throw (error as NodeJS.ErrnoException).code === 'EEXIST' ? inUse(path) : asTargetError(error, path);
+  } finally {
+    unlinkIfThere(temporary);
+  }
+  const release = (): void => {
+    const present = statOrNull(path);
+    if (present !== null && present.ino === own.ino && present.dev === own.dev) unlinkIfThere(path);
+  };
+  return { path, release };
+}

@@ -1,0 +1,98 @@
+/**
+ * A reactor's segment lists: `struct iovec` entries (u64 address, u64 length) in native memory, built once per request
+ * and used as they are by the copy engine, io_uring and librbd.
+ *
+ * Lists come in two sizes, so that an ordinary request costs a few cache lines and a guest may still send the longest
+ * chain there is. Both pools are fixed: when one is empty the queue takes no more requests until some complete.
+ */
+import { assert } from '../base/assert.ts';
+import { Mapping, MappingViews } from './mapping.ts';
+
+/** Entries of a short list: covers 4 KiB to 32 KiB requests of scattered pages. */
+export const IOV_SHORT_ENTRIES = 8;
+/** Entries of a long list: 1024 descriptors, and memory-region borders inside them. */
+export const IOV_LONG_ENTRIES = 1088;
+const SHORT_LISTS = 8192;
+const LONG_LISTS = 256;
+const IOVEC_BYTES = 16;
+const TWO_32 = 2 ** 32;
+
+export const NO_LIST = -1;
+
+export class IovArena {
+  /** Host address of entry 0. */
+  readonly address: number;
+  /** Entries in all. */
+  readonly capacity: number;
+  readonly #words: Uint32Array;
+  readonly #memory: Mapping;
+  readonly #views = new MappingViews();
+  readonly #freeShort: Int32Array;
+  readonly #freeLong: Int32Array;
+  #shortCount: number;
+  #longCount: number;
+
+  constructor(shortLists = SHORT_LISTS, longLists = LONG_LISTS) {
+    this.capacity = shortLists * IOV_SHORT_ENTRIES + longLists * IOV_LONG_ENTRIES;
+    this.#memory = Mapping.anonymous(this.capacity * IOVEC_BYTES);
+    this.address = this.#memory.address;
+    this.#words = new Uint32Array(this.#views.view(this.#memory, 0, this.#memory.lengthBytes));
+    this.#freeShort = new Int32Array(shortLists);
+    this.#freeLong = new Int32Array(longLists);
+    // The last freed list is the next one taken: its entries are still in the cache.
+    for (let i = 0; i < shortLists; i++) this.#freeShort[i] = (shortLists - 1 - i) * IOV_SHORT_ENTRIES;
+    const longStart = shortLists * IOV_SHORT_ENTRIES;
+    for (let i = 0; i < longLists; i++) this.#freeLong[i] = longStart + (longLists - 1 - i) * IOV_LONG_ENTRIES;
+    this.#shortCount = shortLists;
+    this.#longCount = longLists;
+  }
+
+  /** Index of the first entry of a list of `IOV_SHORT_ENTRIES`, or `NO_LIST`. */
+  takeShort(): number {
+    return this.#shortCount === 0 ? NO_LIST : (this.#freeShort[--this.#shortCount] as number);
+  }
+
+  /** Index of the first entry of a list of `IOV_LONG_ENTRIES`, or `NO_LIST`. */
+  takeLong(): number {
+    return this.#longCount === 0 ? NO_LIST : (this.#freeLong[--this.#longCount] as number);
+  }
+
+  /** Gives back a list by the index it was taken with. */
+  release(first: number): void {
+    if (first < this.#freeShort.length * IOV_SHORT_ENTRIES) {
+      assert(this.#shortCount < this.#freeShort.length, 'a short list is released once');
+      this.#freeShort[this.#shortCount++] = first;
+    } else {
+      assert(this.#longCount < this.#freeLong.length, 'a long list is released once');
+      this.#freeLong[this.#longCount++] = first;
+    }
+  }
+
+  /** How many entries the list that starts at `first` has room for. */
+  entriesOf(first: number): number {
+    return first < this.#freeShort.length * IOV_SHORT_ENTRIES ? IOV_SHORT_ENTRIES : IOV_LONG_ENTRIES;
+  }
+
+  set(entry: number, address: number, lengthBytes: number): void {
+    const at = entry * 4;
+    this.#words[at] = address >>> 0;
+    this.#words[at + 1] = (address / TWO_32) >>> 0;
+    this.#words[at + 2] = lengthBytes;
+    this.#words[at + 3] = 0;
+  }
+
+  /** Host address of an entry's segment. */
+  addressOf(entry: number): number {
+    return (this.#words[entry * 4 + 1] as number) * TWO_32 + (this.#words[entry * 4] as number);
+  }
+
+  /** Bytes of an entry's segment, below 2^32. */
+  lengthOf(entry: number): number {
+    return this.#words[entry * 4 + 2] as number;
+  }
+
+  close(): void {
+    this.#views.close();
+    this.#memory.close();
+  }
+}

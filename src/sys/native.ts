@@ -1,0 +1,72 @@
+/**
+ * Loads the addon and types its calls. Only `sys/` imports this file.
+ *
+ * Convention of every call: a negative result is a negative errno; a wrong argument is a thrown TypeError.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { TargetError } from '../base/errors.ts';
+
+/** Opaque handle of a descriptor set or a turn. */
+export type Watch = { readonly brand: 'watch' };
+
+export interface Native {
+  socketListen(path: string, backlog: number): number;
+  socketAccept(fd: number): number;
+  socketConnect(path: string): number;
+  socketPair(out: Int32Array): number;
+  receiveMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array): number;
+  sendMessage(
+    fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, fdCount: number,
+  ): number;
+  peerCredentials(fd: number, out: Int32Array): number;
+  setNonBlocking(fd: number): number;
+  closeFd(fd: number): number;
+
+  mapMemory(
+    fd: number, offset: number, length: number, pageSize: number, guarded: boolean, out: Float64Array,
+  ): number;
+  unmapMemory(address: number, length: number, guardSlot: number): number;
+  guardEventFd(): number;
+  guardWasHit(slot: number): number;
+  viewMemory(address: number, length: number): ArrayBuffer;
+  detachView(view: ArrayBuffer): number;
+  createMemoryFile(name: string, size: number, hugepageSize: number): number;
+  truncateFile(fd: number, size: number): number;
+  fileInfo(fd: number, out: Float64Array): number;
+  advise(address: number, length: number, advice: number): number;
+
+  fdSetCreate(callback: (count: number) => void, events: Int32Array): Watch;
+  fdSetControl(set: Watch, operation: number, fd: number, id: number, events: number): number;
+  turnCreate(callback: () => void): Watch;
+  turnStart(turn: Watch): number;
+  turnStop(turn: Watch): number;
+  watchClose(watch: Watch): number;
+  eventFdCreate(): number;
+  eventFdSignal(fd: number): number;
+  eventFdRead(fd: number): number;
+
+  copyEngineCreate(iovs: number, iovCapacity: number, operations: number, operationCapacity: number): number;
+  copyEngineClose(id: number): number;
+  copyEngineRun(id: number, count: number): void;
+
+  setAffinity(core: number): number;
+  getAffinity(out: Int32Array): number;
+  setThreadName(name: string): number;
+  threadId(): number;
+  clockNs(): number;
+}
+
+function load(): Native {
+  const require = createRequire(import.meta.url);
+  const root = fileURLToPath(new URL('../..', import.meta.url));
+  const candidates = [`${root}prebuilds/linux-${process.arch}/ringhost.node`, `${root}build/ringhost.node`];
+  const path = candidates.find((candidate) => existsSync(candidate));
+  if (path === undefined) {
+    throw new TargetError('ENOENT', `the native addon is not built for linux-${process.arch}: run \`npm start\``);
+  }
+  return require(path) as Native;
+}
+
+export const native: Native = load();

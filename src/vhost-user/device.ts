@@ -1,0 +1,48 @@
+/** What a session needs of the device behind it. Implemented in vhost/, which knows blk and scsi; a session does not. */
+import type { MemoryRegionInfo } from '../memory/guest-memory.ts';
+
+/** No descriptor: for a kick, poll; for a call or an error, nobody listens. */
+export const NO_FD = -1;
+
+/** A virtqueue ready to run, as plain data. Addresses are host addresses inside the regions. */
+export interface VringStart {
+  readonly index: number;
+  /** Entries. */
+  readonly size: number;
+  readonly descriptorAddress: number;
+  readonly availableAddress: number;
+  readonly usedAddress: number;
+  /** Next available entry to take. */
+  readonly nextAvail: number;
+  readonly hasEventIdx: boolean;
+  readonly kickFd: number;
+  readonly callFd: number;
+  readonly errFd: number;
+  readonly regions: readonly MemoryRegionInfo[];
+}
+
+/** One front-end's view of a device. Descriptors and memory stay the session's. */
+export interface SessionDevice {
+  /** Virtio features offered, without VHOST_USER_F_PROTOCOL_FEATURES. */
+  readonly features: bigint;
+  readonly queueCount: number;
+  /** The configuration space; null when the device has none over vhost-user. */
+  readonly config: SessionConfig | null;
+  /** The front-end acked these. */
+  setFeatures(features: bigint): void;
+  startVring(vring: VringStart): Promise<void>;
+  /** Resolves with the next available entry to take when nothing is in flight and the memory is not used any more. */
+  stopVring(index: number): Promise<number>;
+  setVringCall(index: number, callFd: number): Promise<void>;
+  /** Back to the state after connecting. Every queue is stopped. */
+  reset(): void;
+  /** The connection is over; every queue is stopped and the memory unmapped. */
+  ended(): void;
+}
+
+export interface SessionConfig {
+  /** The whole configuration space now. */
+  read(): Uint8Array;
+  /** Throws a TargetError when the field may not be written. */
+  write(offset: number, bytes: Uint8Array): Promise<void>;
+}

@@ -1,0 +1,442 @@
+/**
+ * One connected front-end: the state machine of the vhost-user protocol (QEMU docs/interop/vhost-user.rst).
+ *
+ * Messages are handled one after another. Every request is checked against its row in the message table before its
+ * handler runs. A request that fails is answered with an error where the protocol has an answer, and otherwise ends this
+ * connection: other sessions never notice. A ring runs while it is configured, started and enabled; whatever changes what
+ * a running ring stands on (memory, features, addresses) stops it first, with nothing in flight, and starts it again.
+ */
+import { TargetError } from '../base/errors.ts';
+import type { LimitedLog, Logger } from '../base/log.ts';
+import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
+import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
+import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
+import { sendMessage, setNonBlocking } from '../sys/socket.ts';
+import { VirtioFeature } from '../virtio/features.ts';
+import { QUEUE_SIZE_MAX } from '../virtio/features.ts';
+import { splitRingBytes } from '../virtio/split-ring.ts';
+import { Connection, type Message } from './connection.ts';
+import { NO_FD, type SessionDevice } from './device.ts';
+import { MemoryTable, type RegionDescription } from './memory-table.ts';
+import * as wire from './messages.ts';
+import { Vring } from './vring.ts';
+
+/** A reply's payload, or nothing. */
+type Reply = Uint8Array | undefined;
+type Handler<N extends wire.RequestName> = (payload: wire.PayloadOf<N>, message: Message) => Promise<Reply> | Reply;
+/** A missing or mistyped handler is a compile error. */
+type Handlers = { readonly [N in wire.RequestName]: Handler<N> };
+
+/** Device features below this bit are the device's own; a front-end may ack some that the machine adds. */
+const TRANSPORT_FEATURES_FIRST = 24;
+const PROTOCOL_FEATURES_BIT = wire.VHOST_USER_F_PROTOCOL_FEATURES;
+
+const SHARE_HINT =
+  'guest memory is not shared with this process: give QEMU ' +
+  '`-object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem` (or `-machine memory-backend=mem`)';
+
+export interface SessionOptions {
+  readonly device: SessionDevice;
+  readonly log: Logger;
+  /** For what the front-end gets wrong. */
+  readonly faults: LimitedLog;
+  readonly onEnd: () => void;
+}
+
+export class Session {
+  readonly memory = new MemoryTable();
+  readonly #device: SessionDevice;
+  readonly #log: Logger;
+  readonly #faults: LimitedLog;
+  readonly #onEnd: () => void;
+  readonly #connection: Connection;
+  readonly #vrings: Vring[];
+  readonly #handlers: Handlers = this.#createHandlers();
+  #features = 0n;
+  #protocolFeatures = 0n;
+  #backendFd = NO_FD;
+  /** What the session is doing: ending waits for it. */
+  #work: Promise<void> = Promise.resolve();
+  #ended: Promise<void> | null = null;
+
+  constructor(fd: number, fdSet: FdSet, options: SessionOptions) {
+    this.#device = options.device;
+    this.#log = options.log;
+    this.#faults = options.faults;
+    this.#onEnd = options.onEnd;
+    this.#vrings = Array.from({ length: options.device.queueCount }, (_, index) => new Vring(index));
+    this.#connection = new Connection(fd, fdSet, {
+      onMessage: (message) => this.#serially(() => this.#handle(message)),
+      onClose: (error) => void this.#end(error),
+    });
+  }
+
+  /** Protocol features offered to every front-end. */
+  get offeredProtocolFeatures(): bigint {
+    const { MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS } = wire.ProtocolFeature;
+    const offered = wire.maskOf(MQ, REPLY_ACK, RESET_DEVICE, CONFIGURE_MEM_SLOTS);
+    return this.#device.config === null ? offered : offered | wire.maskOf(BACKEND_REQ, CONFIG);
+  }
+
+  get runningVrings(): readonly Vring[] {
+    return this.#vrings.filter((vring) => vring.isRunning);
+  }
+
+  /** Tells the guest's driver to read its configuration again (BACKEND_CONFIG_CHANGE_MSG). False when it cannot be told. */
+  notifyConfigChange(): boolean {
+    if (this.#backendFd === NO_FD || !this.#hasProtocol('CONFIG')) return false;
+    const message = wire.encodeMessage(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, 0, new Uint8Array(0));
+    return sendMessage(this.#backendFd, message) === message.length;
+  }
+
+  /** Ends the session: rings stopped, memory unmapped, socket closed. */
+  close(error?: TargetError): Promise<void> {
+    this.#connection.close(error);
+    return this.#ended ?? Promise.resolve();
+  }
+
+  #serially<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#work.then(work);
+    this.#work = result.then(
+      () => undefined,
+      () => undefined,
+    );
+    return result;
+  }
+
+  #end(error?: TargetError): Promise<void> {
+    if (this.#ended !== null) return this.#ended;
+    if (error !== undefined) this.#faults.warn(error.code, `front-end disconnected: ${error.message}`);
+    this.#ended = this.#serially(async () => {
+      await this.#stopAll();
+      this.memory.clear();
+      for (const vring of this.#vrings) vring.reset();
+      if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);
+      this.#backendFd = NO_FD;
+      this.#device.ended();
+      this.#onEnd();
+    });
+    return this.#ended;
+  }
+
+  async #handle(message: Message): Promise<void> {
+    if (this.#ended !== null) return;
+    const name = wire.requestName(message.code);
+    const wantsAck = (message.flags & wire.HeaderFlag.needReply) !== 0 && this.#hasProtocol('REPLY_ACK');
+    const spec: wire.RequestSpec | undefined = name === undefined ? undefined : wire.REQUESTS[name];
+    try {
+      if (name === undefined || spec === undefined) {
+        throw new TargetError('VHOST_MSG_UNKNOWN', `request ${message.code} is not supported`);
+      }
+      this.#check(name, spec, message);
+      const payload = spec.payload === null ? undefined : spec.payload.decode(message.payload);
+      const handler = this.#handlers[name] as (payload: unknown, message: Message) => Promise<Reply> | Reply;
+      const reply = await handler(payload, message);
+      if (spec.hasReply) this.#reply(message.code, reply ?? new Uint8Array(0));
+      else if (wantsAck) this.#reply(message.code, wire.encodeU64(0));
+    } catch (error) {
+      const failure = error instanceof TargetError ? error : new TargetError('EIO', String(error), { cause: error });
+      if (!(error instanceof TargetError)) this.#log.error(`${name}: ${(error as Error).stack}`);
+      if (spec?.hasReply || !wantsAck) throw new TargetError(failure.code, `${name ?? 'message'}: ${failure.message}`);
+      this.#faults.warn(failure.code, `${name ?? 'message'} refused: ${failure.message}`);
+      this.#reply(message.code, wire.encodeU64(1));
+    }
+  }
+
+  #check(name: wire.RequestName, spec: wire.RequestSpec, message: Message): void {
+    const sizeMin = spec.payload?.size ?? 0;
+    const sizeMax = spec.payloadMax ?? sizeMin;
+    if (message.payload.length < sizeMin || message.payload.length > sizeMax) {
+      throw new TargetError('VHOST_MSG_SIZE', `${message.payload.length} bytes of payload, expected ${sizeMin} to ${sizeMax}`);
+    }
+    const [fdsMin, fdsMax] = spec.fds;
+    if (message.fdCount < fdsMin || message.fdCount > fdsMax) {
+      throw new TargetError('VHOST_MSG_FDS', `${message.fdCount} descriptors, expected ${fdsMin} to ${fdsMax}`);
+    }
+    if (spec.needs !== undefined && !this.#hasProtocol(spec.needs)) {
+      throw new TargetError('VHOST_MSG_FEATURE', `${name} needs protocol feature ${spec.needs}, which was not negotiated`);
+    }
+  }
+
+  #reply(code: number, payload: Uint8Array): void {
+    this.#connection.send(wire.encodeMessage(code, wire.HeaderFlag.reply, payload));
+  }
+
+  #hasProtocol(feature: wire.ProtocolFeature): boolean {
+    return wire.hasBit(this.#protocolFeatures, wire.ProtocolFeature[feature]);
+  }
+
+  #createHandlers(): Handlers {
+    return {
+      GET_FEATURES: () => wire.encodeU64(this.#device.features | wire.maskOf(PROTOCOL_FEATURES_BIT)),
+      SET_FEATURES: ({ value }) => this.#setFeatures(value),
+      SET_OWNER: () => undefined,
+      RESET_OWNER: () => this.#disableAll(),
+      SET_MEM_TABLE: ({ regionCount }, message) => this.#setMemTable(regionCount, message),
+      SET_VRING_NUM: ({ index, num }) => this.#setVringNum(this.#vring(index), num),
+      SET_VRING_ADDR: (payload) => this.#setVringAddr(payload),
+      SET_VRING_BASE: ({ index, num }) => this.#setVringBase(this.#vring(index), num),
+      GET_VRING_BASE: ({ index }) => this.#getVringBase(this.#vring(index)),
+      SET_VRING_KICK: ({ value }, message) => this.#setVringKick(value, message),
+      SET_VRING_CALL: ({ value }, message) => this.#setVringCall(value, message),
+      SET_VRING_ERR: ({ value }, message) => this.#setVringErr(value, message),
+      GET_PROTOCOL_FEATURES: () => wire.encodeU64(this.offeredProtocolFeatures),
+      SET_PROTOCOL_FEATURES: ({ value }) => this.#setProtocolFeatures(value),
+      GET_QUEUE_NUM: () => wire.encodeU64(this.#device.queueCount),
+      SET_VRING_ENABLE: ({ index, num }) => this.#setVringEnable(this.#vring(index), num),
+      SET_BACKEND_REQ_FD: (_, message) => this.#setBackendFd(message),
+      GET_CONFIG: ({ offset, size, flags }) => this.#getConfig(offset, size, flags),
+      SET_CONFIG: ({ offset, size }, message) => this.#setConfig(offset, size, message),
+      RESET_DEVICE: () => this.#resetDevice(),
+      GET_MAX_MEM_SLOTS: () => wire.encodeU64(MEMORY_SLOTS_MAX),
+      ADD_MEM_REG: (region, message) => this.#addMemReg(region, message),
+      REM_MEM_REG: (region) => this.#remMemReg(region),
+    };
+  }
+
+  #vring(index: number): Vring {
+    const vring = this.#vrings[index];
+    if (vring === undefined) {
+      throw new TargetError('VHOST_VRING_INDEX', `there is no queue ${index}; the device has ${this.#vrings.length}`);
+    }
+    return vring;
+  }
+
+  #isEnabled(vring: Vring): boolean {
+    return vring.isEnabled || !wire.hasBit(this.#features, PROTOCOL_FEATURES_BIT);
+  }
+
+  // ---- features -----------------------------------------------------------------------------------------------------
+
+  async #setFeatures(value: bigint): Promise<undefined> {
+    const offered = this.#device.features | wire.maskOf(PROTOCOL_FEATURES_BIT);
+    const extra = value & ~offered;
+    if (extra >> BigInt(TRANSPORT_FEATURES_FIRST) !== 0n) {
+      throw new TargetError('VHOST_FEATURES', `features 0x${extra.toString(16)} were acked but never offered`);
+    }
+    await this.#restartAround(async () => {
+      this.#features = value & offered;
+      this.#device.setFeatures(this.#features);
+    });
+  }
+
+  #setProtocolFeatures(value: bigint): undefined {
+    const extra = value & ~this.offeredProtocolFeatures;
+    if (extra !== 0n) {
+      throw new TargetError('VHOST_FEATURES', `protocol features 0x${extra.toString(16)} were acked but never offered`);
+    }
+    this.#protocolFeatures = value;
+  }
+
+  // ---- memory -------------------------------------------------------------------------------------------------------
+
+  async #setMemTable(regionCount: number, message: Message): Promise<undefined> {
+    const head = wire.MemoryTableHead.size;
+    const needed = head + regionCount * wire.MemoryRegion.size;
+    if (message.payload.length < needed) {
+      throw new TargetError('VHOST_MSG_SIZE', `${message.payload.length} bytes do not hold ${regionCount} memory regions`);
+    }
+    if (regionCount === 0) {
+      this.#log.warn(SHARE_HINT);
+      throw new TargetError('VHOST_MEM_TABLE', 'the memory table is empty');
+    }
+    if (message.fdCount !== regionCount) {
+      throw new TargetError('VHOST_MSG_FDS', `${message.fdCount} descriptors for ${regionCount} memory regions`);
+    }
+    await this.#restartAround(async () => {
+      this.memory.clear();
+      for (let i = 0; i < regionCount; i++) {
+        const region = wire.MemoryRegion.decode(message.payload, head + i * wire.MemoryRegion.size);
+        this.memory.add(region, message.takeFd());
+      }
+    });
+  }
+
+  async #addMemReg(region: RegionDescription, message: Message): Promise<undefined> {
+    // Running rings know a list of regions: they are given the new one.
+    await this.#restartAround(async () => this.memory.add(region, message.takeFd()));
+  }
+
+  async #remMemReg(region: RegionDescription): Promise<undefined> {
+    if (!this.memory.has(region)) {
+      throw new TargetError('VHOST_MEM_REGION', 'the memory region to remove does not exist');
+    }
+    await this.#restartAround(async () => this.memory.remove(region));
+  }
+
+  // ---- rings --------------------------------------------------------------------------------------------------------
+
+  #setVringNum(vring: Vring, size: number): undefined {
+    if (vring.isRunning) throw new TargetError('VHOST_VRING_BUSY', `queue ${vring.index} is running`);
+    if (size === 0 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0) {
+      throw new TargetError('VHOST_VRING_NUM', `queue size ${size} is not a power of two from 1 to ${QUEUE_SIZE_MAX}`);
+    }
+    vring.size = size;
+  }
+
+  async #setVringAddr(payload: wire.PayloadOf<'SET_VRING_ADDR'>): Promise<undefined> {
+    const vring = this.#vring(payload.index);
+    const { descriptor, used, available } = payload;
+    if (descriptor % 16 !== 0 || available % 2 !== 0 || used % 4 !== 0) {
+      throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${vring.index} are not aligned`);
+    }
+    const before = vring.addresses;
+    const isSame =
+      before !== null && before.descriptor === descriptor && before.used === used && before.available === available;
+    if (isSame) return;
+    if (vring.isRunning) await this.#stop(vring);
+    vring.addresses = { descriptor, used, available };
+    if (this.memory.count > 0 && vring.size > 0) this.#resolve(vring);
+    await this.#refresh(vring);
+  }
+
+  #setVringBase(vring: Vring, nextAvail: number): undefined {
+    if (vring.isRunning) throw new TargetError('VHOST_VRING_BUSY', `queue ${vring.index} is running`);
+    if (nextAvail > 0xffff) throw new TargetError('VHOST_VRING_BASE', `${nextAvail} is not a ring index`);
+    vring.nextAvail = nextAvail;
+  }
+
+  async #getVringBase(vring: Vring): Promise<Uint8Array> {
+    if (vring.isRunning) await this.#stop(vring);
+    vring.isStarted = false;
+    vring.replaceFd('kickFd', NO_FD);
+    return wire.VringState.encode({ index: vring.index, num: vring.nextAvail });
+  }
+
+  async #setVringKick(value: bigint, message: Message): Promise<undefined> {
+    const { vring, fd } = this.#vringFd(value, message);
+    if (vring.isRunning) await this.#stop(vring);
+    vring.replaceFd('kickFd', fd);
+    vring.isStarted = true;
+    await this.#refresh(vring);
+  }
+
+  async #setVringCall(value: bigint, message: Message): Promise<undefined> {
+    const { vring, fd } = this.#vringFd(value, message);
+    if (fd !== NO_FD) setNonBlocking(fd);
+    if (vring.isRunning) await this.#device.setVringCall(vring.index, fd);
+    vring.replaceFd('callFd', fd);
+    // A driver that missed an interrupt on the old descriptor looks again.
+    if (vring.isRunning && fd !== NO_FD) signalEventFd(fd);
+  }
+
+  async #setVringErr(value: bigint, message: Message): Promise<undefined> {
+    const { vring, fd } = this.#vringFd(value, message);
+    if (fd !== NO_FD) setNonBlocking(fd);
+    if (!vring.isRunning) {
+      vring.replaceFd('errFd', fd);
+      return;
+    }
+    await this.#stop(vring);
+    vring.replaceFd('errFd', fd);
+    await this.#refresh(vring);
+  }
+
+  #vringFd(value: bigint, message: Message): { vring: Vring; fd: number } {
+    const bits = Number(value & 0x1ffn);
+    const vring = this.#vring(bits & wire.VRING_INDEX_MASK);
+    const hasFd = (bits & wire.VRING_NO_FD) === 0;
+    if (hasFd !== (message.fdCount === 1)) {
+      throw new TargetError('VHOST_MSG_FDS', hasFd ? 'the descriptor is missing' : 'a descriptor came unannounced');
+    }
+    return { vring, fd: message.takeFd() };
+  }
+
+  async #setVringEnable(vring: Vring, num: number): Promise<undefined> {
+    if (num > 1) throw new TargetError('VHOST_VRING_ENABLE', `${num} is neither 0 nor 1`);
+    vring.isEnabled = num === 1;
+    if (!this.#isEnabled(vring) && vring.isRunning) await this.#stop(vring);
+    await this.#refresh(vring);
+  }
+
+  /** Starts a ring that has everything it needs. */
+  async #refresh(vring: Vring): Promise<void> {
+    if (vring.isRunning || !vring.isConfigured || !this.#isEnabled(vring) || this.#ended !== null) return;
+    await this.#device.startVring({
+      index: vring.index,
+      size: vring.size,
+      ...this.#resolve(vring),
+      nextAvail: vring.nextAvail,
+      hasEventIdx: wire.hasBit(this.#features, VirtioFeature.EVENT_IDX),
+      kickFd: vring.kickFd,
+      callFd: vring.callFd,
+      errFd: vring.errFd,
+      regions: this.memory.regions,
+    });
+    vring.isRunning = true;
+  }
+
+  async #stop(vring: Vring): Promise<void> {
+    vring.isRunning = false;
+    vring.nextAvail = await this.#device.stopVring(vring.index);
+  }
+
+  async #stopAll(): Promise<Vring[]> {
+    const running = this.#vrings.filter((vring) => vring.isRunning);
+    await Promise.all(running.map((vring) => this.#stop(vring)));
+    return running;
+  }
+
+  /** Runs `change` while no ring runs, then starts those that ran. */
+  async #restartAround(change: () => Promise<void>): Promise<void> {
+    await this.#stopAll();
+    await change();
+    for (const vring of this.#vrings) await this.#refresh(vring);
+  }
+
+  /** Host addresses of a ring's parts; throws when they are not in the memory. */
+  #resolve(vring: Vring) {
+    const addresses = vring.addresses ?? { descriptor: 0, available: 0, used: 0 };
+    const bytes = splitRingBytes(vring.size);
+    const regions = this.memory.regions;
+    const descriptorAddress = hostAddressOf(regions, addresses.descriptor, bytes.descriptor);
+    const availableAddress = hostAddressOf(regions, addresses.available, bytes.available);
+    const usedAddress = hostAddressOf(regions, addresses.used, bytes.used);
+    if (descriptorAddress === NOWHERE || availableAddress === NOWHERE || usedAddress === NOWHERE) {
+      if (this.memory.count === 0) this.#log.warn(SHARE_HINT);
+      throw new TargetError('VHOST_VRING_ADDR', `queue ${vring.index} does not lie in the guest memory`);
+    }
+    return { descriptorAddress, availableAddress, usedAddress };
+  }
+
+  async #disableAll(): Promise<undefined> {
+    await this.#stopAll();
+    for (const vring of this.#vrings) {
+      vring.isStarted = false;
+      vring.isEnabled = false;
+      vring.replaceFd('kickFd', NO_FD);
+    }
+  }
+
+  async #resetDevice(): Promise<undefined> {
+    await this.#stopAll();
+    for (const vring of this.#vrings) vring.reset();
+    this.#features = 0n;
+    this.#device.reset();
+  }
+
+  // ---- configuration space ------------------------------------------------------------------------------------------
+
+  #setBackendFd(message: Message): undefined {
+    if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);
+    this.#backendFd = message.takeFd();
+    setNonBlocking(this.#backendFd);
+  }
+
+  #getConfig(offset: number, size: number, flags: number): Uint8Array {
+    const config = this.#device.config?.read() ?? new Uint8Array(0);
+    if (size > wire.CONFIG_BYTES_MAX) throw new TargetError('VHOST_CONFIG', `${size} bytes of configuration asked for`);
+    const reply = new Uint8Array(wire.ConfigHead.size + size);
+    wire.ConfigHead.encode({ offset, size, flags }, reply);
+    // Cloud Hypervisor up to version 46 counted from the start of the transport's own configuration.
+    const start = offset >= 0x100 && offset + size > config.length ? offset - 0x100 : offset;
+    reply.set(config.subarray(start, start + size), wire.ConfigHead.size);
+    return reply;
+  }
+
+  async #setConfig(offset: number, size: number, message: Message): Promise<undefined> {
+    const bytes = message.payload.subarray(wire.ConfigHead.size);
+    if (bytes.length < size) throw new TargetError('VHOST_MSG_SIZE', `${bytes.length} bytes of configuration, not ${size}`);
+    await this.#device.config?.write(offset, bytes.subarray(0, size));
+  }
+}

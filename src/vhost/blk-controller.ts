@@ -1,0 +1,250 @@
+/**
+ * A vhost-user-blk controller: one bdev behind one socket, on the main thread. The front-end's session is handled here;
+ * its queues run in the reactor the controller was placed on.
+ */
+import { Errno, TargetError } from '../base/errors.ts';
+import { LimitedLog, type Logger } from '../base/log.ts';
+import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
+import type { ReactorThread } from '../reactor/reactor-thread.ts';
+import { closeFd, type FdSet } from '../sys/events.ts';
+import { peerCredentials } from '../sys/socket.ts';
+import { clockNs } from '../sys/thread.ts';
+import { BLK_CONFIG_WRITEBACK_OFFSET, BLK_ID_BYTES, BlkFeature } from '../virtio/blk.ts';
+import { QUEUES_MAX } from '../virtio/features.ts';
+import type { SessionDevice, VringStart } from '../vhost-user/device.ts';
+import { hasBit } from '../vhost-user/messages.ts';
+import { Session } from '../vhost-user/session.ts';
+import { type BlkDeviceParams, blkConfig, blkFeatures } from './blk-device.ts';
+import { ControllerListener } from './controller-listener.ts';
+import { QUEUE_COUNTERS } from './queue-counters.ts';
+import { type SetCallCall, type SetWriteThroughCall, type StartCall, type VringCall, VringService } from './vring-service.ts';
+
+export interface BlkControllerOptions {
+  readonly name: string;
+  readonly socketPath: string;
+  readonly bdev: BdevEntry;
+  readonly isReadonly: boolean;
+  readonly serial: string | undefined;
+  /** The cores its queues may run on. */
+  readonly cores: readonly number[];
+  readonly reactor: ReactorThread;
+  readonly fdSet: FdSet;
+  readonly log: Logger;
+}
+
+let nextSessionId = 1;
+
+export class BlkController implements BdevUser {
+  readonly name: string;
+  /** CLOCK_MONOTONIC. */
+  readonly createdNs = clockNs();
+  readonly cores: readonly number[];
+  readonly reactor: ReactorThread;
+  readonly isReadonly: boolean;
+  /** As configured; without one the bdev's name is shown. */
+  readonly configuredSerial: string | undefined;
+  readonly bdev: BdevEntry;
+  /** The bdev was deleted: requests fail, the capacity is 0. */
+  isBdevRemoved = false;
+  readonly #log: Logger;
+  readonly #faults: LimitedLog;
+  readonly #fdSet: FdSet;
+  readonly #listener: ControllerListener;
+  #session: BlkSession | null = null;
+  #isListening = true;
+  /** Set once the controller was retired with a session. */
+  #onGone: (() => void) | null = null;
+
+  constructor(options: BlkControllerOptions) {
+    this.name = options.name;
+    this.cores = options.cores;
+    this.reactor = options.reactor;
+    this.isReadonly = options.isReadonly;
+    this.configuredSerial = options.serial;
+    this.bdev = options.bdev;
+    this.#log = options.log;
+    this.#faults = new LimitedLog(options.log, 20);
+    this.#fdSet = options.fdSet;
+    this.#listener = new ControllerListener(options.socketPath, options.fdSet, (fd) => this.#connected(fd));
+    this.bdev.users.add(this);
+    this.reactor.controllerCount++;
+  }
+
+  get socketPath(): string {
+    return this.#listener.path;
+  }
+
+  get serial(): string {
+    return (this.configuredSerial ?? this.bdev.name).slice(0, BLK_ID_BYTES);
+  }
+
+  get session(): BlkSession | null {
+    return this.#session;
+  }
+
+  /** Ends the session and removes the socket. */
+  async close(): Promise<void> {
+    this.stopListening();
+    await this.#session?.session.close();
+    this.bdev.users.delete(this);
+  }
+
+  /**
+   * Removes the socket. A connected guest keeps its session, in which every request fails, until it disconnects: closing
+   * the connection would leave its driver waiting for ever. Resolves with a promise of the session's end.
+   */
+  async retire(): Promise<{ readonly gone: Promise<void> }> {
+    this.stopListening();
+    this.reactor.controllerCount--;
+    const session = this.#session;
+    if (session === null) {
+      this.bdev.users.delete(this);
+      return { gone: Promise.resolve() };
+    }
+    this.isBdevRemoved = true;
+    const gone = new Promise<void>((resolve) => (this.#onGone = resolve));
+    await this.reactor.call(VringService.detach, session.id);
+    session.session.notifyConfigChange();
+    return { gone };
+  }
+
+  stopListening(): void {
+    if (this.#isListening) this.#listener.close();
+    this.#isListening = false;
+  }
+
+  /** A front-end cut off memory that it shares: its session cannot go on. */
+  checkMemory(): void {
+    if (this.#session?.session.memory.wasTruncated !== true) return;
+    void this.#session.session.close(
+      new TargetError('VHOST_MEM_TRUNCATED', 'the front-end truncated the memory that it shares', { errno: Errno.EFAULT }),
+    );
+  }
+
+  async bdevChanged(): Promise<void> {
+    await this.reactor.call(VringService.bdevChanged, this.bdev.describe());
+    this.#session?.session.notifyConfigChange();
+  }
+
+  async bdevRemoved(): Promise<void> {
+    this.isBdevRemoved = true;
+    await this.reactor.call(VringService.bdevRemoved, this.bdev.id);
+    this.#session?.session.notifyConfigChange();
+    this.#log.info(`bdev ${this.bdev.name} is gone: requests of the guest fail from now on`, { ctrlr: this.name });
+  }
+
+  /** What the queues and the configuration space are made of. */
+  deviceParams(isWriteThrough: boolean): BlkDeviceParams {
+    return {
+      isReadonly: this.isReadonly,
+      hasRanges: !this.isReadonly,
+      isWriteThrough,
+      serial: this.serial,
+    };
+  }
+
+  #connected(fd: number): void {
+    const { pid, uid } = peerCredentials(fd);
+    if (this.#session !== null) {
+      // Two guests that write to one disk without knowing of each other destroy it.
+      this.#faults.warn('second-front-end', `refused a second front-end: one is connected already`, {
+        ctrlr: this.name, pid,
+      });
+      closeFd(fd);
+      return;
+    }
+    const device = new BlkSession(this);
+    device.session = new Session(fd, this.#fdSet, {
+      device,
+      log: this.#log,
+      faults: this.#faults,
+      onEnd: () => {
+        this.#session = null;
+        if (this.#onGone !== null) this.bdev.users.delete(this);
+        this.#onGone?.();
+        this.#log.info(`front-end disconnected`, { ctrlr: this.name });
+      },
+    });
+    this.#session = device;
+    this.#log.info(`front-end connected`, { ctrlr: this.name, pid, uid });
+  }
+}
+
+/** The controller as one front-end sees it. */
+export class BlkSession implements SessionDevice {
+  readonly id = nextSessionId++;
+  readonly queueCount = QUEUES_MAX;
+  readonly features: bigint;
+  readonly config = { read: () => this.#readConfig(), write: this.#writeConfig.bind(this) };
+  session!: Session;
+  readonly #controller: BlkController;
+  /** One block a queue, made when it first starts. */
+  readonly counters = new Map<number, SharedArrayBuffer>();
+  #acked = 0n;
+  #isWriteBack = true;
+
+  constructor(controller: BlkController) {
+    this.#controller = controller;
+    this.features = blkFeatures(controller.isReadonly);
+  }
+
+  get isWriteThrough(): boolean {
+    const hasFlush = hasBit(this.#acked, BlkFeature.FLUSH);
+    const hasWce = hasBit(this.#acked, BlkFeature.CONFIG_WCE);
+    return hasWce ? !this.#isWriteBack : !hasFlush;
+  }
+
+  setFeatures(features: bigint): void {
+    this.#acked = features;
+  }
+
+  async startVring(vring: VringStart): Promise<void> {
+    const controller = this.#controller;
+    let counters = this.counters.get(vring.index);
+    if (counters === undefined) {
+      counters = new SharedArrayBuffer(QUEUE_COUNTERS * 8);
+      this.counters.set(vring.index, counters);
+    }
+    const call: StartCall = {
+      sessionId: this.id,
+      controller: controller.name,
+      vring,
+      bdev: { ...controller.bdev.describe(), isRemoved: controller.isBdevRemoved },
+      device: controller.deviceParams(this.isWriteThrough),
+      counters,
+    };
+    await controller.reactor.call(VringService.start, call);
+  }
+
+  async stopVring(index: number): Promise<number> {
+    const call: VringCall = { sessionId: this.id, index };
+    return (await this.#controller.reactor.call(VringService.stop, call)) as number;
+  }
+
+  async setVringCall(index: number, callFd: number): Promise<void> {
+    const call: SetCallCall = { sessionId: this.id, index, callFd };
+    await this.#controller.reactor.call(VringService.setCall, call);
+  }
+
+  reset(): void {
+    this.#acked = 0n;
+    this.#isWriteBack = true;
+  }
+
+  ended(): void {}
+
+  #readConfig(): Uint8Array {
+    const { bdev, isBdevRemoved } = this.#controller;
+    return blkConfig(bdev.bdev, isBdevRemoved, QUEUES_MAX, this.#isWriteBack);
+  }
+
+  async #writeConfig(offset: number, bytes: Uint8Array): Promise<void> {
+    const value = bytes[0];
+    if (offset !== BLK_CONFIG_WRITEBACK_OFFSET || bytes.length !== 1 || (value !== 0 && value !== 1)) {
+      throw new TargetError('VHOST_CONFIG', `only the writeback field may be written, not ${bytes.length} bytes at ${offset}`);
+    }
+    this.#isWriteBack = value === 1;
+    const call: SetWriteThroughCall = { sessionId: this.id, isWriteThrough: this.isWriteThrough };
+    await this.#controller.reactor.call(VringService.setWriteThrough, call);
+  }
+}

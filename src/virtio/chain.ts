@@ -1,0 +1,78 @@
+/**
+ * One descriptor chain as a ring hands it out: a private copy of its descriptors, made with one read of each field, so
+ * that nothing the guest writes afterwards matters (CVE-2020-14375). Reused for every chain of a reactor.
+ */
+import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
+
+/** What makes a ring unusable. Whatever is not 0 breaks the queue until its front-end sets it up again. */
+export const RingFault = {
+  none: 0,
+  availIndexJump: 1,
+  headOutOfRange: 2,
+  headInFlight: 3,
+  nextOutOfRange: 4,
+  chainTooLong: 5,
+  readableAfterWritable: 6,
+  indirectWithNext: 7,
+  indirectNested: 8,
+  indirectLength: 9,
+  indirectAddress: 10,
+  lengthOverflow: 11,
+} as const;
+export type RingFault = (typeof RingFault)[keyof typeof RingFault];
+
+/** For the log: what the driver did. */
+export const RING_FAULT_TEXT: Readonly<Record<RingFault, string>> = {
+  [RingFault.none]: 'no fault',
+  [RingFault.availIndexJump]: 'the available index moved by more than the ring holds',
+  [RingFault.headOutOfRange]: 'a head index is outside the descriptor table',
+  [RingFault.headInFlight]: 'a head was made available again before it was used',
+  [RingFault.nextOutOfRange]: 'a next index is outside the descriptor table',
+  [RingFault.chainTooLong]: 'a descriptor chain is longer than the ring allows (or loops)',
+  [RingFault.readableAfterWritable]: 'a device-readable descriptor follows a device-writable one',
+  [RingFault.indirectWithNext]: 'a descriptor has both INDIRECT and NEXT',
+  [RingFault.indirectNested]: 'an indirect table contains an indirect descriptor',
+  [RingFault.indirectLength]: 'the length of an indirect table is not a multiple of 16, is 0 or is too large',
+  [RingFault.indirectAddress]: 'an indirect table is outside the guest memory',
+  [RingFault.lengthOverflow]: 'the buffers of a chain are longer than 2^32 bytes',
+};
+
+export class Chain {
+  /** Descriptor index that identifies the chain in the used ring. */
+  head = 0;
+  /** Guest physical address of each buffer. */
+  readonly addresses = new Float64Array(CHAIN_DESCRIPTORS_MAX);
+  /** Length of each buffer in bytes. */
+  readonly lengths = new Float64Array(CHAIN_DESCRIPTORS_MAX);
+  /** Buffers in all; the device-readable ones come first. */
+  count = 0;
+  /** How many of them the device may only read. */
+  readableCount = 0;
+  readableBytes = 0;
+  writableBytes = 0;
+
+  reset(head: number): void {
+    this.head = head;
+    this.count = 0;
+    this.readableCount = 0;
+    this.readableBytes = 0;
+    this.writableBytes = 0;
+  }
+
+  /** Adds one buffer; a fault when the chain may not have it. */
+  add(address: number, lengthBytes: number, isWritable: boolean): RingFault {
+    const count = this.count;
+    if (count === CHAIN_DESCRIPTORS_MAX) return RingFault.chainTooLong;
+    this.addresses[count] = address;
+    this.lengths[count] = lengthBytes;
+    if (isWritable) {
+      this.writableBytes += lengthBytes;
+    } else {
+      if (count !== this.readableCount) return RingFault.readableAfterWritable;
+      this.readableCount = count + 1;
+      this.readableBytes += lengthBytes;
+    }
+    this.count = count + 1;
+    return RingFault.none;
+  }
+}

@@ -1,0 +1,16 @@
+/** Virtio feature bits from 24 up (virtio 1.3 §6) and limits every device shares. */
+export const VirtioFeature = {
+  NOTIFY_ON_EMPTY: 24,
+  ANY_LAYOUT: 27,
+  INDIRECT_DESC: 28,
+  EVENT_IDX: 29,
+  VERSION_1: 32,
+  ACCESS_PLATFORM: 33,
+  RING_PACKED: 34,
+  IN_ORDER: 35,
+} as const;
+
+/** Most entries of a virtqueue that Ringhost accepts (the specification allows 32768). */
+export const QUEUE_SIZE_MAX = 1024;
+/** Most queues of one device: the ring index of SET_VRING_KICK has 8 bits. */
+export const QUEUES_MAX = 256;

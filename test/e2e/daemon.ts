@@ -1,0 +1,86 @@
+/** A Ringhost daemon of its own for a test: started as a user starts it, set up over its RPC socket. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { RpcClient } from '../../src/rpc/client.ts';
+import { type ChildExit, TestChild } from './child.ts';
+import { waitUntil } from './wait.ts';
+
+const START_MAX_MS = 60_000;
+const COMMAND = join(import.meta.dirname, '..', '..', 'bin', 'ringhost');
+
+export interface DaemonOptions {
+  /** As for -m. Default `0x1`. */
+  readonly coreMask?: string;
+  /** More options of `ringhost serve`. */
+  readonly args?: readonly string[];
+}
+
+export class Daemon {
+  /** Where the controllers' sockets are. */
+  readonly directory: string;
+  readonly #child: TestChild;
+  #client: RpcClient | null = null;
+
+  private constructor(directory: string, child: TestChild) {
+    this.directory = directory;
+    this.#child = child;
+  }
+
+  /** Starts a daemon with sockets in a new directory, and waits until it answers RPC. */
+  static async start({ coreMask = '0x1', args = [] }: DaemonOptions = {}): Promise<Daemon> {
+    const directory = mkdtempSync(join(tmpdir(), 'ringhost-e2e-'));
+    const options = ['-S', directory, '-r', join(directory, 'rpc.sock'), '-m', coreMask, ...args];
+    const child = new TestChild('ringhost', process.execPath, [COMMAND, 'serve', ...options]);
+    const daemon = new Daemon(directory, child);
+    try {
+      await waitUntil(() => daemon.#tryConnect(), START_MAX_MS, 'answer from ringhost');
+    } catch (error) {
+      await daemon.close();
+      throw new Error(`ringhost did not start:\n${child.tail()}`, { cause: error });
+    }
+    return daemon;
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  /** What the daemon printed last. */
+  log(): string {
+    return this.#child.tail();
+  }
+
+  /** Calls an RPC method. @throws RpcCallError when the daemon refuses */
+  async rpc(method: string, params: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+    if (this.#client === null) throw new Error('the daemon was closed');
+    return await this.#client.request(method, params);
+  }
+
+  socketPath(ctrlr: string): string {
+    return join(this.directory, ctrlr);
+  }
+
+  /** Asks the daemon to end, as systemd does, and waits for it. */
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<ChildExit> {
+    this.#client?.close();
+    this.#client = null;
+    return await this.#child.stop(signal);
+  }
+
+  /** Ends it in any case and removes what it left. May be called after `stop()`. */
+  async close(): Promise<void> {
+    await this.stop('SIGKILL');
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  async #tryConnect(): Promise<boolean> {
+    if (!this.#child.isRunning) throw new Error('it ended');
+    try {
+      this.#client = await RpcClient.connect(join(this.directory, 'rpc.sock'));
+      return true;
+    } catch {
+      return false; // not listening yet
+    }
+  }
+}

@@ -1,0 +1,79 @@
+/** What a machine must have for a test. A missing thing skips loudly, with the command that mends it; in CI it fails. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { TOOLS } from '../../scripts/setup/packages.mjs';
+
+const HUGEPAGE_DIR = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+const HUGEPAGE_MIB = 2;
+
+/** @returns null, or why the tests that need it are skipped; @throws Error in CI, where nothing may be missing */
+function missing(reason: string): string {
+  if (process.env['CI'] === 'true') throw new Error(`in CI nothing may be missing: ${reason}`);
+  console.warn(`SKIPPED: ${reason}`);
+  return reason;
+}
+
+/** Null when guests can be started here, else the reason why not. */
+export function whyNoGuests(): string | null {
+  const directories = (process.env['PATH'] ?? '').split(delimiter);
+  const absent = TOOLS.qemu.commands.filter((command) => !directories.some((dir) => existsSync(join(dir, command))));
+  if (absent.length === 0) return null;
+  const remedy = `apt-get install --no-install-recommends ${TOOLS.qemu.packages.join(' ')}`;
+  return missing(`no ${absent.join(' and no ')}: ${remedy}`);
+}
+
+/** Pages of 2 MiB, reserved for a test. */
+export interface HugepageReservation {
+  /** Mount point of a hugetlbfs. */
+  readonly mountPoint: string;
+  release(): void;
+}
+
+/** Reserves huge pages for as long as the test runs. Returns the reason when that is not possible here. */
+export function reserveHugepages(sizeMiB: number): HugepageReservation | string {
+  const pages = Math.ceil(sizeMiB / HUGEPAGE_MIB);
+  const remedy = `as root: echo ${pages} > ${HUGEPAGE_DIR}/nr_hugepages, and mount -t hugetlbfs none /dev/hugepages`;
+  if (!existsSync(HUGEPAGE_DIR)) return missing('this kernel has no 2 MiB huge pages');
+  const before = readCount('nr_hugepages');
+  if (readCount('free_hugepages') < pages) {
+    if (process.getuid?.() !== 0) return missing(`${sizeMiB} MiB of huge pages are wanted: ${remedy}`);
+    writeFileSync(join(HUGEPAGE_DIR, 'nr_hugepages'), String(before + pages));
+  }
+  const giveBack = (): void => {
+    if (readCount('nr_hugepages') !== before) writeFileSync(join(HUGEPAGE_DIR, 'nr_hugepages'), String(before));
+  };
+  if (readCount('free_hugepages') < pages) {
+    giveBack();
+    return missing(`the kernel has no ${sizeMiB} MiB in one piece for huge pages: ${remedy}`);
+  }
+  const mounted = findHugetlbfs();
+  if (mounted !== null) return { mountPoint: mounted, release: giveBack };
+  const mountPoint = mkdtempSync(join(tmpdir(), 'ringhost-hugetlbfs-'));
+  try {
+    execFileSync('mount', ['-t', 'hugetlbfs', '-o', 'pagesize=2M', 'none', mountPoint]);
+  } catch {
+    rmdirSync(mountPoint);
+    giveBack();
+    return missing(`no hugetlbfs is mounted: ${remedy}`);
+  }
+  const release = (): void => {
+    execFileSync('umount', [mountPoint]);
+    rmdirSync(mountPoint);
+    giveBack();
+  };
+  return { mountPoint, release };
+}
+
+function readCount(name: string): number {
+  return Number(readFileSync(join(HUGEPAGE_DIR, name), 'utf8'));
+}
+
+function findHugetlbfs(): string | null {
+  for (const line of readFileSync('/proc/mounts', 'utf8').split('\n')) {
+    const [, mountPoint, type, options = ''] = line.split(' ');
+    if (type === 'hugetlbfs' && mountPoint !== undefined && !/pagesize=(?!2M)/.test(options)) return mountPoint;
+  }
+  return null;
+}
