@@ -11,6 +11,16 @@ export interface Logger {
 
 export const SILENT: Logger = { debug() {}, info() {}, warn() {}, error() {} };
 
+/** A logger that adds `fields` to every line. */
+export function withFields(log: Logger, fields: LogFields): Logger {
+  return {
+    debug: (message, own) => log.debug(message, { ...fields, ...own }),
+    info: (message, own) => log.info(message, { ...fields, ...own }),
+    warn: (message, own) => log.warn(message, { ...fields, ...own }),
+    error: (message, own) => log.error(message, { ...fields, ...own }),
+  };
+}
+
 /** For what guests and front-ends get wrong: the first few lines of each key, then one line that says the rest is kept back. */
 export class LimitedLog {
   readonly #log: Logger;

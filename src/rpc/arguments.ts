@@ -42,6 +42,8 @@ class ArgumentReader {
     this.#positionals = cli.positionals ?? [];
     this.#flags = [HELP, ...(cli.flags ?? [])];
     this.#argv = argv;
+    // In the order in which rpc.py sends them: what is repeated in an error then reads the same.
+    for (const positional of this.#positionals) this.#values[positional.name] = undefined;
     for (const flag of cli.flags ?? []) this.#values[flag.dest] = flag.fallback ?? absentValue(flag);
   }
 

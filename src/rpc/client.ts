@@ -1,5 +1,6 @@
 /** A client of the RPC server, typed by the method table. */
 import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
 import { encodeJson, JsonStreamParser } from './framing.ts';
 import { RESPONSE_MAX_BYTES } from './limits.ts';
@@ -8,6 +9,9 @@ import type { CallParams, MethodName, Result } from './methods.ts';
 export const DEFAULT_SOCKET_PATH = '/var/tmp/ringhost.sock';
 
 const DEFAULT_TIMEOUT_MS = 60_000;
+
+const BACKLOG_ATTEMPTS_MAX = 50;
+const BACKLOG_RETRY_MS = 20;
 
 /** The daemon answered a call with an error. */
 export class RpcCallError extends Error {
@@ -56,7 +60,8 @@ export class RpcClient {
     this.#path = path;
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     socket.on('data', (chunk: Buffer) => this.#onData(chunk));
-    socket.on('error', (error) => this.#fail(`lost the connection to ${path}: ${error.message}`, error));
+    // A reset or a broken pipe says no more than that the daemon is gone.
+    socket.on('error', (error) => this.#fail(`the daemon closed the connection to ${path}`, error));
     socket.on('close', () => this.#fail(`the daemon closed the connection to ${path}`));
   }
 
@@ -65,16 +70,17 @@ export class RpcClient {
    *
    * @throws TargetError `ENOENT`, `ECONNREFUSED`, `EACCES`, … with a message that says what to look at.
    */
-  static connect(path: string = DEFAULT_SOCKET_PATH, options: RpcClientOptions = {}): Promise<RpcClient> {
-    return new Promise((resolve, reject) => {
-      const socket = connect(path);
-      const onError = (error: NodeJS.ErrnoException): void => reject(connectError(path, error));
-      socket.once('error', onError);
-      socket.once('connect', () => {
-        socket.off('error', onError);
-        resolve(new RpcClient(socket, path, options));
-      });
-    });
+  static async connect(path: string = DEFAULT_SOCKET_PATH, options: RpcClientOptions = {}): Promise<RpcClient> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return new RpcClient(await openSocket(path), path, options);
+      } catch (error) {
+        // The daemon lives, but more clients want to connect than its backlog holds.
+        const isFull = (error as NodeJS.ErrnoException).code === 'EAGAIN';
+        if (!isFull || attempt === BACKLOG_ATTEMPTS_MAX) throw connectError(path, error as NodeJS.ErrnoException);
+        await sleep(BACKLOG_RETRY_MS);
+      }
+    }
   }
 
   /**
@@ -148,6 +154,17 @@ export class RpcClient {
     }
     this.#pending.clear();
   }
+}
+
+function openSocket(path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    socket.once('error', reject);
+    socket.once('connect', () => {
+      socket.off('error', reject);
+      resolve(socket);
+    });
+  });
 }
 
 function connectError(path: string, error: NodeJS.ErrnoException): TargetError {

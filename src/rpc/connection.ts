@@ -61,7 +61,6 @@ export class Connection {
     };
     socket.on('data', (chunk: Buffer) => this.#onData(chunk));
     socket.on('end', () => this.#onEnd());
-    socket.on('drain', () => this.#onDrain());
     // A client may vanish at any time; 'close' follows.
     socket.on('error', (error) => options.log.debug(`RPC client ${options.number} is lost`, { error: error.message }));
     socket.on('close', () => {
@@ -117,7 +116,7 @@ export class Connection {
   }
 
   #startNext(): void {
-    while (!this.#isBusy && this.#queue.length > 0 && !this.#isOutputFull()) {
+    while (!this.#isBusy && this.#queue.length > 0 && !this.#isOutputFull() && !this.#socket.destroyed) {
       const started = this.#options.dispatcher.start(this.#queue.shift(), this.#caller);
       this.#unanswered++;
       if (started.turn !== null) {
@@ -152,7 +151,7 @@ export class Connection {
       const id = 'id' in answer ? answer.id : null;
       text = encodeJson({ jsonrpc: '2.0', id, error: standardError(RpcCode.internalError) });
     }
-    this.#socket.write(`${text}\n`);
+    this.#socket.write(`${text}\n`, () => this.#onWritten());
     if (this.#socket.writableLength > this.#limits.outputMaxBytes) {
       this.#disconnect(NOT_READING);
     } else this.#pauseOrResume();
@@ -162,7 +161,9 @@ export class Connection {
     return this.#socket.writableLength > this.#limits.outputPauseBytes;
   }
 
-  #onDrain(): void {
+  /** An answer has gone to the kernel. Not 'drain': that comes only when Node's own mark was passed. */
+  #onWritten(): void {
+    if (this.#socket.destroyed || this.#isOutputFull()) return;
     if (!this.#inputEnded) this.#setTimer(null, 0);
     this.#startNext();
     this.#pauseOrResume();

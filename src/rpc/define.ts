@@ -100,10 +100,11 @@ export interface MethodSpec<P extends z.ZodObject = z.ZodObject, R extends z.Zod
   readonly errorStyle: ErrorStyle;
   readonly errors: readonly ErrorCase[];
   /**
-   * The method may wait long for something that another request brings about, so later requests of the same connection
-   * do not wait for it. All other methods of a connection run one after another.
+   * Whether a call with these (checked) parameters may wait long for something that another request brings about: then
+   * later requests of the same connection do not wait for it. All others of a connection run one after another.
+   * Default: never.
    */
-  readonly waits?: boolean;
+  waits?(params: Readonly<Record<string, unknown>>): boolean;
   readonly aliases: readonly MethodAlias<z.output<R>>[];
   readonly cli: CliSpec;
   readonly example: MethodExample;

@@ -100,9 +100,9 @@ describe('a request', () => {
   });
 });
 
-describe('a batch', () => {
-  const request = (id: number | undefined, method = 'log_get_level') => ({ jsonrpc: '2.0', id, method });
+const request = (id: number | undefined, method = 'log_get_level') => ({ jsonrpc: '2.0', id, method });
 
+describe('a batch', () => {
   test('is answered in the order of its requests, without its notifications', async () => {
     const { ask } = setUp();
     const answer = await ask([request(1), request(undefined), 5, request(2, 'nothing')]);
@@ -146,15 +146,21 @@ describe('a batch', () => {
   });
 });
 
-describe('an error of a handler', () => {
-  const failing = (error: unknown): Partial<DaemonHandlers> => ({
+/** Handlers that fail, at once or later. */
+function failing(reason: unknown): Partial<DaemonHandlers> {
+  const later = async (): Promise<never> => {
+    throw reason;
+  };
+  return {
     bdev_malloc_delete: () => {
-      throw error;
+      throw reason;
     },
-    vhost_delete_controller: () => Promise.reject(error),
-    vhost_get_controllers: () => Promise.reject(error),
-  });
+    vhost_delete_controller: later,
+    vhost_get_controllers: later,
+  };
+}
 
+describe('an error of a handler', () => {
   test('gets the code that SPDK gives it in that method', async () => {
     const { call } = setUp({ handlers: failing(new TargetError('EBUSY', 'stop its user first')) });
     const rest = { message: 'Device or resource busy', data: { errno: 'EBUSY', detail: 'stop its user first' } };

@@ -115,7 +115,9 @@ export class Dispatcher {
     if (!this.#isCallable(found)) return failed(this.#wrongState(found));
     const params = this.#params(found, request.params);
     if (!params.ok) return failed(params.error);
-    if (found.spec.waits !== true) return { running: this.#invoke(found, params.params, caller), holdsTurn: true };
+    if (found.spec.waits?.(params.params) !== true) {
+      return { running: this.#invoke(found, params.params, caller), holdsTurn: true };
+    }
     const endWait = caller.beginWait();
     if (endWait === null) {
       return failed(standardError(RpcCode.busy, 'too many requests of this connection wait already: use another one'));

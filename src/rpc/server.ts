@@ -95,6 +95,7 @@ export class RpcServer {
     }, CLOSE_GRACE_MS);
     await closed;
     clearTimeout(timer);
+    this.#connections.clear();
   }
 
   #accept(socket: Socket): void {

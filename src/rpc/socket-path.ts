@@ -14,6 +14,12 @@ import { SOCKET_PATH_MAX_BYTES } from './limits.ts';
 /** A connection attempt to a Unix socket either succeeds or fails at once, unless the other side is stopped. */
 const PROBE_MS = 2000;
 
+/** Clients that connect at the same moment; the kernel cuts it to net.core.somaxconn. */
+const BACKLOG = 4096;
+
+/** Makes the temporary names of one process distinct. */
+let listenCount = 0;
+
 const isNoEntry = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
 
 function statOrNull(path: string): Stats | null {
@@ -97,7 +103,7 @@ function listenOn(server: Server, path: string): Promise<void> {
     server.once('error', reject);
     // bind(2) happens within the call; without the mask the socket would be open to others until its mode is set.
     const mask = isMainThread ? process.umask(0o177) : null;
-    server.listen(path, () => {
+    server.listen({ path, backlog: BACKLOG }, () => {
       server.off('error', reject);
       resolve();
     });
@@ -119,7 +125,7 @@ export interface ClaimedPath {
  * `ENAMETOOLONG`, `ENOENT`, `EACCES`, … when the path cannot be used.
  */
 export async function listenOnPath(server: Server, path: string): Promise<ClaimedPath> {
-  const temporary = `${path}.${process.pid}`;
+  const temporary = `${path}.${process.pid}.${++listenCount}`;
   if (Buffer.byteLength(temporary) > SOCKET_PATH_MAX_BYTES) {
     const most = SOCKET_PATH_MAX_BYTES - (Buffer.byteLength(temporary) - Buffer.byteLength(path));
     const detail = `the path may have at most ${most} bytes: choose a shorter one with -r`;

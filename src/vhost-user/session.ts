@@ -12,11 +12,11 @@ import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
 import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
 import { sendMessage, setNonBlocking } from '../sys/socket.ts';
-import { VirtioFeature } from '../virtio/features.ts';
-import { QUEUE_SIZE_MAX } from '../virtio/features.ts';
+import { QUEUE_SIZE_MAX, VirtioFeature } from '../virtio/features.ts';
 import { splitRingBytes } from '../virtio/split-ring.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice } from './device.ts';
+import { isMappedPrivately } from './sharing.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
 import { Vring } from './vring.ts';
@@ -40,6 +40,8 @@ export interface SessionOptions {
   readonly log: Logger;
   /** For what the front-end gets wrong. */
   readonly faults: LimitedLog;
+  /** Process of the front-end. */
+  readonly peerPid: number;
   readonly onEnd: () => void;
 }
 
@@ -48,6 +50,7 @@ export class Session {
   readonly #device: SessionDevice;
   readonly #log: Logger;
   readonly #faults: LimitedLog;
+  readonly #peerPid: number;
   readonly #onEnd: () => void;
   readonly #connection: Connection;
   readonly #vrings: Vring[];
@@ -63,6 +66,7 @@ export class Session {
     this.#device = options.device;
     this.#log = options.log;
     this.#faults = options.faults;
+    this.#peerPid = options.peerPid;
     this.#onEnd = options.onEnd;
     this.#vrings = Array.from({ length: options.device.queueCount }, (_, index) => new Vring(index));
     this.#connection = new Connection(fd, fdSet, {
@@ -247,14 +251,19 @@ export class Session {
       this.memory.clear();
       for (let i = 0; i < regionCount; i++) {
         const region = wire.MemoryRegion.decode(message.payload, head + i * wire.MemoryRegion.size);
-        this.memory.add(region, message.takeFd());
+        this.#addRegion(region, message.takeFd());
       }
     });
   }
 
   async #addMemReg(region: RegionDescription, message: Message): Promise<undefined> {
     // Running rings know a list of regions: they are given the new one.
-    await this.#restartAround(async () => this.memory.add(region, message.takeFd()));
+    await this.#restartAround(async () => this.#addRegion(region, message.takeFd()));
+  }
+
+  #addRegion(region: RegionDescription, fd: number): void {
+    if (isMappedPrivately(this.#peerPid, fd)) this.#log.warn(SHARE_HINT);
+    this.memory.add(region, fd);
   }
 
   async #remMemReg(region: RegionDescription): Promise<undefined> {

@@ -2,8 +2,9 @@
  * A vhost-user-blk controller: one bdev behind one socket, on the main thread. The front-end's session is handled here;
  * its queues run in the reactor the controller was placed on.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { Errno, TargetError } from '../base/errors.ts';
-import { LimitedLog, type Logger } from '../base/log.ts';
+import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
 import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
@@ -32,6 +33,11 @@ export interface BlkControllerOptions {
   readonly log: Logger;
 }
 
+/** How long a second front-end waits for the first one's connection to end before it is refused. */
+const SECOND_FRONT_END_WAIT_MS = 100;
+/** Lines about what front-ends get wrong, of each kind. */
+const FAULT_LINES_MAX = 20;
+
 let nextSessionId = 1;
 
 export class BlkController implements BdevUser {
@@ -51,6 +57,7 @@ export class BlkController implements BdevUser {
   readonly #fdSet: FdSet;
   readonly #listener: ControllerListener;
   #session: BlkSession | null = null;
+  #sessionEnd: Promise<void> = Promise.resolve();
   #isListening = true;
   /** Set once the controller was retired with a session. */
   #onGone: (() => void) | null = null;
@@ -62,10 +69,10 @@ export class BlkController implements BdevUser {
     this.isReadonly = options.isReadonly;
     this.configuredSerial = options.serial;
     this.bdev = options.bdev;
-    this.#log = options.log;
-    this.#faults = new LimitedLog(options.log, 20);
+    this.#log = withFields(options.log, { ctrlr: options.name });
+    this.#faults = new LimitedLog(this.#log, FAULT_LINES_MAX);
     this.#fdSet = options.fdSet;
-    this.#listener = new ControllerListener(options.socketPath, options.fdSet, (fd) => this.#connected(fd));
+    this.#listener = new ControllerListener(options.socketPath, options.fdSet, (fd) => void this.#connected(fd));
     this.bdev.users.add(this);
     this.reactor.controllerCount++;
   }
@@ -130,7 +137,7 @@ export class BlkController implements BdevUser {
     this.isBdevRemoved = true;
     await this.reactor.call(VringService.bdevRemoved, this.bdev.id);
     this.#session?.session.notifyConfigChange();
-    this.#log.info(`bdev ${this.bdev.name} is gone: requests of the guest fail from now on`, { ctrlr: this.name });
+    this.#log.info(`bdev ${this.bdev.name} is gone: requests of the guest fail from now on`);
   }
 
   /** What the queues and the configuration space are made of. */
@@ -143,30 +150,34 @@ export class BlkController implements BdevUser {
     };
   }
 
-  #connected(fd: number): void {
+  async #connected(fd: number): Promise<void> {
     const { pid, uid } = peerCredentials(fd);
-    if (this.#session !== null) {
+    // A front-end that reconnects may be accepted before the end of its old connection was seen.
+    if (this.#session !== null) await Promise.race([this.#sessionEnd, delay(SECOND_FRONT_END_WAIT_MS)]);
+    if (this.#session !== null || !this.#isListening) {
       // Two guests that write to one disk without knowing of each other destroy it.
-      this.#faults.warn('second-front-end', `refused a second front-end: one is connected already`, {
-        ctrlr: this.name, pid,
-      });
+      this.#faults.warn('second-front-end', 'refused a second front-end: one is connected already', { pid });
       closeFd(fd);
       return;
     }
     const device = new BlkSession(this);
-    device.session = new Session(fd, this.#fdSet, {
-      device,
-      log: this.#log,
-      faults: this.#faults,
-      onEnd: () => {
-        this.#session = null;
-        if (this.#onGone !== null) this.bdev.users.delete(this);
-        this.#onGone?.();
-        this.#log.info(`front-end disconnected`, { ctrlr: this.name });
-      },
-    });
     this.#session = device;
-    this.#log.info(`front-end connected`, { ctrlr: this.name, pid, uid });
+    this.#log.info('front-end connected', { pid, uid });
+    this.#sessionEnd = new Promise((resolve) => {
+      device.session = new Session(fd, this.#fdSet, {
+        device,
+        log: this.#log,
+        faults: this.#faults,
+        peerPid: pid,
+        onEnd: () => {
+          this.#session = null;
+          if (this.#onGone !== null) this.bdev.users.delete(this);
+          this.#onGone?.();
+          this.#log.info('front-end disconnected');
+          resolve();
+        },
+      });
+    });
   }
 }
 

@@ -9,7 +9,7 @@ import type { BdevDescription } from '../bdev/bdev.ts';
 import { BdevChannel } from '../bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
 import { TargetError } from '../base/errors.ts';
-import { LimitedLog, type Logger } from '../base/log.ts';
+import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor } from '../reactor/reactor.ts';
@@ -127,7 +127,7 @@ class Service {
       errFd: vring.errFd,
       canSleep: vring.kickFd !== NO_FD,
       counters: new Float64Array(call.counters),
-      faults: new LimitedLog(withFields(this.#log, call.controller)),
+      faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
     });
     this.#running.set(key, { queue, memory, channel, kickFd: vring.kickFd, device });
     this.#reactor.add(queue);
@@ -221,13 +221,4 @@ class Service {
 
 function keyOf(sessionId: number, index: number): string {
   return `${sessionId}/${index}`;
-}
-
-function withFields(log: Logger, controller: string): Logger {
-  return {
-    debug: (message, fields) => log.debug(message, { ctrlr: controller, ...fields }),
-    info: (message, fields) => log.info(message, { ctrlr: controller, ...fields }),
-    warn: (message, fields) => log.warn(message, { ctrlr: controller, ...fields }),
-    error: (message, fields) => log.error(message, { ctrlr: controller, ...fields }),
-  };
 }

@@ -70,7 +70,7 @@ export async function takesPartitions(guest: Guest, { path, blockSizeBytes = 512
   await guest.run(
     `printf 'label: gpt\\nsize=8MiB, name=first\\nname=second\\n' | sfdisk --quiet --wipe always ${path}
     blockdev --rereadpt ${path}
-    until [ -b ${path}2 ]; do sleep 0.1; done
+    for try in $(seq 50); do [ -b ${path}2 ] && break; sleep 0.1; done
     [ "$(lsblk --noheadings --raw --output TYPE ${path} | grep -c part)" = 2 ]
     dd if=/dev/urandom of=/tmp/data bs=64k count=1 2>/dev/null
     dd if=/tmp/data of=${path}2 bs=64k oflag=direct 2>/dev/null

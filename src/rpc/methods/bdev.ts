@@ -381,7 +381,7 @@ export const bdevMethods = {
     }),
     result: z.array(bdevInfo),
     errors: [{ code: 'ENODEV', when: 'no bdev has this name, or it did not appear in time' }],
-    waits: true,
+    waits: ({ name, timeout }) => name !== undefined && timeout !== 0,
     aliases: [{ name: 'get_bdevs' }],
     cli: {
       flags: [

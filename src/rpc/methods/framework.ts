@@ -104,7 +104,7 @@ export const frameworkMethods = {
     params: noParams,
     result: z.boolean(),
     states: ALWAYS,
-    waits: true,
+    waits: () => true,
     aliases: [{ name: 'wait_subsystem_init' }],
     cli: { print: 'nothing' },
     example: { params: {}, result: true },

@@ -1,0 +1,111 @@
+/**
+ * What every vhost-user-blk back-end must do, as cases that run against any: Ringhost, and qemu-storage-daemon to show
+ * that the initiator and the cases are right themselves.
+ *
+ * A peer that does not follow the specification in some case has it in its list of known deviations, with the reason;
+ * the case then must fail, so that the list stays true.
+ */
+import { rejects } from 'node:assert/strict';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { BlkInitiator, type BlkInitiatorOptions } from '../../src/initiator/blk-initiator.ts';
+import { VhostUserFrontend } from '../../src/initiator/vhost-user-frontend.ts';
+import { bufferCases } from './blk-buffer-cases.ts';
+import { configCases } from './blk-config-cases.ts';
+import { requestCases } from './blk-request-cases.ts';
+import { ringCases } from './blk-ring-cases.ts';
+import { sessionCases } from './blk-session-cases.ts';
+import type { BlkTarget, DiskSpec, TargetProvider } from './fixtures/targets.ts';
+
+export interface BlkCase {
+  /** A sentence about the back-end. */
+  readonly name: string;
+  /** The disk, where the default one will not do. */
+  readonly disk?: Partial<DiskSpec>;
+  /** How `disk` in the context is connected, where the default will not do. */
+  readonly options?: BlkInitiatorOptions;
+  readonly run: (context: CaseContext) => Promise<void>;
+}
+
+/** Name of a case and why the peer fails it. */
+export type KnownDeviations = Readonly<Record<string, string>>;
+
+const TIMEOUT_MS = 10_000;
+/** A peer known to deviate may just never answer. */
+const DEVIATION_TIMEOUT_MS = 1500;
+
+/** What a case works with. Everything connected here is closed after the case. */
+export class CaseContext {
+  readonly target: BlkTarget;
+  readonly #options: BlkInitiatorOptions;
+  readonly #open: { close(): void }[] = [];
+
+  constructor(target: BlkTarget, options: BlkInitiatorOptions) {
+    this.target = target;
+    this.#options = options;
+  }
+
+  /** A driver with every ring running. `options` go over those of the case. */
+  async connect(options: BlkInitiatorOptions = {}): Promise<BlkInitiator> {
+    const disk = await BlkInitiator.connect(this.target.path, { ...this.#options, ...options });
+    this.#open.push(disk);
+    return disk;
+  }
+
+  /** A bare connection. */
+  async connectFrontend(): Promise<VhostUserFrontend> {
+    const timeoutMs = this.#options.timeoutMs ?? TIMEOUT_MS;
+    const frontend = await VhostUserFrontend.connect(this.target.path, { timeoutMs });
+    this.#open.push(frontend);
+    return frontend;
+  }
+
+  close(): void {
+    for (const one of this.#open.splice(0).toReversed()) one.close();
+  }
+}
+
+export const BLK_CASES: readonly BlkCase[] = [
+  ...requestCases,
+  ...bufferCases,
+  ...ringCases,
+  ...configCases,
+  ...sessionCases,
+];
+
+async function runCase(provider: TargetProvider, one: BlkCase, timeoutMs: number): Promise<void> {
+  const target = await provider.create(one.disk);
+  const context = new CaseContext(target, { timeoutMs, ...one.options });
+  try {
+    await one.run(context);
+    provider.checkAlive();
+  } finally {
+    context.close();
+    await target.close();
+  }
+}
+
+/** Defines one test for each case. */
+export function describeBlkCases(start: () => Promise<TargetProvider>, deviations: KnownDeviations = {}): void {
+  describe('virtio-blk conformance', () => {
+    let provider: TargetProvider;
+    beforeAll(async () => {
+      provider = await start();
+    });
+    afterAll(() => provider.close());
+
+    it('has different names for its cases, and deviations only of cases that exist', () => {
+      const names = BLK_CASES.map(({ name }) => name);
+      expect(new Set(names).size).toBe(names.length);
+      expect(names).toEqual(expect.arrayContaining(Object.keys(deviations)));
+    });
+
+    for (const one of BLK_CASES) {
+      const reason = deviations[one.name];
+      if (reason === undefined) {
+        it(one.name, () => runCase(provider, one, TIMEOUT_MS));
+      } else {
+        it(`${one.name} (known deviation: ${reason})`, () => rejects(runCase(provider, one, DEVIATION_TIMEOUT_MS)));
+      }
+    }
+  });
+}

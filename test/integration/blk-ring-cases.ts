@@ -1,0 +1,388 @@
+/** Rings: order, indices, notifications in both directions, sizes, many queues (virtio 1.3 §2.7). */
+import { deepEqual, equal, ok } from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { BlkRequestBuffers } from '../../src/initiator/blk-request.ts';
+import { BlockStamps } from '../../src/initiator/block-stamps.ts';
+import { DriverQueue } from '../../src/initiator/driver-queue.ts';
+import { BlkLoadGenerator, type LoadOptions } from '../../src/initiator/load-generator.ts';
+import { NO_HEAD } from '../../src/initiator/split-driver-ring.ts';
+import { maskOf } from '../../src/vhost-user/messages.ts';
+import { BlkFeature, BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';
+import { VirtioFeature } from '../../src/virtio/features.ts';
+import { KIB, pattern, SECTOR, sameBytes, writeAndReadBack } from './blk-case-helpers.ts';
+import type { BlkCase, CaseContext } from './blk-cases.ts';
+
+const { OK } = BlkStatus;
+const WAIT_LIMIT_MS = 10_000;
+/** How long a call that must not come is waited for. */
+const NO_CALL_MS = 50;
+
+const VERSION_1 = maskOf(VirtioFeature.VERSION_1, ...Object.values(BlkFeature));
+const EVENT_IDX = maskOf(VirtioFeature.EVENT_IDX);
+const INDIRECT = maskOf(VirtioFeature.INDIRECT_DESC);
+const BLOCKS = 2048;
+
+/** Verified reads and writes on all queues. */
+function checkLoad(disk: BlkInitiator, count: number, options: Partial<LoadOptions> = {}): void {
+  const stamps = new BlockStamps(BLOCKS, 4096, { isZeroed: true });
+  const generator = new BlkLoadGenerator(disk, { depth: 16, writePercent: 50, stamps, ...options });
+  const { ios, errors, firstMismatch } = generator.run({ count });
+  deepEqual({ ios, errors, firstMismatch }, { ios: count, errors: 0, firstMismatch: null });
+  generator.close();
+}
+
+async function waitUntil(what: string, isTrue: () => boolean): Promise<void> {
+  const deadlineMs = Date.now() + WAIT_LIMIT_MS;
+  while (!isTrue()) {
+    ok(Date.now() < deadlineMs, `${what} within ${WAIT_LIMIT_MS} ms`);
+    await sleep(1);
+  }
+}
+
+/** A prepared read that the test exposes and takes back by hand. */
+class HandMadeRead {
+  readonly head: number;
+  readonly #buffers: BlkRequestBuffers;
+  readonly #queue: DriverQueue;
+
+  constructor(disk: BlkInitiator, sector: number, queue = disk.queue(0)) {
+    this.#queue = queue;
+    this.#buffers = new BlkRequestBuffers(disk.memory, { type: BlkRequestType.IN, sector, inBytes: SECTOR });
+    this.head = queue.ring.addChain(this.#buffers.segments);
+    ok(this.head !== NO_HEAD);
+  }
+
+  expose(): void {
+    this.#queue.ring.expose(this.head);
+  }
+
+  check(expected: Uint8Array): void {
+    const { status, data } = this.#buffers.collect(0, 0);
+    equal(status, OK);
+    sameBytes(data, expected, `head ${this.head}`);
+  }
+}
+
+/** Takes `count` used elements by looking at the ring; returns their ids. */
+async function takeUsed(queue: DriverQueue, count: number): Promise<number[]> {
+  const heads: number[] = [];
+  await waitUntil(`${count} completions (${queue.describe()})`, () => {
+    for (let head = queue.ring.popUsed(); head !== NO_HEAD; head = queue.ring.popUsed()) heads.push(head);
+    return heads.length >= count;
+  });
+  return heads;
+}
+
+/** Publishes one read at a time and counts the calls that come for each, with the call wishes set by `prepare`. */
+async function callsFor(
+  context: CaseContext,
+  features: bigint,
+  prepare: (queue: DriverQueue) => void,
+): Promise<number[]> {
+  const disk = await context.connect({ features });
+  const queue = disk.queue(0);
+  // A call at the start is allowed, and after this request no longer under way.
+  await disk.read(0, SECTOR);
+  await sleep(NO_CALL_MS);
+  queue.pause();
+  prepare(queue);
+  const calls: number[] = [];
+  for (let i = 0; i < 4; i++) {
+    const before = queue.callSignals;
+    new HandMadeRead(disk, i).expose();
+    queue.publish();
+    await takeUsed(queue, 1);
+    await sleep(NO_CALL_MS);
+    calls.push(queue.callSignals - before);
+  }
+  return calls;
+}
+
+const notificationCases: readonly BlkCase[] = [
+  {
+    name: 'honours NO_INTERRUPT',
+    async run(context) {
+      const calls = await callsFor(context, VERSION_1, ({ ring }) => ring.refuseCalls());
+      deepEqual(calls, [0, 0, 0, 0]);
+    },
+  },
+  {
+    name: 'calls for every completion when asked to, without EVENT_IDX',
+    async run(context) {
+      const calls = await callsFor(context, VERSION_1, ({ ring }) => ring.wantCalls());
+      deepEqual(calls, [1, 1, 1, 1]);
+    },
+  },
+  {
+    name: 'calls just when the used index passes used_event, with EVENT_IDX',
+    async run(context) {
+      const calls = await callsFor(context, VERSION_1 | EVENT_IDX, ({ ring }) => ring.wantCallAt(ring.nextUsed + 2));
+      deepEqual(calls, [0, 0, 1, 0]);
+    },
+  },
+  {
+    name: 'survives kicks with nothing to do',
+    async run(context) {
+      const disk = await context.connect({ queues: 2 });
+      for (let i = 0; i < 1000; i++) disk.queue(i % 2).kick();
+      await writeAndReadBack(disk, 0, pattern(4 * KIB), 0);
+      disk.queue(0).kick();
+      await writeAndReadBack(disk, 8, pattern(4 * KIB), 1);
+    },
+  },
+  {
+    name: 'takes all requests published by one kick',
+    async run(context) {
+      const disk = await context.connect({ features: VERSION_1 });
+      const queue = disk.queue(0);
+      queue.pause();
+      const reads = Array.from({ length: 40 }, () => new HandMadeRead(disk, 0));
+      for (const read of reads) read.expose();
+      queue.ring.publish();
+      queue.kick();
+      const heads = await takeUsed(queue, reads.length);
+      deepEqual(
+        heads.toSorted((a, b) => a - b),
+        reads.map(({ head }) => head).toSorted((a, b) => a - b),
+      );
+    },
+  },
+  {
+    name: 'looks at a ring when it is enabled, without a kick',
+    async run(context) {
+      const disk = await context.connect();
+      await disk.write(0, pattern(SECTOR, 4));
+      const queue = disk.queue(0);
+      await disk.frontend.setVringEnable(0, false);
+      await disk.frontend.sync();
+      queue.pause();
+      const read = new HandMadeRead(disk, 0);
+      read.expose();
+      queue.ring.publish();
+      await sleep(NO_CALL_MS);
+      equal(queue.ring.popUsed(), NO_HEAD, 'a disabled ring is left alone');
+      await disk.frontend.setVringEnable(0, true);
+      deepEqual(await takeUsed(queue, 1), [read.head]);
+      read.check(pattern(SECTOR, 4));
+    },
+  },
+  {
+    name: 'leaves a kicked ring alone while it is disabled',
+    async run(context) {
+      const disk = await context.connect();
+      await disk.read(0, SECTOR);
+      const queue = disk.queue(0);
+      await disk.frontend.setVringEnable(0, false);
+      await disk.frontend.sync();
+      queue.pause();
+      const read = new HandMadeRead(disk, 0);
+      read.expose();
+      queue.ring.publish();
+      queue.kick();
+      await sleep(NO_CALL_MS);
+      equal(queue.ring.popUsed(), NO_HEAD);
+      await disk.frontend.setVringEnable(0, true);
+      deepEqual(await takeUsed(queue, 1), [read.head]);
+    },
+  },
+  {
+    name: 'serves a ring without a call descriptor',
+    async run(context) {
+      const disk = await context.connect({ poll: true });
+      await disk.frontend.setVringCall(0, null);
+      await writeAndReadBack(disk, 0, pattern(4 * KIB));
+    },
+  },
+  {
+    name: 'polls a ring without a kick descriptor',
+    async run(context) {
+      const disk = await context.connect();
+      await disk.stop();
+      const queue = disk.queue(0);
+      await disk.session.startQueue(queue);
+      await disk.frontend.setVringKick(0, null);
+      await disk.frontend.setVringEnable(0, true);
+      await writeAndReadBack(disk, 0, pattern(4 * KIB));
+      equal(queue.kicks <= 4, true);
+    },
+  },
+  {
+    name: 'takes new call and kick descriptors while it runs',
+    async run(context) {
+      const disk = await context.connect();
+      for (let i = 0; i < 20; i++) {
+        const { callFd, kickFd } = disk.queue(0);
+        await disk.frontend.setVringCall(0, callFd);
+        await disk.frontend.setVringKick(0, kickFd);
+        await writeAndReadBack(disk, i * 8, pattern(4 * KIB, i + 1));
+      }
+    },
+  },
+];
+
+const orderCases: readonly BlkCase[] = [
+  {
+    name: 'takes heads in any order and gives back each one',
+    async run(context) {
+      const disk = await context.connect();
+      const data = pattern(32 * SECTOR, 12);
+      await disk.write(0, data);
+      const queue = disk.queue(0);
+      queue.pause();
+      const reads = Array.from({ length: 32 }, (_, i) => new HandMadeRead(disk, i));
+      const order = reads.map((_, i) => (i * 13 + 5) % 32);
+      for (const i of order) reads[i]?.expose();
+      queue.publish();
+      const heads = await takeUsed(queue, 32);
+      deepEqual(
+        heads.toSorted((a, b) => a - b),
+        reads.map(({ head }) => head).toSorted((a, b) => a - b),
+      );
+      for (const [i, read] of reads.entries()) read.check(data.subarray(i * SECTOR, (i + 1) * SECTOR));
+    },
+  },
+  {
+    name: 'answers many requests at once, of all kinds, each by its own id',
+    async run(context) {
+      const disk = await context.connect({ queues: 2, queueSize: 256 });
+      const parts = Array.from({ length: 64 }, (_, i) => pattern((1 + (i % 9)) * SECTOR, i + 1));
+      await Promise.all(parts.map((data, i) => disk.write(i * 16, data, { queue: i % 2, isIndirect: i % 3 === 0 })));
+      const flushes = Array.from({ length: 8 }, () => disk.flush());
+      const ids = Array.from({ length: 8 }, () => disk.getId({ queue: 1 }));
+      const reads = await Promise.all(parts.map((data, i) => disk.read(i * 16, data.length, { queue: (i + 1) % 2 })));
+      for (const [i, data] of parts.entries()) sameBytes(reads[i] as Uint8Array, data, `request ${i}`);
+      await Promise.all(flushes);
+      deepEqual(new Set(await Promise.all(ids)), new Set([context.target.serial]));
+    },
+  },
+  {
+    name: 'runs over the end of the 16-bit indices, from base 0xFFF0',
+    async run(context) {
+      const disk = await context.connect({ ringBase: 0xfff0, queueSize: 64 });
+      for (let i = 0; i < 40; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1));
+      equal(disk.queue(0).ring.usedIdx(), (0xfff0 + 80) & 0xffff);
+      deepEqual(await disk.stop(), [(0xfff0 + 80) & 0xffff]);
+    },
+  },
+  {
+    name: 'goes around the 16-bit indices more than once',
+    async run(context) {
+      checkLoad(await context.connect({ queueSize: 128 }), 150_000, { depth: 64 });
+    },
+  },
+  {
+    name: 'gives back the base of each ring, and goes on from it',
+    async run(context) {
+      const disk = await context.connect({ queues: 3 });
+      for (let i = 0; i < 5; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1), 0);
+      await disk.flush({ queue: 2 });
+      deepEqual(await disk.stop(), [10, 0, 1]);
+      await disk.start();
+      for (let i = 0; i < 5; i++) sameBytes(await disk.read(i, SECTOR), pattern(SECTOR, i + 1), `sector ${i}`);
+      deepEqual(await disk.stop(), [15, 0, 1]);
+      await disk.start();
+      await writeAndReadBack(disk, 100, pattern(SECTOR), 1);
+      deepEqual(await disk.stop(), [15, 2, 1]);
+    },
+  },
+  {
+    name: 'gives back a base that was set and never used',
+    async run(context) {
+      const disk = await context.connect({ ringBase: 0x1234 });
+      deepEqual(await disk.stop(), [0x1234]);
+    },
+  },
+  {
+    name: 'leaves requests alone that were published after it stopped, and does them after the next start',
+    async run(context) {
+      const disk = await context.connect();
+      await disk.write(0, pattern(SECTOR, 8));
+      const bases = await disk.stop();
+      const pending = disk.read(0, SECTOR);
+      await sleep(NO_CALL_MS);
+      equal(disk.queue(0).ring.usedIdx(), bases[0]);
+      await disk.start();
+      sameBytes(await pending, pattern(SECTOR, 8), 'read after the start');
+    },
+  },
+];
+
+const sizeCases: readonly BlkCase[] = [
+  {
+    name: 'serves rings of every size from 1 to 1024 entries',
+    async run(context) {
+      for (let size = 1; size <= 1024; size *= 2) {
+        const disk = await context.connect({ queueSize: size });
+        const isIndirect = size < 4;
+        const data = pattern(SECTOR, size);
+        for (let i = 0; i < 5; i++) {
+          await disk.write(size + i, data, { isIndirect });
+          sameBytes(await disk.read(size + i, SECTOR, { isIndirect }), data, `ring of ${size}`);
+        }
+        disk.close();
+      }
+    },
+  },
+  {
+    name: 'has 1024 requests in flight on a ring of 1024',
+    options: { queueSize: 1024 },
+    async run(context) {
+      checkLoad(await context.connect(), 20_000, { depth: 1024 });
+    },
+  },
+  {
+    name: 'takes a ring of another size after it was stopped, as an operating system sets one up after firmware',
+    async run(context) {
+      const disk = await context.connect({ queueSize: 256 });
+      await writeAndReadBack(disk, 0, pattern(SECTOR, 1));
+      for (const size of [16, 128, 1024]) {
+        await disk.stop();
+        const { session, memory } = disk;
+        const hasEventIdx = disk.hasFeature(VirtioFeature.EVENT_IDX);
+        const queue = new DriverQueue(memory, { index: 0, size, hasEventIdx, isPolled: false, fds: session.fds });
+        for (const old of session.queues.splice(0, 1, queue)) old.close();
+        await disk.start();
+        await writeAndReadBack(disk, size, pattern(4 * KIB, size));
+      }
+    },
+  },
+  ...[0n, EVENT_IDX, INDIRECT, EVENT_IDX | INDIRECT].map((bits) => {
+    const parts = [bits & EVENT_IDX ? 'with' : 'without', bits & INDIRECT ? 'with' : 'without'];
+    return {
+      name: `keeps data right ${parts[0]} EVENT_IDX and ${parts[1]} indirect tables, on one queue and on four`,
+      async run(context: CaseContext) {
+        const disk = await context.connect({ features: VERSION_1 | bits, queues: 4 });
+        equal(disk.features & (EVENT_IDX | INDIRECT), bits);
+        checkLoad(disk, 20_000, { queues: [0] });
+        await disk.writeZeroes([{ sector: 0, sectors: BLOCKS * 8 }]);
+        checkLoad(disk, 40_000);
+      },
+    };
+  }),
+  {
+    name: 'keeps data right when the driver sleeps until it is called',
+    async run(context) {
+      const disk = await context.connect({ queues: 2 });
+      const writers = Array.from({ length: 16 }, async (_, writer) => {
+        for (let i = 0; i < 100; i++) {
+          await writeAndReadBack(disk, writer * 8, pattern(4 * KIB, writer * 1000 + i), writer % 2);
+        }
+      });
+      await Promise.all(writers);
+      deepEqual(
+        disk.queues.map(({ unknownIds }) => unknownIds),
+        [0, 0],
+      );
+    },
+  },
+  {
+    name: 'serves one queue of several that are offered, whichever it is',
+    async run(context) {
+      const disk = await context.connect({ queues: 4 });
+      for (const queue of [3, 1, 2, 0]) await writeAndReadBack(disk, queue * 8, pattern(4 * KIB, queue + 1), queue);
+    },
+  },
+];
+
+export const ringCases: readonly BlkCase[] = [...notificationCases, ...orderCases, ...sizeCases];

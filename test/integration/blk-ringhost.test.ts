@@ -1,0 +1,5 @@
+/** Every conformance case against Ringhost's own daemon, without exception. */
+import { describeBlkCases } from './blk-cases.ts';
+import { RinghostDaemon } from './fixtures/targets.ts';
+
+describeBlkCases(() => RinghostDaemon.start());
