@@ -1,6 +1,6 @@
 /**
- * Writes the reference pages that are derived from tables in the source. With `--check` it writes nothing and fails when
- * a page is not what the table says.
+ * Writes the reference pages that are derived from tables in the source. With `--check` it writes nothing and fails
+ * when a page is not what the table says.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -33,9 +33,9 @@ const INTRODUCTION = `# RPC reference
 <!-- Made by scripts/generate-docs.ts from the method table in src/rpc/. Do not edit. -->
 
 A running daemon is controlled by JSON-RPC 2.0 over a Unix socket, \`/var/tmp/ringhost.sock\` unless \`-r PATH\` says
-otherwise. Only its owner may open it (mode 0600). \`ringhost rpc METHOD ARGUMENTS\` calls a method and prints the result;
-SPDK's \`rpc.py -s /var/tmp/ringhost.sock\` and other SPDK clients work as they are. \`rpc.discover\` returns this page as an
-OpenRPC document.
+otherwise. Only its owner may open it (mode 0600). \`ringhost rpc METHOD ARGUMENTS\` calls a method and prints the
+result; SPDK's \`rpc.py -s /var/tmp/ringhost.sock\` and other SPDK clients work as they are. \`rpc.discover\` returns
+this page as an OpenRPC document.
 
 ## Framing
 
@@ -43,7 +43,8 @@ Requests and answers are JSON values that follow one another on the connection, 
 them. There is no length and no separator. Answers are ASCII, one a line.
 
 - The requests of a connection are carried out one after another in the order in which they were sent, except that
-  requests that wait for an event (\`bdev_get_bdevs\` with \`timeout\`, \`framework_wait_init\`) do not hold up those behind them.
+  requests that wait for an event (\`bdev_get_bdevs\` with \`timeout\`, \`framework_wait_init\`) do not hold up those
+  behind them.
 - A batch (an array of requests) gets one array of answers, in the order of the requests.
 - A request without \`id\`, or with \`id\` null, is a notification: it is carried out and not answered.
 - \`params\` is an object. An unknown parameter is an error.
@@ -56,7 +57,8 @@ them. There is no length and no separator. Answers are ASCII, one a line.
 | Nesting of arrays and objects | ${NESTING_MAX} |
 | Requests in a batch | ${BATCH_MAX} |
 | Connections | ${CONNECTIONS_MAX} |
-| Answers that a client has not read | ${OUTPUT_MAX_BYTES / MIB} MiB, or ${OUTPUT_STALL_MS / 1000} s without reading one: it is disconnected |
+| Answers that a client has not read | ${OUTPUT_MAX_BYTES / MIB} MiB |
+| Time in which a client reads none of them | ${OUTPUT_STALL_MS / 1000} s |
 
 ## Errors
 
@@ -71,8 +73,8 @@ them. There is no length and no separator. Answers are ASCII, one a line.
 }
 \`\`\`
 
-\`code\` and \`message\` are what SPDK answers; \`data\` is an addition: \`detail\` says what is wrong and what to do, \`errno\`
-names the error where there is one.
+\`code\` and \`message\` are what SPDK answers; \`data\` is an addition: \`detail\` says what is wrong and what to do,
+\`errno\` names the error where there is one.
 
 | Code | Message | When |
 |---|---|---|
@@ -82,7 +84,7 @@ names the error where there is one.
 | −32602 | Invalid parameters | A parameter is missing, unknown or of the wrong type. |
 | −32603 | Internal error | A fault of the daemon; its log has the details. |
 | −32000 | Server busy | A limit on connections or waiting requests is reached. |
-| −1 | Method may not be called in the current state | Before or after initialisation, whichever the method is not for. |
+| −1 | Method may not be called in the current state | Before or after initialisation, when it is not for then. |
 | others | the text of strerror(3) | As listed at each method. |
 `;
 

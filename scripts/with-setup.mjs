@@ -4,6 +4,7 @@
  *
  *   node scripts/with-setup.mjs serve [OPTIONS]      the daemon, `bin/ringhost serve`
  *   node scripts/with-setup.mjs test [PROJECT] [..]  lint, types and all tests, or one vitest project
+ *   node scripts/with-setup.mjs bench [OPTIONS]      the benchmark
  *   node scripts/with-setup.mjs FILE|COMMAND [..]    a script of ours (by path), or a command of node_modules/.bin
  *
  * Set-up steps print one line each and are skipped when they are done. Plain JavaScript for any Node >= 20: nothing is
@@ -29,13 +30,9 @@ const LOCK_FILE = join(ROOT, '.ringhost', 'setup.lock');
 const IS_CI = process.env.CI === 'true';
 const say = (line) => console.error(`ringhost: ${line}`);
 
-function listMissing(needsGuests) {
-  const missing = [];
-  if (findNode() === null) missing.push('node');
-  if (!areNpmPackagesCurrent()) missing.push('npm packages');
-  else if (!isAddonCurrent()) missing.push('addon');
-  if (needsGuests && isToolMissing(TOOLS.qemu)) missing.push('qemu');
-  return missing;
+function isSetUp(needsQemu) {
+  if (findNode() === null || !areNpmPackagesCurrent() || !isAddonCurrent()) return false;
+  return !(needsQemu && isToolMissing(TOOLS.qemu));
 }
 
 function installQemu() {
@@ -44,8 +41,8 @@ function installQemu() {
     installTool(TOOLS.qemu);
     return;
   }
-  const outcome = IS_CI ? 'they will fail' : 'they will be skipped';
-  say(`QEMU is missing ${TOOLS.qemu.purpose}: ${outcome}. To run them: ${installHint(TOOLS.qemu)}`);
+  const outcome = IS_CI ? 'fails' : 'is skipped';
+  say(`QEMU is missing ${TOOLS.qemu.purpose}: what needs it ${outcome}. To have it: ${installHint(TOOLS.qemu)}`);
 }
 
 function compileAddon() {
@@ -58,8 +55,8 @@ function compileAddon() {
   process.stderr.write(buildAddon());
 }
 
-async function setUp(needsGuests) {
-  if (listMissing(needsGuests).length > 0) {
+async function setUp(needsQemu) {
+  if (!isSetUp(needsQemu)) {
     await withFileLock(
       LOCK_FILE,
       () => say('waiting for another set-up in this checkout to end'),
@@ -73,7 +70,7 @@ async function setUp(needsGuests) {
           installNpmPackages(findNode());
         }
         if (!isAddonCurrent()) compileAddon();
-        if (needsGuests && isToolMissing(TOOLS.qemu)) installQemu();
+        if (needsQemu && isToolMissing(TOOLS.qemu)) installQemu();
       },
     );
   }
@@ -83,6 +80,7 @@ async function setUp(needsGuests) {
 /** Turns the words after `with-setup.mjs` into what to execute. */
 function resolveCommand(node, [name, ...args]) {
   if (name === 'serve') return [node, [join(ROOT, 'bin', 'ringhost'), 'serve', ...args]];
+  if (name === 'bench') return [node, [join(ROOT, 'bench', 'main.ts'), ...args]];
   if (name === 'test') return [node, [join(ROOT, 'scripts', 'checks.ts'), ...args]];
   if (/\.(ts|mjs|js)$/.test(name)) return [node, [name, ...args]];
   const executable = join(ROOT, 'node_modules', '.bin', name);
@@ -91,7 +89,8 @@ function resolveCommand(node, [name, ...args]) {
 
 async function main(words) {
   if (words.length === 0) throw new Error('say what to run: serve, test, a script or a command.');
-  const node = await setUp(words[0] === 'test' && words[1] !== 'unit');
+  const needsQemu = words[0] === 'bench' || (words[0] === 'test' && words[1] !== 'unit');
+  const node = await setUp(needsQemu);
   const [command, args] = resolveCommand(node, words);
   const bins = [dirname(node), join(ROOT, 'node_modules', '.bin')];
   const env = { ...process.env, PATH: [...bins, process.env.PATH ?? ''].join(delimiter) };

@@ -12,35 +12,25 @@ const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 
 const SAME_SIGNAL_MS = 300;
 
 /**
- * Runs a command with our stdio until it ends. It gets a process group of its own, so that a signal reaches it exactly
- * once: from here, and not from the terminal or npm as well.
+ * Runs a command with our stdio until it ends: the last thing that a process of ours does. The command gets a process
+ * group of its own, so that a signal reaches it exactly once: from here, and not from the terminal or npm as well. Our
+ * handlers stay for good, since npm may pass on a Ctrl-C when the command has ended already.
  * @returns {Promise<number>} its exit code, or 128 + signal number as shells report it
  */
 export function runForeground(command, args, { env = process.env, cwd = process.cwd() } = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: 'inherit', env, cwd, detached: true });
     const lastSeenMs = new Map();
-    const handlers = FORWARDED_SIGNALS.map((signal) => {
-      const handler = () => {
+    for (const signal of FORWARDED_SIGNALS) {
+      process.on(signal, () => {
         const nowMs = Date.now();
         const sinceMs = nowMs - (lastSeenMs.get(signal) ?? 0);
         lastSeenMs.set(signal, nowMs);
         if (sinceMs >= SAME_SIGNAL_MS) child.kill(signal);
-      };
-      process.on(signal, handler);
-      return [signal, handler];
-    });
-    const finish = () => {
-      for (const [signal, handler] of handlers) process.removeListener(signal, handler);
-    };
-    child.on('error', (error) => {
-      finish();
-      reject(error);
-    });
-    child.on('exit', (code, signal) => {
-      finish();
-      resolve(signal === null ? (code ?? 1) : 128 + osConstants.signals[signal]);
-    });
+      });
+    }
+    child.on('error', reject);
+    child.on('exit', (code, signal) => resolve(signal === null ? (code ?? 1) : 128 + osConstants.signals[signal]));
   });
 }
 

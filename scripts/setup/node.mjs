@@ -15,13 +15,13 @@ const NODE_PACKAGE = `node-linux-${process.arch}`;
 const PREFIX = join(ROOT, '.ringhost', 'node');
 const PACKAGE_DIR = join(PREFIX, 'node_modules', NODE_PACKAGE);
 
-/** @param {string} version such as `22.18.0` */
+/** @public also for bin/ringhost. @param {string} version such as `22.18.0` */
 export function isNodeRecentEnough(version) {
   const [major, minor] = version.split('.').map(Number);
   return major > NODE_MIN[0] || (major === NODE_MIN[0] && minor >= NODE_MIN[1]);
 }
 
-/** @returns {string | null} the Node that the set-up brought into this checkout */
+/** @public also for bin/ringhost. @returns {string | null} the Node that the set-up brought into this checkout */
 export function findCheckoutNode() {
   const executable = join(PACKAGE_DIR, 'bin', 'node');
   if (!existsSync(executable)) return null;

@@ -38,7 +38,7 @@ export const TOOLS = {
   qemu: {
     commands: [IS_ARM ? 'qemu-system-aarch64' : 'qemu-system-x86_64', 'qemu-storage-daemon'],
     packages: [IS_ARM ? 'qemu-system-arm' : 'qemu-system-x86'],
-    purpose: 'for the tests that boot a guest',
+    purpose: 'for guests and for comparison',
   },
 };
 

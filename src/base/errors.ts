@@ -103,7 +103,7 @@ export class TargetError extends Error {
   constructor(code: string, message: string, options: TargetErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
-    this.errno = options.errno ?? (code in Errno ? Errno[code as ErrnoName] : Errno.EINVAL);
+    this.errno = options.errno ?? (Object.hasOwn(Errno, code) ? Errno[code as ErrnoName] : Errno.EINVAL);
     this.fields = options.fields ?? {};
   }
 }

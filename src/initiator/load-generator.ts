@@ -82,6 +82,8 @@ export class BlkLoadGenerator {
   readonly #stallNs: number;
   #deadlineNs = Number.POSITIVE_INFINITY;
   #lastDoneNs = 0;
+  /** Something was completed since the last look for a stall. */
+  #hasProgress = false;
   #startNs = 0;
   #isStopping = false;
 
@@ -184,7 +186,7 @@ export class BlkLoadGenerator {
       }
       if (inFlight === 0) return false;
       if (done > 0) {
-        this.#lastDoneNs = state.nowNs;
+        this.#hasProgress = true;
       } else {
         if (++spins % SPINS_PER_LOOK !== 0) continue;
         state.nowNs = clockNs();
@@ -199,6 +201,8 @@ export class BlkLoadGenerator {
     if (this.#initiator.frontend.isClosed) {
       throw new TargetError('VHOST_CLOSED', 'the back-end closed the connection under load');
     }
+    if (this.#hasProgress) this.#lastDoneNs = this.#state.nowNs;
+    this.#hasProgress = false;
     if (this.#state.nowNs - this.#lastDoneNs < this.#stallNs) return;
     const where = this.#queues.map((queue) => queue.describe()).join('; ');
     throw new TargetError('ETIMEDOUT', `no request was completed for ${this.#stallNs / NS_PER_MS} ms (${where})`);

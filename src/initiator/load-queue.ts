@@ -45,6 +45,7 @@ const HEADER_BYTES = 16;
 const NO_SLOT = -1;
 const TWO_32 = 2 ** 32;
 const PAGE_BYTES = 4096;
+const ROUNDS_PER_CLOCK = 256;
 /** Completions between two refusals of calls: with EVENT_IDX one holds for half a turn of the index. */
 const REFUSE_EVERY = 0x4000;
 /** Flags and next of the data descriptor share a word. */
@@ -73,6 +74,9 @@ export class LoadQueue {
   /** Generation that a slot's write carries; 0 for a read. */
   readonly #generationOfSlot: Uint32Array;
   readonly #isBusy: Uint8Array;
+  /** Rounds between two readings of the clock: without latencies it is only for the end of the run. */
+  readonly #clockEvery: number;
+  #untilClock = 0;
   #refusedAt = 0;
 
   constructor(memory: OwnedMemory, queue: DriverQueue, state: LoadState, options: LoadQueueOptions) {
@@ -90,6 +94,7 @@ export class LoadQueue {
     this.#state = state;
     this.#memory = memory;
     this.#options = options;
+    this.#clockEvery = options.histogram === null ? ROUNDS_PER_CLOCK : 1;
     this.#sectorsPerBlock = blockBytes / SECTOR_BYTES;
     this.#controlGpa = memory.allocate(depth * SLOT_BYTES, { alignment: SLOT_BYTES });
     this.#dataGpa = memory.allocate(depth * blockBytes, { alignment: PAGE_BYTES });
@@ -126,7 +131,7 @@ export class LoadQueue {
     for (;;) {
       const head = ring.popUsed();
       if (head === NO_HEAD) break;
-      if (done++ === 0) state.nowNs = clockNs();
+      if (done++ === 0 && --this.#untilClock <= 0) this.#readClock();
       const slot = this.#complete(head);
       if (this.#submit(slot)) submitted++;
     }
@@ -216,6 +221,11 @@ export class LoadQueue {
     this.inFlight++;
     this.#ring.expose(this.#headOfSlot[slot] as number);
     return true;
+  }
+
+  #readClock(): void {
+    this.#state.nowNs = clockNs();
+    this.#untilClock = this.#clockEvery;
   }
 
   #refuseCalls(): void {

@@ -5,6 +5,9 @@
  * window of a few bytes that JavaScript reads itself (headers, status bytes, indirect tables); `appendSegments` turns a
  * guest buffer into iovec entries without touching a byte. Both refuse whatever is not inside the regions, and a buffer
  * that crosses from one region into the next is followed, never assumed contiguous in host memory (CVE-2018-1059).
+ *
+ * Calls of the data path take an address as an element of a Float64Array plus a small offset: an address is beyond the
+ * engine's small integers, and would be boxed as an argument of every call that is not inlined.
  */
 import { assert } from '../base/assert.ts';
 import { WINDOW_BYTES } from '../base/limits.ts';
@@ -68,12 +71,14 @@ export class GuestMemory {
   }
 
   /**
-   * Window that holds the bytes `[gpa, gpa + length)`, with `this.offset` set, or `NOWHERE` when they are not all in
-   * one window: outside the memory, or across a border (then the caller reads byte by byte).
+   * Window that holds the bytes `[gpa, gpa + length)`, gpa = `addresses[index] + skip`, with `this.offset` set, or
+   * `NOWHERE` when they are not all in one window: outside the memory, or across a border (then the caller reads byte by
+   * byte).
    */
-  locate(gpa: number, lengthBytes: number): number {
-    const region = this.#find(gpa);
+  locate(addresses: Float64Array, index: number, skip: number, lengthBytes: number): number {
+    const region = this.#find(addresses, index, skip);
     if (region === null) return NOWHERE;
+    const gpa = (addresses[index] as number) + skip;
     const inRegion = gpa - region.start;
     const offset = inRegion % WINDOW_BYTES;
     if (gpa + lengthBytes > region.end || offset + lengthBytes > WINDOW_BYTES) return NOWHERE;
@@ -87,30 +92,36 @@ export class GuestMemory {
   }
 
   /**
-   * Writes the buffer `[gpa, gpa + length)` as iovec entries from `entry` on, at most up to `entryEnd`. Returns the next
-   * free entry, or `NOWHERE` when part of the buffer is outside the memory; `entryEnd + 1` when the entries ran out.
+   * Writes the buffer of `lengthBytes` at `addresses[index] + skip` as iovec entries from `entry` on, at most up to
+   * `entryEnd`. Returns the next free entry; `NOWHERE` when part of the buffer is outside the memory; `entryEnd + 1` when
+   * the entries ran out.
    */
-  appendSegments(gpa: number, lengthBytes: number, arena: IovArena, entry: number, entryEnd: number): number {
-    let at = gpa;
+  appendSegments(
+    addresses: Float64Array, index: number, skip: number, lengthBytes: number, arena: IovArena, entry: number,
+    entryEnd: number,
+  ): number {
     let left = lengthBytes;
     let next = entry;
     while (left > 0) {
-      const region = this.#find(at);
+      const done = skip + (lengthBytes - left);
+      const region = this.#find(addresses, index, done);
       if (region === null) return NOWHERE;
       if (next === entryEnd) return entryEnd + 1;
+      const at = (addresses[index] as number) + done;
       const room = region.end - at;
       const length = left < room ? left : room;
       arena.set(next++, region.hostAddress + (at - region.start), length);
-      at += length;
       left -= length;
     }
     return next;
   }
 
-  /** Copies bytes out, across any border. False when part of them is outside the memory. */
-  read(gpa: number, target: Uint8Array, targetOffset: number, lengthBytes: number): boolean {
+  /** Copies bytes from `addresses[index] + skip` on out, across any border. False when some are outside the memory. */
+  read(
+    addresses: Float64Array, index: number, skip: number, target: Uint8Array, targetOffset: number, lengthBytes: number,
+  ): boolean {
     for (let i = 0; i < lengthBytes; i++) {
-      const window = this.locate(gpa + i, 1);
+      const window = this.locate(addresses, index, skip + i, 1);
       if (window === NOWHERE) return false;
       target[targetOffset + i] = this.window(window).bytes[this.offset] as number;
     }
@@ -118,9 +129,11 @@ export class GuestMemory {
   }
 
   /** Copies bytes in, across any border. False, with part of them written, when some are outside the memory. */
-  write(gpa: number, source: Uint8Array, sourceOffset: number, lengthBytes: number): boolean {
+  write(
+    addresses: Float64Array, index: number, skip: number, source: Uint8Array, sourceOffset: number, lengthBytes: number,
+  ): boolean {
     for (let i = 0; i < lengthBytes; i++) {
-      const window = this.locate(gpa + i, 1);
+      const window = this.locate(addresses, index, skip + i, 1);
       if (window === NOWHERE) return false;
       this.window(window).bytes[this.offset] = source[sourceOffset + i] as number;
     }
@@ -133,7 +146,8 @@ export class GuestMemory {
     this.#windows.fill(null);
   }
 
-  #find(gpa: number): Region | null {
+  #find(addresses: Float64Array, index: number, skip: number): Region | null {
+    const gpa = (addresses[index] as number) + skip;
     const regions = this.#regions;
     const last = this.#last;
     if (last < regions.length) {
@@ -168,6 +182,7 @@ export class GuestMemory {
     return window;
   }
 }
+
 /** Host address of `[userAddress, userAddress + length)`, or `NOWHERE` when no single region holds it. */
 export function hostAddressOf(
   regions: readonly MemoryRegionInfo[], userAddress: number, lengthBytes: number,

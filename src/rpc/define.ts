@@ -18,12 +18,12 @@ export type RpcState = 'startup' | 'runtime';
 /**
  * How an errno becomes a JSON-RPC error code. SPDK has three habits and its clients rely on each:
  * `errno` puts the negative errno itself into `code` (bdev methods), `invalid_params` always says -32602 (vhost methods
- * that change something), `internal` always says -32603 (vhost_get_controllers). `message` is strerror(errno) in all three.
+ * that change something), `internal` always says -32603 (vhost_get_controllers). `message` is strerror(errno) in all.
  */
 export type ErrorStyle = 'errno' | 'invalid_params' | 'internal';
 
 /** A failure that an operator can meet, for the reference. */
-export interface ErrorCase {
+interface ErrorCase {
   readonly code: ErrnoName;
   readonly when: string;
 }
@@ -50,7 +50,7 @@ export interface CliFlag {
   readonly choices?: readonly (string | number)[];
   /** Sent when the flag is absent. Default: nothing is sent (`switch` and `yesno`: false). */
   readonly fallback?: CliValue;
-  /** Not a flag of rpc.py: a `switch` is sent only when it is given, so that daemons that do not know it are not asked. */
+  /** Not a flag of rpc.py: a `switch` is sent only when it is given, for daemons that do not know it. */
   readonly isAddition?: true;
 }
 
@@ -80,7 +80,7 @@ export interface MethodAlias<Result = unknown> {
   readonly note?: string;
 }
 
-export interface MethodExample {
+interface MethodExample {
   readonly params: Readonly<Record<string, unknown>>;
   readonly result: unknown;
 }

@@ -1,3 +1,4 @@
+import * as fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
 import { fakeDaemon } from '../../test/integration/fixtures/rpc-fake-daemon.ts';
 import { TargetError } from '../base/errors.ts';
@@ -101,6 +102,24 @@ describe('a request', () => {
 });
 
 const request = (id: number | undefined, method = 'log_get_level') => ({ jsonrpc: '2.0', id, method });
+
+test('whatever JSON comes, there is an answer or none, and never an exception', async () => {
+  const { ask, error } = setUp();
+  const name = fc.oneof(fc.constantFrom(...methodNames(true)), fc.string());
+  const params = fc.oneof(fc.jsonValue(), fc.dictionary(fc.string(), fc.jsonValue()));
+  // A deadline of its own would be kept for milliseconds without end: what waits is left out.
+  const call = fc
+    .record({ jsonrpc: fc.constantFrom('2.0', 2), id: fc.jsonValue(), method: name, params }, { requiredKeys: [] })
+    .filter((value) => !String(value.method).endsWith('get_bdevs'));
+  await fc.assert(
+    fc.asyncProperty(fc.oneof(call, fc.array(call, { maxLength: 4 }), fc.jsonValue()), async (value) => {
+      const answer = await ask(value);
+      expect(answer === null || Array.isArray(answer) || 'id' in answer).toBe(true);
+    }),
+    { numRuns: 500 },
+  );
+  expect(error).not.toHaveBeenCalled();
+});
 
 describe('a batch', () => {
   test('is answered in the order of its requests, without its notifications', async () => {

@@ -1,9 +1,10 @@
 /**
- * From a JSON value that a client sent to the value that is its answer: JSON-RPC 2.0 requests, notifications and batches
- * (sections 4 and 6), method lookup, parameter checks, aliases, and errors as SPDK words them. Knows nothing of sockets.
+ * From a JSON value that a client sent to the value that is its answer: JSON-RPC 2.0 requests, notifications and
+ * batches (sections 4 and 6), method lookup, parameter checks, aliases, and errors as SPDK words them. Knows nothing of
+ * sockets.
  *
- * Where SPDK and the standard differ the standard is followed: a notification is never answered, not even with an error.
- * As in SPDK, a request whose id is null counts as a notification.
+ * Where SPDK and the standard differ the standard is followed: a notification is never answered, not even with an
+ * error. As in SPDK, a request whose id is null counts as a notification.
  */
 import type { Logger } from '../base/log.ts';
 import type { RpcState } from './define.ts';
@@ -16,7 +17,7 @@ import { checkParams } from './params.ts';
 
 type RequestId = string | number | bigint | null;
 
-export type Response =
+type Response =
   | { readonly jsonrpc: '2.0'; readonly id: RequestId; readonly result: unknown }
   | { readonly jsonrpc: '2.0'; readonly id: RequestId; readonly error: ErrorObject };
 

@@ -1,7 +1,8 @@
 /**
- * SPDK's framing of JSON-RPC: JSON values follow one another on the stream, pretty-printed or not, with no length and no
- * separator. The end of a value is where its grammar (RFC 8259) ends it, so every byte is looked at as it comes, whatever
- * the pieces it comes in. A byte that no JSON text could have at its place is an error at once, not when the peer stops.
+ * SPDK's framing of JSON-RPC: JSON values follow one another on the stream, pretty-printed or not, with no length and
+ * no separator. The end of a value is where its grammar (RFC 8259) ends it, so every byte is looked at as it comes,
+ * whatever the pieces it comes in. A byte that no JSON text could have at its place is an error at once, not when the
+ * peer stops.
  *
  * There is no way to find the next value after an error: the parser then takes no more input.
  */

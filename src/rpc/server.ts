@@ -81,7 +81,7 @@ export class RpcServer {
     this.#log.info(`RPC socket ${path} is open`);
   }
 
-  /** Stops listening, removes the socket file, lets running requests finish for a second, and disconnects all clients. */
+  /** Stops listening, removes the socket file, lets running requests finish for a second, disconnects all clients. */
   async close(): Promise<void> {
     this.#path?.release();
     this.#path = null;

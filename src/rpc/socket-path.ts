@@ -69,7 +69,7 @@ function isAlive(path: string): Promise<boolean> {
   });
 }
 
-/** Looks at what is at `path`; the stale socket to be replaced, or null when the path is free. Throws when it is taken. */
+/** The stale socket at `path` that is to be replaced, or null when the path is free. Throws when it is taken. */
 async function findStale(path: string): Promise<Stats | null> {
   const present = statOrNull(path);
   if (present === null) return null;

@@ -21,6 +21,8 @@ export class CopyEngine {
   readonly #words: Uint32Array;
   readonly #memory: Mapping;
   readonly #views = new MappingViews();
+  #address = 0;
+  #blockSizeBytes = 0;
 
   constructor(arena: IovArena, capacity: number) {
     this.capacity = capacity;
@@ -32,19 +34,27 @@ export class CopyEngine {
     this.#id = checkErrno(id, 'cannot create a copy engine');
   }
 
-  /** Copies `lengthBytes` from `address` into the segments. */
-  read(address: number, lengthBytes: number, iovFirst: number, iovCount: number): void {
-    this.#add(address, lengthBytes, Kind.read, iovFirst, iovCount);
+  /** Where the disk is. What was queued is carried out first. */
+  setDisk(address: number, blockSizeBytes: number): void {
+    assert(address > 0 && blockSizeBytes > 0, 'a disk has an address and a block size');
+    this.run();
+    this.#address = address;
+    this.#blockSizeBytes = blockSizeBytes;
   }
 
-  /** Copies `lengthBytes` from the segments to `address`. */
-  write(address: number, lengthBytes: number, iovFirst: number, iovCount: number): void {
-    this.#add(address, lengthBytes, Kind.write, iovFirst, iovCount);
+  /** Copies blocks from the disk into the segments. */
+  read(block: number, blockCount: number, iovFirst: number, iovCount: number): void {
+    this.#add(block, blockCount, Kind.read, iovFirst, iovCount);
   }
 
-  /** Zeroes `lengthBytes` at `address`; whole pages of a shared file mapping go back to the system. */
-  zero(address: number, lengthBytes: number): void {
-    this.#add(address, lengthBytes, Kind.zero, 0, 0);
+  /** Copies blocks from the segments to the disk. */
+  write(block: number, blockCount: number, iovFirst: number, iovCount: number): void {
+    this.#add(block, blockCount, Kind.write, iovFirst, iovCount);
+  }
+
+  /** Zeroes blocks; whole pages of a shared file mapping go back to the system. */
+  zero(block: number, blockCount: number): void {
+    this.#add(block, blockCount, Kind.zero, 0, 0);
   }
 
   /** Carries out what was queued, in order. */
@@ -61,12 +71,12 @@ export class CopyEngine {
     this.#memory.close();
   }
 
-  #add(address: number, lengthBytes: number, kind: number, iovFirst: number, iovCount: number): void {
+  // Takes blocks, not addresses: those are beyond the engine's small integers and would be boxed on the way here.
+  #add(block: number, blockCount: number, kind: number, iovFirst: number, iovCount: number): void {
     if (this.count === this.capacity) this.run();
-    assert(address > 0 && lengthBytes >= 0, 'a copy has an address and a length');
     const at = this.count++;
-    this.#doubles[at * 4] = address;
-    this.#doubles[at * 4 + 1] = lengthBytes;
+    this.#doubles[at * 4] = this.#address + block * this.#blockSizeBytes;
+    this.#doubles[at * 4 + 1] = blockCount * this.#blockSizeBytes;
     this.#words[at * 8 + 4] = kind;
     this.#words[at * 8 + 5] = iovFirst;
     this.#words[at * 8 + 6] = iovCount;

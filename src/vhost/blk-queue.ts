@@ -171,7 +171,7 @@ export class BlkQueue implements Source, IoOwner {
     let type: number;
     let sector: number;
     const window = (chain.lengths[0] as number) < BLK_HEADER_BYTES
-      ? NOWHERE : this.#memory.locate(chain.addresses[0] as number, BLK_HEADER_BYTES);
+      ? NOWHERE : this.#memory.locate(chain.addresses, 0, 0, BLK_HEADER_BYTES);
     if (window !== NOWHERE && (this.#memory.offset & 3) === 0) {
       const words = this.#memory.window(window).words;
       const at = this.#memory.offset >>> 2;
@@ -233,7 +233,7 @@ export class BlkQueue implements Source, IoOwner {
     let written = 0;
     for (let i = chain.readableCount; i < chain.count && written < BLK_ID_BYTES; i++) {
       const length = Math.min(chain.lengths[i] as number, BLK_ID_BYTES - written);
-      if (!this.#memory.write(chain.addresses[i] as number, SCRATCH, written, length)) {
+      if (!this.#memory.write(chain.addresses, i, 0, SCRATCH, written, length)) {
         return this.#endNow(slot, BlkStatus.IOERR);
       }
       written += length;
@@ -315,7 +315,7 @@ export class BlkQueue implements Source, IoOwner {
     if (chain.writableBytes === 0) return false;
     let last = chain.count - 1;
     while ((chain.lengths[last] as number) === 0) last--;
-    const window = this.#memory.locate((chain.addresses[last] as number) + (chain.lengths[last] as number) - 1, 1);
+    const window = this.#memory.locate(chain.addresses, last, (chain.lengths[last] as number) - 1, 1);
     if (window === NOWHERE) return false;
     this.#statusWindow[chain.head] = window;
     this.#statusOffset[chain.head] = this.#memory.offset;
@@ -360,7 +360,7 @@ export class BlkQueue implements Source, IoOwner {
       }
       const part = whole - toSkip;
       const take = part < left ? part : left;
-      entry = this.#memory.appendSegments((chain.addresses[i] as number) + toSkip, take, this.#arena, entry, end);
+      entry = this.#memory.appendSegments(chain.addresses, i, toSkip, take, this.#arena, entry, end);
       if (entry === NOWHERE || entry > end) return entry;
       left -= take;
       toSkip = 0;
@@ -379,7 +379,7 @@ export class BlkQueue implements Source, IoOwner {
         continue;
       }
       const take = Math.min(whole - toSkip, length - filled);
-      if (!this.#memory.read((chain.addresses[i] as number) + toSkip, SCRATCH, filled, take)) return false;
+      if (!this.#memory.read(chain.addresses, i, toSkip, SCRATCH, filled, take)) return false;
       filled += take;
       toSkip = 0;
     }

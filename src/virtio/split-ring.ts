@@ -35,6 +35,8 @@ const TWO_32 = 2 ** 32;
 /** Where an indirect table that cannot be read in place is copied to; one for all rings of a thread. */
 const TABLE = new Uint32Array((CHAIN_DESCRIPTORS_MAX * DESC_BYTES) / 4);
 const TABLE_BYTES = new Uint8Array(TABLE.buffer);
+/** Guest physical address of the indirect table that is looked at. */
+const TABLE_ADDRESS = new Float64Array(1);
 
 export interface SplitRingSetup {
   /** Entries, a power of two. */
@@ -206,7 +208,10 @@ export class SplitRing {
       const address = (table[at + 1] as number) * TWO_32 + (table[at] as number);
       const length = table[at + 2] as number;
       const flagsAndNext = table[at + 3] as number;
-      if ((flagsAndNext & DESC_INDIRECT) !== 0) return this.#walkIndirect(address, length, flagsAndNext, chain);
+      if ((flagsAndNext & DESC_INDIRECT) !== 0) {
+        TABLE_ADDRESS[0] = address;
+        return this.#walkIndirect(length, flagsAndNext, chain);
+      }
       const fault = chain.add(address, length, (flagsAndNext & DESC_WRITE) !== 0);
       if (fault !== RingFault.none) return fault;
       if ((flagsAndNext & DESC_NEXT) === 0) return lengthFault(chain);
@@ -216,8 +221,8 @@ export class SplitRing {
     return RingFault.chainTooLong;
   }
 
-  /** A driver may use a table even where INDIRECT_DESC was not negotiated (Windows does): it is followed all the same. */
-  #walkIndirect(address: number, lengthBytes: number, flags: number, chain: Chain): RingFault {
+  /** Of the table at `TABLE_ADDRESS`. A driver may use one even where INDIRECT_DESC was not negotiated (Windows does). */
+  #walkIndirect(lengthBytes: number, flags: number, chain: Chain): RingFault {
     if ((flags & DESC_NEXT) !== 0) return RingFault.indirectWithNext;
     if (lengthBytes === 0 || lengthBytes % DESC_BYTES !== 0 || lengthBytes > TABLE_BYTES.length) {
       return RingFault.indirectLength;
@@ -225,11 +230,11 @@ export class SplitRing {
     const entries = lengthBytes / DESC_BYTES;
     let table: Uint32Array = TABLE;
     let base = 0;
-    const window = this.#memory.locate(address, lengthBytes);
+    const window = this.#memory.locate(TABLE_ADDRESS, 0, 0, lengthBytes);
     if (window !== NOWHERE && (this.#memory.offset & 3) === 0) {
       table = this.#memory.window(window).words;
       base = this.#memory.offset >>> 2;
-    } else if (!this.#memory.read(address, TABLE_BYTES, 0, lengthBytes)) {
+    } else if (!this.#memory.read(TABLE_ADDRESS, 0, 0, TABLE_BYTES, 0, lengthBytes)) {
       return RingFault.indirectAddress;
     }
     let index = 0;

@@ -29,6 +29,13 @@ async function useBuffer(disk: BlkInitiator, gpa: number, seed: number): Promise
   sameBytes(await disk.read(seed * 128, data.length, { place }), data, `buffer at 0x${gpa.toString(16)}`);
 }
 
+function readHeader(sector: number): Uint8Array {
+  const header = new Uint8Array(BLK_HEADER_BYTES);
+  header[0] = BlkRequestType.IN;
+  header[8] = sector;
+  return header;
+}
+
 function regionsWithGaps(count: number): OwnedRegionOptions[] {
   const more = Array.from({ length: count - 1 }, (_, i) => ({
     guestAddress: GIB + i * 32 * MIB,
@@ -47,31 +54,53 @@ export const bufferCases: readonly BlkCase[] = [
     },
   },
   {
-    name: 'uses a header, a status byte and an indirect table that cross or touch a region border',
+    name: 'uses a header that crosses a region border',
+    options: { memory: ADJACENT },
+    async run(context) {
+      const disk = await context.connect();
+      for (const before of [1, 8, 15, 16]) {
+        const place = (lengthBytes: number): number =>
+          lengthBytes === BLK_HEADER_BYTES ? BORDER - before : disk.memory.allocate(lengthBytes);
+        const data = pattern(SECTOR, before);
+        await disk.write(before, data, { place });
+        sameBytes(await disk.read(before, SECTOR, { place }), data, `header ${before} bytes before the border`);
+      }
+    },
+  },
+  {
+    name: 'uses a status byte next to a region border',
     options: { memory: ADJACENT },
     async run(context) {
       const disk = await context.connect();
       const data = pattern(SECTOR, 3);
-      for (const before of [1, 8, 15, 16]) {
-        const place = (lengthBytes: number): number =>
-          lengthBytes === BLK_HEADER_BYTES ? BORDER - before : disk.memory.allocate(lengthBytes);
-        await disk.write(before, data, { place });
-      }
+      await disk.write(8, data);
       for (const statusAt of [BORDER - 1, BORDER]) {
         const place = (lengthBytes: number): number =>
           lengthBytes === 1 ? statusAt : disk.memory.allocate(lengthBytes);
         sameBytes(await disk.read(8, SECTOR, { place }), data, `status at ${statusAt}`);
+        const whole = (lengthBytes: number): number =>
+          lengthBytes === SECTOR + 1 ? statusAt - SECTOR : disk.memory.allocate(lengthBytes);
+        sameBytes(await disk.read(8, SECTOR, { place: whole, writable: [SECTOR + 1] }), data, `status in ${statusAt}`);
       }
+    },
+  },
+  {
+    name: 'uses an indirect table that crosses a region border',
+    options: { memory: ADJACENT },
+    async run(context) {
+      const disk = await context.connect();
+      const data = pattern(SECTOR, 4);
+      await disk.write(8, data);
       const { ring } = disk.queue(0);
       const header = disk.memory.allocate(16);
-      disk.memory.write(header, new Uint8Array(16));
-      disk.memory.uint32s(header, 4)[2] = 8;
+      disk.memory.write(header, readHeader(8));
       const buffer = disk.memory.allocate(SECTOR + 1);
       const segments = [
-        { gpa: header, lengthBytes: 16, isWritable: false },
+        { gpa: header, lengthBytes: BLK_HEADER_BYTES, isWritable: false },
         { gpa: buffer, lengthBytes: SECTOR + 1, isWritable: true },
       ];
       for (const before of [16, 8, 1]) {
+        disk.memory.write(buffer, new Uint8Array(SECTOR + 1).fill(0xff));
         const head = ring.addIndirect(segments, BORDER - before);
         await disk.queue(0).submit(head, disk.session.timeoutMs);
         equal(disk.memory.bytes(buffer + SECTOR, 1)[0], BlkStatus.OK);
@@ -160,7 +189,7 @@ export const bufferCases: readonly BlkCase[] = [
       const { ring } = disk.queue(0);
       const control = disk.memory.allocate(64);
       const buffer = disk.memory.allocate(SECTOR + 1);
-      disk.memory.write(control, Uint8Array.of(BlkRequestType.IN, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0));
+      disk.memory.write(control, readHeader(5));
       const inner = [
         { gpa: buffer, lengthBytes: SECTOR, isWritable: true },
         { gpa: buffer + SECTOR, lengthBytes: 1, isWritable: true },
@@ -182,7 +211,7 @@ export const bufferCases: readonly BlkCase[] = [
       const { ring } = disk.queue(0);
       const control = disk.memory.allocate(128);
       const buffer = disk.memory.allocate(SECTOR + 1);
-      disk.memory.write(control, Uint8Array.of(BlkRequestType.IN, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0));
+      disk.memory.write(control, readHeader(9));
       const segments = [
         { gpa: control, lengthBytes: BLK_HEADER_BYTES, isWritable: false },
         { gpa: buffer, lengthBytes: SECTOR + 1, isWritable: true },

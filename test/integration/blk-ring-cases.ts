@@ -256,15 +256,15 @@ const orderCases: readonly BlkCase[] = [
       deepEqual(new Set(await Promise.all(ids)), new Set([context.target.serial]));
     },
   },
-  {
-    name: 'runs over the end of the 16-bit indices, from base 0xFFF0',
-    async run(context) {
-      const disk = await context.connect({ ringBase: 0xfff0, queueSize: 64 });
+  ...[0n, EVENT_IDX].map((bits) => ({
+    name: `runs over the end of the 16-bit indices, from base 0xFFF0, with${bits === 0n ? 'out' : ''} EVENT_IDX`,
+    async run(context: CaseContext) {
+      const disk = await context.connect({ features: VERSION_1 | bits, ringBase: 0xfff0, queueSize: 64 });
       for (let i = 0; i < 40; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1));
       equal(disk.queue(0).ring.usedIdx(), (0xfff0 + 80) & 0xffff);
       deepEqual(await disk.stop(), [(0xfff0 + 80) & 0xffff]);
     },
-  },
+  })),
   {
     name: 'goes around the 16-bit indices more than once',
     async run(context) {

@@ -12,7 +12,7 @@ import {
 } from '../define.ts';
 
 /** Block sizes that a guest's driver can use: one page at most, a power of two. */
-export const BLOCK_SIZES = [512, 1024, 2048, 4096] as const;
+const BLOCK_SIZES = [512, 1024, 2048, 4096] as const;
 
 /** I/O types in the order in which `bdev_get_bdevs` lists them. */
 export const IO_TYPE_NAMES = [
@@ -72,7 +72,7 @@ const createFlags: readonly CliFlag[] = [
   { names: ['-f', '--dif-pi-format'], dest: 'dif_pi_format', kind: 'int', choices: [0, 1, 2], help: 'ignored' },
 ];
 
-/** rpc.py takes the size in MiB and sends whole blocks, rounded down. A block size of 0 is left to the daemon to refuse. */
+/** rpc.py takes the size in MiB and sends whole blocks, rounded down. The daemon refuses a block size of 0. */
 function sizeToBlocks(values: CliValues): Readonly<Record<string, unknown>> {
   const { total_size: mebibytes, ...rest } = values;
   const blockBytes = Number(rest.block_size);

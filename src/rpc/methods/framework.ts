@@ -1,11 +1,11 @@
-/** The methods of the RPC table about the daemon itself: life cycle, reactors, logging, configuration, introspection. */
+/** The methods of the RPC table about the daemon itself: life cycle, reactors, log, configuration, introspection. */
 import { z } from 'zod';
 import { type CliSpec, defineMethod, noParams, type RpcState } from '../define.ts';
 
 const ALWAYS: readonly RpcState[] = ['startup', 'runtime'];
 
-export const LOG_LEVELS = ['ERROR', 'WARNING', 'NOTICE', 'INFO', 'DEBUG'] as const;
-export const KILL_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGQUIT', 'SIGHUP', 'SIGKILL', 'SIGUSR1'] as const;
+const LOG_LEVELS = ['ERROR', 'WARNING', 'NOTICE', 'INFO', 'DEBUG'] as const;
+const KILL_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGQUIT', 'SIGHUP', 'SIGKILL', 'SIGUSR1'] as const;
 
 const logLevel = z.enum(LOG_LEVELS);
 const levelParams = z.strictObject({ level: logLevel.describe('Messages of this level and above.') });

@@ -38,8 +38,8 @@ export const vhostMethods = {
   vhost_create_blk_controller: defineMethod({
     summary: 'Serve a bdev to a virtual machine as a vhost-user-blk device',
     details:
-      'Creates the socket at once; QEMU connects to it with `-chardev socket,path=…`. The queues of the controller run ' +
-      'on the reactor that has the fewest controllers among those of `cpumask`.',
+      'Creates the socket at once; QEMU connects to it with `-chardev socket,path=…`. The queues of the controller ' +
+      'run on the reactor that has the fewest controllers among those of `cpumask`.',
     params: z.strictObject({
       ctrlr: ctrlrName,
       dev_name: z.string().min(1).describe('Bdev to serve (its name, alias or UUID).'),
@@ -68,7 +68,8 @@ export const vhostMethods = {
         .regex(/^[\x20-\x7e]*$/, { error: 'serial must be printable ASCII' })
         .optional()
         .describe(
-          'What the guest reads as the serial number, at most 20 characters. Default: the name of the bdev, cut to 20. An addition of Ringhost.',
+          'What the guest reads as the serial number, at most 20 characters. Default: the name of the bdev, cut to 20. ' +
+            'An addition of Ringhost.',
         ),
     }),
     result: z.boolean(),
@@ -115,8 +116,8 @@ export const vhostMethods = {
   vhost_delete_controller: defineMethod({
     summary: 'Delete a controller and its socket',
     details:
-      'A controller that a guest is connected to is busy: detach the disk from the guest first. With `force` it goes all ' +
-      'the same, and the requests of that guest fail from then on.',
+      'A controller that a guest is connected to is busy: detach the disk from the guest first. With `force` it goes ' +
+      'all the same, and the requests of that guest fail from then on.',
     params: z.strictObject({
       ctrlr: ctrlrName,
       force: z

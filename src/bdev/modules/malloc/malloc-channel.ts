@@ -8,8 +8,6 @@ const OPERATIONS_PER_RUN_MAX = 1024;
 
 export class MallocChannel implements IoChannel {
   readonly #engine: CopyEngine;
-  readonly #blockSizeBytes: number;
-  #address: number;
   /** Submitted since the last poll, and the list of the poll before it: they change places. */
   #submitted: BdevIo[] = [];
   #completing: BdevIo[] = [];
@@ -17,15 +15,14 @@ export class MallocChannel implements IoChannel {
 
   constructor(description: BdevDescription, context: ChannelContext) {
     this.#engine = new CopyEngine(context.arena, OPERATIONS_PER_RUN_MAX);
-    this.#blockSizeBytes = description.blockSizeBytes;
-    this.#address = description.params['address'] as number;
+    this.update(description);
   }
 
   submit(io: BdevIo): void {
-    const address = this.#address + io.offsetBlocks * this.#blockSizeBytes;
-    if (io.type === IoType.read) this.#engine.read(address, io.lengthBytes, io.iovFirst, io.iovCount);
-    else if (io.type === IoType.write) this.#engine.write(address, io.lengthBytes, io.iovFirst, io.iovCount);
-    else this.#engine.zero(address, io.countBlocks * this.#blockSizeBytes);
+    const engine = this.#engine;
+    if (io.type === IoType.read) engine.read(io.offsetBlocks, io.countBlocks, io.iovFirst, io.iovCount);
+    else if (io.type === IoType.write) engine.write(io.offsetBlocks, io.countBlocks, io.iovFirst, io.iovCount);
+    else engine.zero(io.offsetBlocks, io.countBlocks);
     this.#submitted[this.#count++] = io;
   }
 
@@ -42,8 +39,7 @@ export class MallocChannel implements IoChannel {
   }
 
   update(description: BdevDescription): void {
-    this.#engine.run();
-    this.#address = description.params['address'] as number;
+    this.#engine.setDisk(description.params.address as number, description.blockSizeBytes);
   }
 
   close(): void {

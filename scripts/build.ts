@@ -1,0 +1,22 @@
+/**
+ * Makes what the published package holds beside the sources: JavaScript and types in dist/, and the addon in prebuilds/.
+ * `npm pack` runs it first.
+ */
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+const ROOT = dirname(import.meta.dirname);
+const DIST = join(ROOT, 'dist');
+const PREBUILD_DIR = join(ROOT, 'prebuilds', `linux-${process.arch}`);
+
+rmSync(DIST, { recursive: true, force: true });
+const tsc = join('node_modules', 'typescript', 'bin', 'tsc');
+const { status } = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: ROOT, stdio: 'inherit' });
+if (status === 0) {
+  mkdirSync(PREBUILD_DIR, { recursive: true });
+  copyFileSync(join(ROOT, 'build', 'ringhost.node'), join(PREBUILD_DIR, 'ringhost.node'));
+  console.log(`built dist/ and prebuilds/linux-${process.arch}/ringhost.node`);
+} else {
+  process.exitCode = 1;
+}

@@ -1,0 +1,128 @@
+/**
+ * The data path allocates nothing per request: a million reads and writes through ring, queue, channel and copy engine,
+ * in this thread, leave the heap as it was.
+ */
+import { PerformanceObserver } from 'node:perf_hooks';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { expect, test } from 'vitest';
+import { LimitedLog, SILENT } from '../../src/base/log.ts';
+import { BdevChannel } from '../../src/bdev/channel.ts';
+import { CHANNEL_FACTORIES } from '../../src/bdev/modules/channels.ts';
+import { MallocBdev, MemoryBudget } from '../../src/bdev/modules/malloc/malloc.ts';
+import { BdevEntry } from '../../src/bdev/registry.ts';
+import { createStats } from '../../src/bdev/bdev-stats.ts';
+import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
+import { NO_HEAD, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
+import { GuestMemory } from '../../src/memory/guest-memory.ts';
+import { Reactor, REACTOR_COUNTERS } from '../../src/reactor/reactor.ts';
+import { IovArena } from '../../src/sys/iov-arena.ts';
+import { BLK_HEADER_BYTES, BlkRequestType } from '../../src/virtio/blk.ts';
+import { SplitRing } from '../../src/virtio/split-ring.ts';
+import { BlkQueue } from '../../src/vhost/blk-queue.ts';
+import { QUEUE_COUNTERS } from '../../src/vhost/queue-counters.ts';
+
+const RING_SIZE = 128;
+const DEPTH = 32;
+const BLOCK_BYTES = 4096;
+const WARM_UP_ROUNDS = 10_000;
+const ROUNDS = 40_000;
+/** What the engine itself may keep (feedback of functions that are still being optimized): far below one object a request. */
+const HEAP_GROWTH_BYTES_MAX = 256 * 1024;
+
+/** Everything from the ring to the copy engine, and a driver that submits the same requests again and again. */
+function createPath() {
+  const memory = OwnedMemory.single(16 << 20);
+  const driver = new SplitDriverRing(memory, { size: RING_SIZE, hasEventIdx: true });
+  const regions = memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
+    guestAddress,
+    sizeBytes,
+    userAddress,
+    hostAddress: userAddress,
+  }));
+  const guest = new GuestMemory(regions);
+  const arena = new IovArena(256, 4);
+  const bdev = new MallocBdev(
+    { name: 'Hot', blockCount: 8192, blockSizeBytes: 512 },
+    new MemoryBudget(Number.POSITIVE_INFINITY),
+  );
+  const entry = new BdevEntry(1, bdev, createStats(1));
+  const factory = CHANNEL_FACTORIES.malloc;
+  if (factory === undefined) throw new Error('there is no malloc module');
+  const channel = new BdevChannel(entry.describe(), factory, { arena }, 0);
+  const hostOf = (gpa: number): number => memory.userAddressOf(gpa);
+  const ring = new SplitRing(
+    {
+      size: RING_SIZE,
+      descriptorAddress: hostOf(driver.descriptorAddress),
+      availableAddress: hostOf(driver.availableAddress),
+      usedAddress: hostOf(driver.usedAddress),
+      hasEventIdx: true,
+      nextAvail: 0,
+    },
+    guest,
+  );
+  const queue = new BlkQueue({
+    index: 0,
+    ring,
+    memory: guest,
+    arena,
+    channel,
+    device: { isReadonly: false, hasRanges: true, isWriteThrough: false, serial: 'hot' },
+    callFd: -1,
+    errFd: -1,
+    canSleep: true,
+    counters: new Float64Array(QUEUE_COUNTERS),
+    faults: new LimitedLog(SILENT),
+  });
+  const reactor = new Reactor('poll', new Float64Array(REACTOR_COUNTERS));
+  reactor.add(queue);
+  reactor.addDrive(channel);
+  const heads = Array.from({ length: DEPTH }, (_, slot) => {
+    const header = memory.allocate(BLK_HEADER_BYTES);
+    const isRead = slot % 2 === 0;
+    const words = new Uint32Array([isRead ? BlkRequestType.IN : BlkRequestType.OUT, 0, slot * 8, 0]);
+    memory.write(header, new Uint8Array(words.buffer));
+    return driver.addChain([
+      { gpa: header, lengthBytes: BLK_HEADER_BYTES, isWritable: false },
+      { gpa: memory.allocate(BLOCK_BYTES), lengthBytes: BLOCK_BYTES, isWritable: isRead },
+      { gpa: memory.allocate(1), lengthBytes: 1, isWritable: true },
+    ]);
+  });
+  return { reactor, driver, heads };
+}
+
+/** Requests that completed. */
+function run({ reactor, driver, heads }: ReturnType<typeof createPath>, rounds: number): number {
+  let done = 0;
+  for (let round = 0; round < rounds; round++) {
+    for (let i = 0; i < heads.length; i++) driver.expose(heads[i] as number);
+    driver.publish();
+    reactor.round();
+    while (driver.popUsed() !== NO_HEAD) done++;
+  }
+  return done;
+}
+
+test('a million requests allocate nothing and collect no garbage', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const path = createPath();
+  expect(run(path, WARM_UP_ROUNDS)).toBe(WARM_UP_ROUNDS * DEPTH);
+  let collections = 0;
+  const observer = new PerformanceObserver((list) => {
+    collections += list.getEntries().length;
+  });
+  collect();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  observer.observe({ entryTypes: ['gc'] });
+  const before = process.memoryUsage().heapUsed;
+  const done = run(path, ROUNDS);
+  const growth = process.memoryUsage().heapUsed - before;
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  observer.disconnect();
+  path.reactor.close();
+  expect(done).toBe(ROUNDS * DEPTH);
+  expect(collections).toBe(0);
+  expect(growth).toBeLessThan(HEAP_GROWTH_BYTES_MAX);
+});
