@@ -13,7 +13,7 @@ import { parseArgs } from 'node:util';
 import { BlkInitiator } from '../src/initiator/blk-initiator.ts';
 import { BlkLoadGenerator } from '../src/initiator/load-generator.ts';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
-import { type Scenario, SCENARIOS } from './scenarios.ts';
+import { SCENARIOS, type Scenario } from './scenarios.ts';
 import { pairedRatios, summarize } from './statistics.ts';
 import { QEMU_STORAGE_DAEMON, RINGHOST, type Target } from './targets.ts';
 
@@ -65,7 +65,12 @@ function row(scenario: Scenario, name: string, samples: Map<string, Sample[]>): 
   const own = samples.get(name) ?? [];
   const iops = summarize(own.map((sample) => sample.iops));
   const base = (samples.get(RINGHOST.name) ?? []).map((sample) => sample.iops);
-  const ratio = summarize(pairedRatios(base, own.map((sample) => sample.iops)));
+  const ratio = summarize(
+    pairedRatios(
+      base,
+      own.map((sample) => sample.iops),
+    ),
+  );
   return [
     scenario.name,
     name,
@@ -94,7 +99,8 @@ async function main(): Promise<void> {
     return reason === null;
   });
   const load = loadavg()[0] ?? 0;
-  if (load > NOISY_LOAD) console.log(`The machine is noisy (load ${load.toFixed(2)}): trust the ratios, not the figures.`);
+  if (load > NOISY_LOAD)
+    console.log(`The machine is noisy (load ${load.toFixed(2)}): trust the ratios, not the figures.`);
   const targets: Target[] = [];
   const samples: Samples = new Map(SCENARIOS.map(({ name }) => [name, new Map(kinds.map((kind) => [kind.name, []]))]));
   try {
@@ -105,7 +111,10 @@ async function main(): Promise<void> {
     for (let round = 0; round < rounds; round++) {
       for (const scenario of SCENARIOS) {
         for (const target of targets) {
-          samples.get(scenario.name)?.get(target.name)?.push(await measure(target, scenario, milliseconds));
+          samples
+            .get(scenario.name)
+            ?.get(target.name)
+            ?.push(await measure(target, scenario, milliseconds));
         }
       }
     }

@@ -68,7 +68,11 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
 };
 
 async function started(
-  name: string, description: string, child: ChildProcess, directory: string, socket: string,
+  name: string,
+  description: string,
+  child: ChildProcess,
+  directory: string,
+  socket: string,
 ): Promise<Target> {
   const path = join(directory, socket);
   const exited = once(child, 'exit');

@@ -7,7 +7,8 @@
  *   checks.ts unit | integration | e2e [VITEST ARGS]
  *   checks.ts [VITEST ARGS]            such as a test file's name
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { listSkipped, type Tally, tallyReport, type VitestReport } from './tally.ts';
@@ -17,6 +18,7 @@ const STATE_DIR = join(ROOT, '.ringhost');
 const VITEST_REPORT = join(STATE_DIR, 'vitest-report.json');
 /** What .ci/run prints at its end. */
 const SUMMARY = join(STATE_DIR, 'test-summary.txt');
+const OUTPUT_MAX_BYTES = 64 << 20;
 const PROJECTS: readonly string[] = ['unit', 'integration', 'e2e'];
 
 interface Check {
@@ -32,24 +34,26 @@ const TYPES: readonly Check[] = [
   { name: 'types (tsc)', args: ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'] },
 ];
 
-function runNode(args: readonly string[], stdio: 'inherit' | 'pipe') {
-  return spawnSync(process.execPath, args, { cwd: ROOT, encoding: 'utf8', stdio, maxBuffer: 64 << 20 });
-}
-
 /** Runs one check; its output is shown only when it fails. */
 function runCheck({ name, args }: Check): boolean {
   const startMs = Date.now();
-  const { status, stdout, stderr } = runNode(args, 'pipe');
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, {
+    cwd: ROOT,
+    encoding: 'utf8',
+    maxBuffer: OUTPUT_MAX_BYTES,
+  });
   const isOk = status === 0;
   console.log(`${isOk ? 'ok    ' : 'FAILED'} ${name}  ${((Date.now() - startMs) / 1000).toFixed(1)} s`);
   if (!isOk) console.log(`${stdout}${stderr}`);
   return isOk;
 }
 
-function runVitest(args: readonly string[]): Tally {
+async function runVitest(args: readonly string[]): Promise<Tally> {
   rmSync(VITEST_REPORT, { force: true });
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${VITEST_REPORT}`];
-  const { status } = runNode(['node_modules/vitest/vitest.mjs', 'run', ...reporters, ...args], 'inherit');
+  const vitestArgs = ['node_modules/vitest/vitest.mjs', 'run', ...reporters, ...args];
+  const vitest = spawn(process.execPath, vitestArgs, { cwd: ROOT, stdio: 'inherit' });
+  const [exitCode] = (await once(vitest, 'exit')) as [number | null];
   let report: VitestReport = { testResults: [] };
   try {
     report = JSON.parse(readFileSync(VITEST_REPORT, 'utf8')) as VitestReport;
@@ -57,10 +61,11 @@ function runVitest(args: readonly string[]): Tally {
     console.log('vitest left no report: it did not start, or was stopped');
   }
   for (const name of listSkipped(report)) console.log(`SKIPPED ${name}`);
-  return tallyReport(report, status ?? 1);
+  return tallyReport(report, exitCode ?? 1);
 }
 
-function main(args: readonly string[]): number {
+async function main(args: readonly string[]): Promise<number> {
+  process.on('SIGINT', () => {}); // vitest gets it too: its report is awaited
   mkdirSync(STATE_DIR, { recursive: true });
   rmSync(SUMMARY, { force: true });
   const [first, ...rest] = args;
@@ -72,7 +77,7 @@ function main(args: readonly string[]): number {
   }
   if (first !== 'lint' && first !== 'types') {
     const isProject = first !== undefined && PROJECTS.includes(first);
-    const tests = runVitest(isProject ? [`--project=${first}`, ...rest] : args);
+    const tests = await runVitest(isProject ? [`--project=${first}`, ...rest] : args);
     tally.passed += tests.passed;
     tally.failed += tests.failed;
     tally.skipped += tests.skipped;
@@ -83,4 +88,4 @@ function main(args: readonly string[]): number {
   return tally.failed === 0 ? 0 : 1;
 }
 
-process.exitCode = main(process.argv.slice(2));
+process.exitCode = await main(process.argv.slice(2));

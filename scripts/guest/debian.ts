@@ -81,6 +81,7 @@ async function preparePrivateLists(workDir: string): Promise<string[]> {
   const settings = [
     'APT::Sandbox::User=root',
     `Dir::State=${stateDir}`,
+    `Dir::State::lists=${join(stateDir, 'lists')}`,
     'Dir::State::status=/var/lib/dpkg/status',
     `Dir::Cache=${cacheDir}`,
     `Dir::Log=${cacheDir}`,

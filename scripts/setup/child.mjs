@@ -26,12 +26,21 @@ export function runForeground(command, args, { env = process.env, cwd = process.
         const nowMs = Date.now();
         const sinceMs = nowMs - (lastSeenMs.get(signal) ?? 0);
         lastSeenMs.set(signal, nowMs);
-        if (sinceMs >= SAME_SIGNAL_MS) child.kill(signal);
+        if (sinceMs >= SAME_SIGNAL_MS) signalGroup(child.pid, signal);
       });
     }
     child.on('error', reject);
     child.on('exit', (code, signal) => resolve(signal === null ? (code ?? 1) : 128 + osConstants.signals[signal]));
   });
+}
+
+/** As a terminal does: the command and what it started. */
+function signalGroup(pid, signal) {
+  try {
+    process.kill(-pid, signal);
+  } catch (error) {
+    if (error.code !== 'ESRCH') throw error; // it has just ended
+  }
 }
 
 /**

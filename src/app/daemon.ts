@@ -4,18 +4,18 @@
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { Errno, TargetError } from '../base/errors.ts';
-import { BdevRegistry } from '../bdev/registry.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
-import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
+import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
+import { BdevRegistry } from '../bdev/registry.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
 import type { DaemonHandlers } from '../rpc/methods.ts';
 import { RpcServer } from '../rpc/server.ts';
 import { allowedCores } from '../sys/thread.ts';
-import { vhostRpc } from '../vhost/vhost.rpc.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
+import { vhostRpc } from '../vhost/vhost.rpc.ts';
 import { applyConfig, type ConfigCall, DEFAULT_CONFIG, readConfigFile } from './config-file.ts';
 import { frameworkRpc } from './framework.rpc.ts';
 import type { DaemonLog } from './logger.ts';

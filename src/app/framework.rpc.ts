@@ -60,7 +60,10 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
     framework_get_config({ name }) {
       if (name === 'bdev') return daemon.bdevs.list().map(({ bdev }) => ({ ...bdev.toConfig() }));
       if (name === 'vhost_blk') return vhostConfig(daemon.vhost);
-      throw new TargetError('EINVAL', `there is no subsystem "${name}": framework_get_subsystems lists those there are`);
+      throw new TargetError(
+        'EINVAL',
+        `there is no subsystem "${name}": framework_get_subsystems lists those there are`,
+      );
     },
 
     log_set_level({ level }) {

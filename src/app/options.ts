@@ -40,7 +40,10 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
   const cores = raw.coreMask === undefined ? allowed.slice(0, 1) : parseCpuset(raw.coreMask);
   const missing = cores.filter((core) => !allowed.includes(core));
   if (missing.length > 0) {
-    throw new TargetError('EINVAL', `-m ${raw.coreMask}: this process may not use core ${missing.join(', ')} (it has ${allowed})`);
+    throw new TargetError(
+      'EINVAL',
+      `-m ${raw.coreMask}: this process may not use core ${missing.join(', ')} (it has ${allowed})`,
+    );
   }
   const mode = MODES.find((candidate) => candidate === raw.mode);
   if (mode === undefined) throw new TargetError('EINVAL', `--mode ${raw.mode}: choose ${MODES.join(', ')}`);

@@ -18,7 +18,9 @@ describe('LimitedLog', () => {
     const limited = new LimitedLog(log, 3);
     for (let i = 1; i <= 10; i++) limited.warn('ring', `fault ${i}`);
     expect(lines.map((line) => line.message)).toEqual([
-      'fault 1', 'fault 2', 'fault 3 (further lines of this kind are not shown)',
+      'fault 1',
+      'fault 2',
+      'fault 3 (further lines of this kind are not shown)',
     ]);
   });
 

@@ -49,6 +49,7 @@ export const addr64: FieldType<number> = {
   },
 };
 
+// biome-ignore lint/suspicious/noExplicitAny: each field has its own type, which StructValue infers again
 export type Fields = Readonly<Record<string, FieldType<any>>>;
 export type StructValue<F extends Fields> = { -readonly [K in keyof F]: F[K] extends FieldType<infer T> ? T : never };
 

@@ -2,7 +2,7 @@
  * I/O counters of one bdev: a shared block with one row a reactor, so that each page has one writer. The main thread
  * reads them without locks.
  */
-import { IoType } from './bdev-io.ts';
+import type { IoType } from './bdev-io.ts';
 
 /** Row length in doubles: one 4 KiB page. */
 const ROW = 512;

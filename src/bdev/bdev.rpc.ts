@@ -83,7 +83,8 @@ function describe(entry: BdevEntry): Result<'bdev_get_bdevs'>[number] {
     claimed: false,
     zoned: false,
     supported_io_types: Object.fromEntries(IO_TYPE_NAMES.map((name) => [name, supports(name)])) as Record<
-      (typeof IO_TYPE_NAMES)[number], boolean
+      (typeof IO_TYPE_NAMES)[number],
+      boolean
     >,
     driver_specific: bdev.driverSpecific(),
   };
@@ -101,7 +102,9 @@ function snapshot(entry: BdevEntry): Snapshot {
 }
 
 function iostat(
-  registry: BdevRegistry, baselines: Map<number, Snapshot>, params: Params<'bdev_get_iostat'>,
+  registry: BdevRegistry,
+  baselines: Map<number, Snapshot>,
+  params: Params<'bdev_get_iostat'>,
 ): Result<'bdev_get_iostat'> {
   const names = params.names ?? (params.name === undefined ? undefined : [params.name]);
   const entries = names === undefined ? registry.list() : names.map((name) => registry.get(name));
@@ -117,7 +120,10 @@ function iostat(
     const channels = rows.map((row, index) => ({ thread_id: index + 1, ...counters([row]) }));
     return { ...ticks, name: only.name, channels };
   }
-  return { ...ticks, bdevs: entries.map((entry) => ({ name: entry.name, ...counters(since.get(entry.id) as Snapshot) })) };
+  return {
+    ...ticks,
+    bdevs: entries.map((entry) => ({ name: entry.name, ...counters(since.get(entry.id) as Snapshot) })),
+  };
 }
 
 function sinceBaseline(entry: BdevEntry, baselines: ReadonlyMap<number, Snapshot>): Snapshot {

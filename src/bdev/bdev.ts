@@ -5,8 +5,9 @@
  * to them by plain data (`BdevDescription`), from which each opens its own channel with the factory registered for the
  * description's kind (`ChannelFactory`, module-channels.ts). Nothing of a channel is shared between threads.
  */
-import type { IoChannel, IoType } from './bdev-io.ts';
+
 import type { IovArena } from '../sys/iov-arena.ts';
+import type { IoChannel, IoType } from './bdev-io.ts';
 
 /** Values that structured cloning carries to another thread. */
 export type PlainParams = Readonly<Record<string, string | number | boolean>>;

@@ -8,6 +8,8 @@ import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType } from '.
 import { StatsRow } from './bdev-stats.ts';
 
 const IO_TYPE_COUNT = Object.keys(IoType).length;
+/** Not a status: the module takes the request. */
+const ADMITTED = 1;
 
 export class BdevChannel implements IoAccount {
   /** Requests in the module. */
@@ -26,9 +28,7 @@ export class BdevChannel implements IoAccount {
   readonly #supported = new Uint8Array(IO_TYPE_COUNT);
   #onIdle: (() => void)[] = [];
 
-  constructor(
-    description: BdevDescription, factory: ChannelFactory, context: ChannelContext, reactorIndex: number,
-  ) {
+  constructor(description: BdevDescription, factory: ChannelFactory, context: ChannelContext, reactorIndex: number) {
     this.id = description.id;
     this.name = description.name;
     this.blockSizeBytes = description.blockSizeBytes;
@@ -44,13 +44,9 @@ export class BdevChannel implements IoAccount {
   submit(io: BdevIo): void {
     io.account = this;
     this.inFlight++;
-    if (this.isRemoved || this.#module === null) return io.complete(IoStatus.failed);
-    if (io.type === IoType.flush) {
-      if (this.#supported[IoType.flush] === 0 || !this.hasWriteCache) return io.complete(IoStatus.success);
-    } else if (io.offsetBlocks + io.countBlocks > this.blockCount || this.#supported[io.type] === 0) {
-      return io.complete(IoStatus.failed);
-    }
-    this.#module.submit(io);
+    const status = this.#admit(io);
+    if (status === ADMITTED && this.#module !== null) this.#module.submit(io);
+    else io.complete(status === IoStatus.success ? IoStatus.success : IoStatus.failed);
   }
 
   poll(): number {
@@ -79,6 +75,16 @@ export class BdevChannel implements IoAccount {
     assert(this.inFlight === 0, 'a channel is closed when nothing is in flight');
     this.#module?.close();
     this.#module = null;
+  }
+
+  /** `ADMITTED`, or how the request ends without the module. */
+  #admit(io: BdevIo): number {
+    if (this.isRemoved) return IoStatus.failed;
+    if (io.type === IoType.flush) {
+      return this.hasWriteCache && this.#supported[IoType.flush] === 1 ? ADMITTED : IoStatus.success;
+    }
+    const isInside = io.offsetBlocks + io.countBlocks <= this.blockCount;
+    return isInside && this.#supported[io.type] === 1 ? ADMITTED : IoStatus.failed;
   }
 
   ioFinished(io: BdevIo): void {

@@ -2,8 +2,9 @@
  * All bdevs by name. Whoever serves a bdev opens it here and is told when it changes size or goes away; a bdev is
  * destructed only after every user has let go.
  */
-import { TargetError } from '../base/errors.ts';
+
 import { EventEmitter } from 'node:events';
+import { TargetError } from '../base/errors.ts';
 import type { Bdev, BdevDescription } from './bdev.ts';
 import { createStats } from './bdev-stats.ts';
 
@@ -126,6 +127,9 @@ export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: 
 /** A bdev in use may only grow: throws `EBUSY` otherwise, as SPDK does. */
 export function checkResize(entry: BdevEntry, blockCount: number): void {
   if (blockCount < entry.bdev.blockCount && entry.users.size > 0) {
-    throw new TargetError('EBUSY', `bdev "${entry.name}" is in use and can only grow: delete its controllers to shrink it`);
+    throw new TargetError(
+      'EBUSY',
+      `bdev "${entry.name}" is in use and can only grow: delete its controllers to shrink it`,
+    );
   }
 }

@@ -8,7 +8,10 @@ async function main(argv: readonly string[]): Promise<void> {
   if (argv[0] === 'rpc') {
     const { runRpcCommand } = await import('./rpc-command.ts');
     process.exitCode = await runRpcCommand(argv.slice(1), {
-      stdin: process.stdin, stdout: process.stdout, stderr: process.stderr, env: process.env,
+      stdin: process.stdin,
+      stdout: process.stdout,
+      stderr: process.stderr,
+      env: process.env,
     });
     return;
   }
@@ -20,8 +23,11 @@ async function main(argv: readonly string[]): Promise<void> {
   program
     .command('serve', { isDefault: true })
     .description('run the daemon (the default)')
-    .option('-S, --socket-directory <dir>', 'directory of the controllers\' sockets', '/var/tmp')
-    .option('-m, --core-mask <mask>', 'cores to run reactors on: a hex mask (0x3) or a list (0-3,8 or [0,1]); default: the first')
+    .option('-S, --socket-directory <dir>', "directory of the controllers' sockets", '/var/tmp')
+    .option(
+      '-m, --core-mask <mask>',
+      'cores to run reactors on: a hex mask (0x3) or a list (0-3,8 or [0,1]); default: the first',
+    )
     .option('-s, --memory <MiB>', 'most memory for RAM disks; default: no limit')
     .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_SOCKET_PATH)
     .option('-c, --config <file>', 'JSON configuration, in SPDK\'s "subsystems" format')
@@ -41,9 +47,7 @@ async function main(argv: readonly string[]): Promise<void> {
         logFormat: options.logFormat as string | undefined,
       });
     });
-  program
-    .command('rpc')
-    .description('call an RPC method, with the arguments of SPDK\'s rpc.py (ringhost rpc --help)');
+  program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });
 }
 

@@ -1,9 +1,10 @@
 /** `ringhost serve`: runs the daemon until it is told to stop. */
-import { TargetError } from '../base/errors.ts';
+
 import { readyBanner } from '../app/banner.ts';
 import { Daemon, REACTOR_DEATH_EXIT_CODE } from '../app/daemon.ts';
 import { DaemonLog } from '../app/logger.ts';
 import { checkOptions, type RawOptions } from '../app/options.ts';
+import { TargetError } from '../base/errors.ts';
 
 export interface ServeOptions extends RawOptions {
   readonly logFormat?: string | undefined;
@@ -11,7 +12,9 @@ export interface ServeOptions extends RawOptions {
 
 /** Resolves with the exit code. */
 export async function runServeCommand(raw: ServeOptions): Promise<number> {
-  const log = new DaemonLog(raw.logFormat === 'json' || (raw.logFormat === undefined && !process.stderr.isTTY) ? 'json' : 'text');
+  const log = new DaemonLog(
+    raw.logFormat === 'json' || (raw.logFormat === undefined && !process.stderr.isTTY) ? 'json' : 'text',
+  );
   let stopRequested: ((signal: string) => void) | undefined;
   const stopping = new Promise<string>((resolve) => (stopRequested = resolve));
   const onSignal = (signal: string): void => stopRequested?.(signal);

@@ -125,7 +125,6 @@ export class LoadQueue {
   /** Completes what there is and submits as many again. Returns how many were completed. */
   poll(): number {
     const ring = this.#ring;
-    const state = this.#state;
     let done = 0;
     let submitted = 0;
     for (;;) {

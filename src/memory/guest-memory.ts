@@ -97,7 +97,12 @@ export class GuestMemory {
    * the entries ran out.
    */
   appendSegments(
-    addresses: Float64Array, index: number, skip: number, lengthBytes: number, arena: IovArena, entry: number,
+    addresses: Float64Array,
+    index: number,
+    skip: number,
+    lengthBytes: number,
+    arena: IovArena,
+    entry: number,
     entryEnd: number,
   ): number {
     let left = lengthBytes;
@@ -109,7 +114,7 @@ export class GuestMemory {
       if (next === entryEnd) return entryEnd + 1;
       const at = (addresses[index] as number) + done;
       const room = region.end - at;
-      const length = left < room ? left : room;
+      const length = Math.min(left, room);
       arena.set(next++, region.hostAddress + (at - region.start), length);
       left -= length;
     }
@@ -118,7 +123,12 @@ export class GuestMemory {
 
   /** Copies bytes from `addresses[index] + skip` on out, across any border. False when some are outside the memory. */
   read(
-    addresses: Float64Array, index: number, skip: number, target: Uint8Array, targetOffset: number, lengthBytes: number,
+    addresses: Float64Array,
+    index: number,
+    skip: number,
+    target: Uint8Array,
+    targetOffset: number,
+    lengthBytes: number,
   ): boolean {
     for (let i = 0; i < lengthBytes; i++) {
       const window = this.locate(addresses, index, skip + i, 1);
@@ -130,7 +140,12 @@ export class GuestMemory {
 
   /** Copies bytes in, across any border. False, with part of them written, when some are outside the memory. */
   write(
-    addresses: Float64Array, index: number, skip: number, source: Uint8Array, sourceOffset: number, lengthBytes: number,
+    addresses: Float64Array,
+    index: number,
+    skip: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    lengthBytes: number,
   ): boolean {
     for (let i = 0; i < lengthBytes; i++) {
       const window = this.locate(addresses, index, skip + i, 1);
@@ -184,9 +199,7 @@ export class GuestMemory {
 }
 
 /** Host address of `[userAddress, userAddress + length)`, or `NOWHERE` when no single region holds it. */
-export function hostAddressOf(
-  regions: readonly MemoryRegionInfo[], userAddress: number, lengthBytes: number,
-): number {
+export function hostAddressOf(regions: readonly MemoryRegionInfo[], userAddress: number, lengthBytes: number): number {
   for (const region of regions) {
     const offset = userAddress - region.userAddress;
     if (offset >= 0 && offset + lengthBytes <= region.sizeBytes) return region.hostAddress + offset;

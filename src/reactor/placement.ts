@@ -1,6 +1,7 @@
 /** Which reactor a controller runs on: of those its cpumask allows, the one with the fewest controllers. */
-import { TargetError } from '../base/errors.ts';
+
 import { formatCpumask } from '../base/cpuset.ts';
+import { TargetError } from '../base/errors.ts';
 
 /** What placement needs to know of a reactor. */
 export interface PlacementCandidate {
@@ -14,7 +15,8 @@ export function placeController<R extends PlacementCandidate>(reactors: readonly
   if (missing.length > 0) {
     const own = formatCpumask(reactors.map((reactor) => reactor.core));
     throw new TargetError(
-      'EINVAL', `cpumask ${formatCpumask(cores)} names core ${missing.join(', ')}, but the daemon runs on ${own} (see -m)`,
+      'EINVAL',
+      `cpumask ${formatCpumask(cores)} names core ${missing.join(', ')}, but the daemon runs on ${own} (see -m)`,
     );
   }
   let best: R | undefined;

@@ -69,7 +69,12 @@ export class ReactorThread {
 
   /** Resolves when the reactor runs on its core. `onDeath` is called when it ends by itself. */
   static async start(
-    entry: URL, core: number, index: number, mode: ReactorMode, log: Logger, onDeath: (error: Error) => void,
+    entry: URL,
+    core: number,
+    index: number,
+    mode: ReactorMode,
+    log: Logger,
+    onDeath: (error: Error) => void,
   ): Promise<ReactorThread> {
     const counters = new SharedArrayBuffer(REACTOR_COUNTERS * 8);
     const workerData: ReactorStart = { core, index, mode, counters };

@@ -89,9 +89,7 @@ export class FdSet {
 }
 
 function epollEvents(options: WatchOptions): number {
-  return (
-    (options.readable === false ? 0 : EPOLLIN) + (options.writable ? EPOLLOUT : 0) + (options.edge ? EPOLLET : 0)
-  );
+  return (options.readable === false ? 0 : EPOLLIN) + (options.writable ? EPOLLOUT : 0) + (options.edge ? EPOLLET : 0);
 }
 
 /** Runs a function once in every turn of the event loop while started: the loop of a polling thread. */

@@ -47,7 +47,10 @@ export class Mapping implements MappingInfo {
 
   /** A shared mapping of a file or memfd. `guarded`: survives a truncation of the file, see `wasTruncated`. */
   static file(
-    fd: number, offsetBytes: number, lengthBytes: number, options: { pageSizeBytes?: number; guarded?: boolean } = {},
+    fd: number,
+    offsetBytes: number,
+    lengthBytes: number,
+    options: { pageSizeBytes?: number; guarded?: boolean } = {},
   ): Mapping {
     return Mapping.#map(fd, offsetBytes, lengthBytes, options.pageSizeBytes ?? PAGE_BYTES, options.guarded ?? false);
   }

@@ -17,16 +17,12 @@ export interface Native {
   socketConnect(path: string): number;
   socketPair(out: Int32Array): number;
   receiveMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array): number;
-  sendMessage(
-    fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, fdCount: number,
-  ): number;
+  sendMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, fdCount: number): number;
   peerCredentials(fd: number, out: Int32Array): number;
   setNonBlocking(fd: number): number;
   closeFd(fd: number): number;
 
-  mapMemory(
-    fd: number, offset: number, length: number, pageSize: number, guarded: boolean, out: Float64Array,
-  ): number;
+  mapMemory(fd: number, offset: number, length: number, pageSize: number, guarded: boolean, out: Float64Array): number;
   unmapMemory(address: number, length: number, guardSlot: number): number;
   guardEventFd(): number;
   guardWasHit(slot: number): number;

@@ -1,5 +1,5 @@
 /** Unix stream sockets that carry file descriptors. All are non-blocking; a call that would block returns `-EAGAIN`. */
-import { Errno, TargetError, checkErrno, strerror } from '../base/errors.ts';
+import { checkErrno, Errno, errnoName, strerror, TargetError } from '../base/errors.ts';
 import { native } from './native.ts';
 
 /** Most descriptors the kernel passes in one message (SCM_MAX_FD). */
@@ -26,9 +26,7 @@ export function connectUnix(path: string): number {
   const fd = native.socketConnect(path);
   if (fd >= 0) return fd;
   const hint = fd === Errno.ECONNREFUSED || fd === Errno.ENOENT ? ' (is the target running?)' : '';
-  throw new TargetError(
-    fd === Errno.ECONNREFUSED ? 'ECONNREFUSED' : 'ENOENT', `cannot connect to ${path}: ${strerror(fd)}${hint}`, { errno: fd },
-  );
+  throw new TargetError(errnoName(fd), `cannot connect to ${path}: ${strerror(fd)}${hint}`, { errno: fd });
 }
 
 /** A connection, or a negative errno (`-EAGAIN` when none waits). */

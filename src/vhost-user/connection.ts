@@ -2,7 +2,7 @@
  * One vhost-user socket: exact reads of header and payload, descriptors collected with the message they belong to, one
  * message handled at a time, replies buffered within a limit.
  */
-import { Errno, TargetError, strerror } from '../base/errors.ts';
+import { Errno, strerror, TargetError } from '../base/errors.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { createFdBuffer, receiveMessage, sendMessage } from '../sys/socket.ts';
 import { Header, HeaderFlag, PAYLOAD_BYTES_MAX } from './messages.ts';
@@ -76,11 +76,11 @@ export class Connection {
   /** Sends now or, when the peer's buffer is full, later. The descriptors stay the caller's and must live until then. */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {
     if (this.#isClosed) return;
-    if (this.#unsent.length > 0) return this.#queue(bytes, fds);
-    const sent = sendMessage(this.#fd, bytes, 0, fds);
+    const sent = this.#unsent.length > 0 ? Errno.EAGAIN : sendMessage(this.#fd, bytes, 0, fds);
     if (sent === bytes.length) return;
-    if (sent < 0 && sent !== Errno.EAGAIN) return this.close(peerError(sent));
-    this.#queue(sent < 0 ? bytes : bytes.subarray(sent), sent < 0 ? fds : []);
+    if (sent === Errno.EAGAIN) this.#queue(bytes, fds);
+    else if (sent < 0) this.close(peerError(sent));
+    else this.#queue(bytes.subarray(sent), []);
   }
 
   close(error?: TargetError): void {
@@ -146,10 +146,16 @@ export class Connection {
   #startPayload(): void {
     const { flags, size } = Header.decode(this.#head);
     if ((flags & HeaderFlag.versionMask) !== HeaderFlag.version) {
-      throw new TargetError('VHOST_MSG_VERSION', `a message has protocol version ${flags & HeaderFlag.versionMask}, not 1`);
+      throw new TargetError(
+        'VHOST_MSG_VERSION',
+        `a message has protocol version ${flags & HeaderFlag.versionMask}, not 1`,
+      );
     }
     if (size > PAYLOAD_BYTES_MAX) {
-      throw new TargetError('VHOST_MSG_SIZE', `a message claims ${size} bytes of payload; ${PAYLOAD_BYTES_MAX} is the most`);
+      throw new TargetError(
+        'VHOST_MSG_SIZE',
+        `a message claims ${size} bytes of payload; ${PAYLOAD_BYTES_MAX} is the most`,
+      );
     }
     this.#payload = new Uint8Array(size);
   }
@@ -165,7 +171,8 @@ export class Connection {
   #queue(bytes: Uint8Array, fds: readonly number[]): void {
     this.#unsentBytes += bytes.length;
     if (this.#unsentBytes > UNSENT_BYTES_MAX) {
-      return this.close(new TargetError('VHOST_MSG_UNREAD', 'the front-end does not read its replies'));
+      this.close(new TargetError('VHOST_MSG_UNREAD', 'the front-end does not read its replies'));
+      return;
     }
     this.#unsent.push({ bytes, fds });
     this.#watch();
@@ -175,7 +182,10 @@ export class Connection {
     for (let next = this.#unsent[0]; next !== undefined; next = this.#unsent[0]) {
       const sent = sendMessage(this.#fd, next.bytes, 0, next.fds);
       if (sent === Errno.EAGAIN) return;
-      if (sent < 0) return this.close(peerError(sent));
+      if (sent < 0) {
+        this.close(peerError(sent));
+        return;
+      }
       this.#unsentBytes -= sent;
       if (sent === next.bytes.length) this.#unsent.shift();
       else this.#unsent[0] = { bytes: next.bytes.subarray(sent), fds: [] };

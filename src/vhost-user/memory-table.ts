@@ -41,7 +41,10 @@ export class MemoryTable {
   /** As plain data, for the reactors. */
   get regions(): MemoryRegionInfo[] {
     return this.#regions.map(({ guestAddress, sizeBytes, userAddress, hostAddress }) => ({
-      guestAddress, sizeBytes, userAddress, hostAddress,
+      guestAddress,
+      sizeBytes,
+      userAddress,
+      hostAddress,
     }));
   }
 
@@ -110,7 +113,8 @@ function mapRegion(description: RegionDescription, fd: number): Mapping {
   const needed = description.mmapOffset + description.sizeBytes;
   if ((mode & S_IFMT) === S_IFREG && needed > fileBytes) {
     throw new TargetError(
-      'VHOST_MEM_REGION', `memory region ${format(description)} ends at byte ${needed} of a file of ${fileBytes} bytes`,
+      'VHOST_MEM_REGION',
+      `memory region ${format(description)} ends at byte ${needed} of a file of ${fileBytes} bytes`,
     );
   }
   // The offset may not be page-aligned: the mapping starts at the file's start. Hugepages want whole pages.

@@ -4,7 +4,7 @@
  *
  * Not here: crypto, GPU, net and postcopy messages, which a storage back-end never offers; they are answered as unknown.
  */
-import { addr64, struct, type Struct, type StructValue, u16, u32, u64, type Fields } from '../base/struct.ts';
+import { addr64, type Fields, type Struct, type StructValue, struct, u16, u32, u64 } from '../base/struct.ts';
 
 /** Message header: 12 bytes, host byte order. */
 export const Header = struct('vhost_user_header', 12, { request: u32, flags: u32, size: u32 });
@@ -18,20 +18,36 @@ export const U64 = struct('u64', 8, { value: u64 });
 export const VringState = struct('vhost_vring_state', 8, { index: u32, num: u32 });
 /** Note the order: descriptor, used, available. `log` is the guest physical address of the used ring. */
 export const VringAddr = struct('vhost_vring_addr', 40, {
-  index: u32, flags: u32, descriptor: addr64, used: addr64, available: addr64, log: addr64,
+  index: u32,
+  flags: u32,
+  descriptor: addr64,
+  used: addr64,
+  available: addr64,
+  log: addr64,
 });
 export const MemoryTableHead = struct('vhost_memory', 8, { regionCount: u32, padding: u32 });
 export const MemoryRegion = struct('vhost_memory_region', 32, {
-  guestAddress: addr64, sizeBytes: addr64, userAddress: addr64, mmapOffset: addr64,
+  guestAddress: addr64,
+  sizeBytes: addr64,
+  userAddress: addr64,
+  mmapOffset: addr64,
 });
 export const SingleMemoryRegion = struct('vhost_user_mem_reg', 40, {
-  padding: u64, guestAddress: addr64, sizeBytes: addr64, userAddress: addr64, mmapOffset: addr64,
+  padding: u64,
+  guestAddress: addr64,
+  sizeBytes: addr64,
+  userAddress: addr64,
+  mmapOffset: addr64,
 });
 export const LogDescription = struct('vhost_user_log', 16, { sizeBytes: addr64, offset: addr64 });
 /** Followed by `size` bytes of configuration space. */
 export const ConfigHead = struct('vhost_user_config', 12, { offset: u32, size: u32, flags: u32 });
 export const InflightDescription = struct('vhost_user_inflight', 24, {
-  mmapSize: addr64, mmapOffset: addr64, queueCount: u16, queueSize: u16, padding: u32,
+  mmapSize: addr64,
+  mmapOffset: addr64,
+  queueCount: u16,
+  queueSize: u16,
+  padding: u32,
 });
 
 /** Offered and acked with GET/SET_PROTOCOL_FEATURES. */
@@ -85,7 +101,10 @@ export const REQUESTS = {
   SET_OWNER: { code: 3, payload: null, hasReply: false, fds: none },
   RESET_OWNER: { code: 4, payload: null, hasReply: false, fds: none },
   SET_MEM_TABLE: {
-    code: 5, payload: MemoryTableHead, payloadMax: MEMORY_TABLE_BYTES_MAX, hasReply: false,
+    code: 5,
+    payload: MemoryTableHead,
+    payloadMax: MEMORY_TABLE_BYTES_MAX,
+    hasReply: false,
     fds: [0, MEMORY_TABLE_REGIONS_MAX],
   },
   SET_VRING_NUM: { code: 8, payload: VringState, hasReply: false, fds: none },
@@ -101,10 +120,20 @@ export const REQUESTS = {
   SET_VRING_ENABLE: { code: 18, payload: VringState, hasReply: false, fds: none },
   SET_BACKEND_REQ_FD: { code: 21, payload: null, hasReply: false, fds: one, needs: 'BACKEND_REQ' },
   GET_CONFIG: {
-    code: 24, payload: ConfigHead, payloadMax: 12 + CONFIG_BYTES_MAX, hasReply: true, fds: none, needs: 'CONFIG',
+    code: 24,
+    payload: ConfigHead,
+    payloadMax: 12 + CONFIG_BYTES_MAX,
+    hasReply: true,
+    fds: none,
+    needs: 'CONFIG',
   },
   SET_CONFIG: {
-    code: 25, payload: ConfigHead, payloadMax: 12 + CONFIG_BYTES_MAX, hasReply: false, fds: none, needs: 'CONFIG',
+    code: 25,
+    payload: ConfigHead,
+    payloadMax: 12 + CONFIG_BYTES_MAX,
+    hasReply: false,
+    fds: none,
+    needs: 'CONFIG',
   },
   RESET_DEVICE: { code: 34, payload: null, hasReply: false, fds: none, needs: 'RESET_DEVICE' },
   GET_MAX_MEM_SLOTS: { code: 36, payload: null, hasReply: true, fds: none, needs: 'CONFIGURE_MEM_SLOTS' },

@@ -7,8 +7,8 @@
  * a running ring stands on (memory, features, addresses) stops it first, with nothing in flight, and starts it again.
  */
 import { TargetError } from '../base/errors.ts';
-import type { LimitedLog, Logger } from '../base/log.ts';
 import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
+import type { LimitedLog, Logger } from '../base/log.ts';
 import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
 import { sendMessage, setNonBlocking } from '../sys/socket.ts';
@@ -16,9 +16,9 @@ import { QUEUE_SIZE_MAX, VirtioFeature } from '../virtio/features.ts';
 import { splitRingBytes } from '../virtio/split-ring.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice } from './device.ts';
-import { isMappedPrivately } from './sharing.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
+import { isMappedPrivately } from './sharing.ts';
 import { Vring } from './vring.ts';
 
 /** A reply's payload, or nothing. */
@@ -151,14 +151,20 @@ export class Session {
     const sizeMin = spec.payload?.size ?? 0;
     const sizeMax = spec.payloadMax ?? sizeMin;
     if (message.payload.length < sizeMin || message.payload.length > sizeMax) {
-      throw new TargetError('VHOST_MSG_SIZE', `${message.payload.length} bytes of payload, expected ${sizeMin} to ${sizeMax}`);
+      throw new TargetError(
+        'VHOST_MSG_SIZE',
+        `${message.payload.length} bytes of payload, expected ${sizeMin} to ${sizeMax}`,
+      );
     }
     const [fdsMin, fdsMax] = spec.fds;
     if (message.fdCount < fdsMin || message.fdCount > fdsMax) {
       throw new TargetError('VHOST_MSG_FDS', `${message.fdCount} descriptors, expected ${fdsMin} to ${fdsMax}`);
     }
     if (spec.needs !== undefined && !this.#hasProtocol(spec.needs)) {
-      throw new TargetError('VHOST_MSG_FEATURE', `${name} needs protocol feature ${spec.needs}, which was not negotiated`);
+      throw new TargetError(
+        'VHOST_MSG_FEATURE',
+        `${name} needs protocol feature ${spec.needs}, which was not negotiated`,
+      );
     }
   }
 
@@ -238,7 +244,10 @@ export class Session {
     const head = wire.MemoryTableHead.size;
     const needed = head + regionCount * wire.MemoryRegion.size;
     if (message.payload.length < needed) {
-      throw new TargetError('VHOST_MSG_SIZE', `${message.payload.length} bytes do not hold ${regionCount} memory regions`);
+      throw new TargetError(
+        'VHOST_MSG_SIZE',
+        `${message.payload.length} bytes do not hold ${regionCount} memory regions`,
+      );
     }
     if (regionCount === 0) {
       this.#log.warn(SHARE_HINT);
@@ -286,9 +295,7 @@ export class Session {
   async #setVringAddr(payload: wire.PayloadOf<'SET_VRING_ADDR'>): Promise<undefined> {
     const vring = this.#vring(payload.index);
     const { descriptor, used, available } = payload;
-    if (descriptor % 16 !== 0 || available % 2 !== 0 || used % 4 !== 0) {
-      throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${vring.index} are not aligned`);
-    }
+    checkAlignment(vring, descriptor, available, used);
     const before = vring.addresses;
     const isSame =
       before !== null && before.descriptor === descriptor && before.used === used && before.available === available;
@@ -405,6 +412,8 @@ export class Session {
       if (this.memory.count === 0) this.#log.warn(SHARE_HINT);
       throw new TargetError('VHOST_VRING_ADDR', `queue ${vring.index} does not lie in the guest memory`);
     }
+    // Regions may be mapped at odd addresses on either side: an atomic access must not cross a cache line.
+    checkAlignment(vring, descriptorAddress, availableAddress, usedAddress);
     return { descriptorAddress, availableAddress, usedAddress };
   }
 
@@ -445,7 +454,14 @@ export class Session {
 
   async #setConfig(offset: number, size: number, message: Message): Promise<undefined> {
     const bytes = message.payload.subarray(wire.ConfigHead.size);
-    if (bytes.length < size) throw new TargetError('VHOST_MSG_SIZE', `${bytes.length} bytes of configuration, not ${size}`);
+    if (bytes.length < size)
+      throw new TargetError('VHOST_MSG_SIZE', `${bytes.length} bytes of configuration, not ${size}`);
     await this.#device.config?.write(offset, bytes.subarray(0, size));
   }
+}
+
+/** Virtio 1.3 §2.7: the descriptor table is aligned to 16, the available ring to 2, the used ring to 4 bytes. */
+function checkAlignment(vring: Vring, descriptor: number, available: number, used: number): void {
+  if (descriptor % 16 === 0 && available % 2 === 0 && used % 4 === 0) return;
+  throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${vring.index} are not aligned`);
 }

@@ -10,15 +10,21 @@ import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { clockNs } from '../sys/thread.ts';
-import { BLK_CONFIG_WRITEBACK_OFFSET, BLK_ID_BYTES, BlkFeature } from '../virtio/blk.ts';
-import { QUEUES_MAX } from '../virtio/features.ts';
 import type { SessionDevice, VringStart } from '../vhost-user/device.ts';
 import { hasBit } from '../vhost-user/messages.ts';
 import { Session } from '../vhost-user/session.ts';
+import { BLK_CONFIG_WRITEBACK_OFFSET, BLK_ID_BYTES, BlkFeature } from '../virtio/blk.ts';
+import { QUEUES_MAX } from '../virtio/features.ts';
 import { type BlkDeviceParams, blkConfig, blkFeatures } from './blk-device.ts';
 import { ControllerListener } from './controller-listener.ts';
 import { QUEUE_COUNTERS } from './queue-counters.ts';
-import { type SetCallCall, type SetWriteThroughCall, type StartCall, type VringCall, VringService } from './vring-service.ts';
+import {
+  type SetCallCall,
+  type SetWriteThroughCall,
+  type StartCall,
+  type VringCall,
+  VringService,
+} from './vring-service.ts';
 
 export interface BlkControllerOptions {
   readonly name: string;
@@ -124,7 +130,9 @@ export class BlkController implements BdevUser {
   checkMemory(): void {
     if (this.#session?.session.memory.wasTruncated !== true) return;
     void this.#session.session.close(
-      new TargetError('VHOST_MEM_TRUNCATED', 'the front-end truncated the memory that it shares', { errno: Errno.EFAULT }),
+      new TargetError('VHOST_MEM_TRUNCATED', 'the front-end truncated the memory that it shares', {
+        errno: Errno.EFAULT,
+      }),
     );
   }
 
@@ -252,7 +260,10 @@ export class BlkSession implements SessionDevice {
   async #writeConfig(offset: number, bytes: Uint8Array): Promise<void> {
     const value = bytes[0];
     if (offset !== BLK_CONFIG_WRITEBACK_OFFSET || bytes.length !== 1 || (value !== 0 && value !== 1)) {
-      throw new TargetError('VHOST_CONFIG', `only the writeback field may be written, not ${bytes.length} bytes at ${offset}`);
+      throw new TargetError(
+        'VHOST_CONFIG',
+        `only the writeback field may be written, not ${bytes.length} bytes at ${offset}`,
+      );
     }
     this.#isWriteBack = value === 1;
     const call: SetWriteThroughCall = { sessionId: this.id, isWriteThrough: this.isWriteThrough };

@@ -1,9 +1,9 @@
 /** What a vhost-user-blk controller shows of its bdev: features and configuration space (virtio 1.3 §5.2.3, §5.2.4). */
 import { SEGMENTS_OFFERED } from '../base/limits.ts';
 import type { Bdev } from '../bdev/bdev.ts';
+import { maskOf } from '../vhost-user/messages.ts';
 import { BlkConfig, BlkFeature, SECTOR_BYTES } from '../virtio/blk.ts';
 import { VirtioFeature } from '../virtio/features.ts';
-import { maskOf } from '../vhost-user/messages.ts';
 
 /** Ranges of one DISCARD or WRITE_ZEROES request. */
 export const RANGES_MAX = 64;
@@ -28,7 +28,17 @@ export function blkFeatures(isReadonly: boolean): bigint {
   const { SIZE_MAX, SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, RO, DISCARD, WRITE_ZEROES } = BlkFeature;
   const { VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT } = VirtioFeature;
   const common = maskOf(
-    SIZE_MAX, SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT,
+    SIZE_MAX,
+    SEG_MAX,
+    BLK_SIZE,
+    FLUSH,
+    TOPOLOGY,
+    CONFIG_WCE,
+    MQ,
+    VERSION_1,
+    INDIRECT_DESC,
+    EVENT_IDX,
+    ANY_LAYOUT,
   );
   return common | (isReadonly ? maskOf(RO) : maskOf(DISCARD, WRITE_ZEROES));
 }

@@ -5,21 +5,28 @@
  * it came from, which is unique while the chain is in flight; all state of a request lives in arrays indexed by it, so
  * that nothing is allocated per request.
  */
-import { type BdevIo as Io, BdevIo, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
-import type { BdevChannel } from '../bdev/channel.ts';
+
 import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
 import type { LimitedLog } from '../base/log.ts';
+import { BdevIo, type BdevIo as Io, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
+import type { BdevChannel } from '../bdev/channel.ts';
 import { type GuestMemory, NOWHERE } from '../memory/guest-memory.ts';
 import type { Source } from '../reactor/reactor.ts';
 import { signalEventFd } from '../sys/events.ts';
-import { type IovArena, IOV_SHORT_ENTRIES, NO_LIST } from '../sys/iov-arena.ts';
+import { IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../sys/iov-arena.ts';
 import {
-  BLK_HEADER_BYTES, BLK_ID_BYTES, BLK_RANGE_BYTES, BLK_RANGE_UNMAP, BlkRequestType, BlkStatus, SECTOR_BYTES,
+  BLK_HEADER_BYTES,
+  BLK_ID_BYTES,
+  BLK_RANGE_BYTES,
+  BLK_RANGE_UNMAP,
+  BlkRequestType,
+  BlkStatus,
+  SECTOR_BYTES,
 } from '../virtio/blk.ts';
 import { Chain, RING_FAULT_TEXT, RingFault } from '../virtio/chain.ts';
 import type { SplitRing } from '../virtio/split-ring.ts';
 import { type BlkDeviceParams, DISCARD_SECTORS_MAX, RANGES_MAX } from './blk-device.ts';
-import { type QueueCounters, QueueCounter } from './queue-counters.ts';
+import { QueueCounter, type QueueCounters } from './queue-counters.ts';
 
 const TWO_32 = 2 ** 32;
 
@@ -170,8 +177,10 @@ export class BlkQueue implements Source, IoOwner {
     if (this.isDetached || chain.readableBytes < BLK_HEADER_BYTES) return this.#endNow(slot, BlkStatus.IOERR);
     let type: number;
     let sector: number;
-    const window = (chain.lengths[0] as number) < BLK_HEADER_BYTES
-      ? NOWHERE : this.#memory.locate(chain.addresses, 0, 0, BLK_HEADER_BYTES);
+    const window =
+      (chain.lengths[0] as number) < BLK_HEADER_BYTES
+        ? NOWHERE
+        : this.#memory.locate(chain.addresses, 0, 0, BLK_HEADER_BYTES);
     if (window !== NOWHERE && (this.#memory.offset & 3) === 0) {
       const words = this.#memory.window(window).words;
       const at = this.#memory.offset >>> 2;
@@ -359,7 +368,7 @@ export class BlkQueue implements Source, IoOwner {
         continue;
       }
       const part = whole - toSkip;
-      const take = part < left ? part : left;
+      const take = Math.min(part, left);
       entry = this.#memory.appendSegments(chain.addresses, i, toSkip, take, this.#arena, entry, end);
       if (entry === NOWHERE || entry > end) return entry;
       left -= take;
@@ -404,7 +413,10 @@ export class BlkQueue implements Source, IoOwner {
   #reportFault(fault: RingFault): void {
     this.#hasReportedFault = true;
     this.#counters[QueueCounter.faults] = (this.#counters[QueueCounter.faults] as number) + 1;
-    this.#faults.warn(`ring-${fault}`, `queue ${this.index} is broken until it is set up again: ${RING_FAULT_TEXT[fault]}`);
+    this.#faults.warn(
+      `ring-${fault}`,
+      `queue ${this.index} is broken until it is set up again: ${RING_FAULT_TEXT[fault]}`,
+    );
     if (this.#errFd >= 0) signalEventFd(this.#errFd);
   }
 }

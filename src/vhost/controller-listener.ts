@@ -1,5 +1,5 @@
 /** The listening socket of a controller: made safely, removed at the end. */
-import { lstatSync, unlinkSync, chmodSync } from 'node:fs';
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { TargetError } from '../base/errors.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { acceptUnix, connectUnix, listenUnix } from '../sys/socket.ts';
@@ -43,13 +43,18 @@ function removeStaleSocket(path: string): void {
     return;
   }
   if (!isSocket) throw new TargetError('EEXIST', `${path} exists and is not a socket: remove it or choose another -S`);
-  let fd: number;
-  try {
-    fd = connectUnix(path);
-  } catch {
-    unlinkSync(path);
-    return;
+  if (!isDead(path)) {
+    throw new TargetError('EADDRINUSE', `another process serves ${path}: stop it, or choose another -S directory`);
   }
-  closeFd(fd);
-  throw new TargetError('EADDRINUSE', `another process serves ${path}: stop it, or choose another -S directory`);
+  unlinkSync(path);
+}
+
+/** Any answer but a refusal, such as that of a full backlog, comes from a living process. */
+function isDead(path: string): boolean {
+  try {
+    closeFd(connectUnix(path));
+    return false;
+  } catch (error) {
+    return error instanceof TargetError && error.code === 'ECONNREFUSED';
+  }
 }

@@ -1,7 +1,7 @@
 /** All vhost controllers by name, and the making of new ones. */
 import { join } from 'node:path';
-import { TargetError } from '../base/errors.ts';
 import { parseCpuset } from '../base/cpuset.ts';
+import { TargetError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import { placeController } from '../reactor/placement.ts';
@@ -64,7 +64,15 @@ export class VhostRegistry {
     const cores = params.cpumask === undefined ? all : parseCpuset(params.cpumask);
     const reactor = placeController(reactors, cores);
     const controller = new BlkController({
-      name, socketPath, bdev, isReadonly: params.isReadonly, serial: params.serial, cores, reactor, fdSet: this.#fdSet, log,
+      name,
+      socketPath,
+      bdev,
+      isReadonly: params.isReadonly,
+      serial: params.serial,
+      cores,
+      reactor,
+      fdSet: this.#fdSet,
+      log,
     });
     this.#controllers.set(name, controller);
     log.info(`Controller ${name}: new controller added`, { ctrlr: name, bdev: bdev.name, core: reactor.core });
@@ -93,7 +101,8 @@ export class VhostRegistry {
     const controller = this.get(name);
     if (controller.session !== null && !force) {
       throw new TargetError(
-        'EBUSY', `a front-end is connected to "${name}": detach the disk from the guest first, or pass force`,
+        'EBUSY',
+        `a front-end is connected to "${name}": detach the disk from the guest first, or pass force`,
       );
     }
     this.#controllers.delete(name);

@@ -10,7 +10,8 @@ const BLK_TRANSPORT = 'vhost_user_blk';
 const IOPS_THRESHOLD = 60_000;
 
 type VhostHandlers = Pick<
-  Handlers, 'vhost_create_blk_controller' | 'vhost_delete_controller' | 'vhost_get_controllers'
+  Handlers,
+  'vhost_create_blk_controller' | 'vhost_delete_controller' | 'vhost_get_controllers'
 >;
 
 export function vhostRpc(registry: VhostRegistry): VhostHandlers {

@@ -5,11 +5,12 @@
  * Guest memory is one map per session and set of regions, shared by the session's queues here; a channel is one per bdev,
  * shared by all queues here that use it. Both are counted and closed with their last user.
  */
+
+import { TargetError } from '../base/errors.ts';
+import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
 import { BdevChannel } from '../bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
-import { TargetError } from '../base/errors.ts';
-import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor } from '../reactor/reactor.ts';
@@ -79,7 +80,9 @@ export const VringService = {
 } as const;
 
 export function createVringService(
-  reactor: Reactor, reactorIndex: number, log: Logger,
+  reactor: Reactor,
+  reactorIndex: number,
+  log: Logger,
 ): Readonly<Record<string, MailboxHandler>> {
   const service = new Service(reactor, reactorIndex, log);
   return {

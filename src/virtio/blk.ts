@@ -2,7 +2,7 @@
  * virtio-blk as it is on the wire (virtio 1.3 §5.2): feature bits, configuration space, request types, status values.
  * Shared by the device (vhost/) and the driver side (initiator/).
  */
-import { addr64, struct, u16, u32, u8 } from '../base/struct.ts';
+import { addr64, struct, u8, u16, u32 } from '../base/struct.ts';
 
 export const BlkFeature = {
   SIZE_MAX: 1,

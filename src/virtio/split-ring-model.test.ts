@@ -152,7 +152,11 @@ class Model {
     const sum = (isWritable: boolean) =>
       segments.reduce((total, segment) => total + (segment.isWritable === isWritable ? segment.lengthBytes : 0), 0);
     expect([chain.head, chain.count, chain.readableCount, chain.readableBytes, chain.writableBytes]).toEqual([
-      head, segments.length, segments.filter((segment) => !segment.isWritable).length, sum(false), sum(true),
+      head,
+      segments.length,
+      segments.filter((segment) => !segment.isWritable).length,
+      sum(false),
+      sum(true),
     ]);
     segments.forEach(({ gpa, lengthBytes }, i) => {
       expect([chain.addresses[i], chain.lengths[i]]).toEqual([gpa, lengthBytes]);
@@ -168,21 +172,51 @@ const segmentList = fc
   .map(([buffers, readableCount]) => buffers.map((one, i): Segment => ({ ...one, isWritable: i >= readableCount })));
 
 const step: fc.Arbitrary<Step> = fc.oneof(
-  { weight: 6, arbitrary: fc.tuple(segmentList, fc.nat(SEGMENTS_MAX), fc.nat(15)).map(([segments, direct, offset]): Step => (model) => model.submit(segments, direct, offset)) },
+  {
+    weight: 6,
+    arbitrary: fc.tuple(segmentList, fc.nat(SEGMENTS_MAX), fc.nat(15)).map(
+      ([segments, direct, offset]): Step =>
+        (model) =>
+          model.submit(segments, direct, offset),
+    ),
+  },
   { weight: 6, arbitrary: fc.constant<Step>((model) => model.pop()) },
   { weight: 1, arbitrary: fc.constant<Step>((model) => model.unpop()) },
-  { weight: 5, arbitrary: fc.tuple(fc.nat(1023), fc.nat(2 ** 32 - 1)).map(([which, length]): Step => (model) => model.push(which, length)) },
+  {
+    weight: 5,
+    arbitrary: fc.tuple(fc.nat(1023), fc.nat(2 ** 32 - 1)).map(
+      ([which, length]): Step =>
+        (model) =>
+          model.push(which, length),
+    ),
+  },
   { weight: 3, arbitrary: fc.constant<Step>((model) => model.publish()) },
   { weight: 3, arbitrary: fc.constant<Step>((model) => model.consume()) },
-  { weight: 1, arbitrary: fc.integer({ min: -2, max: 6 }).map((index): Step => (model) => model.wantCallAt(index)) },
-  { weight: 1, arbitrary: fc.boolean().map((isRefused): Step => (model) => model.refuseCalls(isRefused)) },
+  {
+    weight: 1,
+    arbitrary: fc.integer({ min: -2, max: 6 }).map(
+      (index): Step =>
+        (model) =>
+          model.wantCallAt(index),
+    ),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.boolean().map(
+      (isRefused): Step =>
+        (model) =>
+          model.refuseCalls(isRefused),
+    ),
+  },
   { weight: 1, arbitrary: fc.constant<Step>((model) => model.restart()) },
 );
 
 it('hands out, returns and shows what a model in plain arrays does', () => {
   fc.assert(
     fc.property(
-      fc.nat(10), fc.boolean(), fc.oneof(fc.constant(0), fc.integer({ min: 0xfff0, max: 0xffff })),
+      fc.nat(10),
+      fc.boolean(),
+      fc.oneof(fc.constant(0), fc.integer({ min: 0xfff0, max: 0xffff })),
       fc.array(step, { minLength: 20, maxLength: 150 }),
       (exponent, hasEventIdx, base, steps) => {
         const rig = new RingRig({ size: 1 << exponent, hasEventIdx, base });

@@ -91,8 +91,16 @@ describe('calls with EVENT_IDX', () => {
   });
 
   it('follow the formula of the specification, from any index and for any batch', () => {
-    const index = fc.oneof(fc.integer({ min: 0, max: 0xffff }), fc.integer({ min: 0xfff8, max: 0x10008 }).map((i) => i & 0xffff));
-    const batch = fc.record({ count: fc.integer({ min: 1, max: 16 }), event: index, isNear: fc.boolean(), delta: fc.integer({ min: -3, max: 18 }) });
+    const index = fc.oneof(
+      fc.integer({ min: 0, max: 0xffff }),
+      fc.integer({ min: 0xfff8, max: 0x10008 }).map((i) => i & 0xffff),
+    );
+    const batch = fc.record({
+      count: fc.integer({ min: 1, max: 16 }),
+      event: index,
+      isNear: fc.boolean(),
+      delta: fc.integer({ min: -3, max: 18 }),
+    });
     fc.assert(
       fc.property(index, fc.array(batch, { minLength: 1, maxLength: 6 }), (base, batches) => {
         const rig = new RingRig({ size: 16, hasEventIdx: true, base });

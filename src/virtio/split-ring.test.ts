@@ -50,29 +50,32 @@ function writeTable(rig: RingRig, gpa: number, rows: readonly RawDescriptor[]): 
 }
 
 describe('what a driver does right', () => {
-  it.each([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])('fills and drains a ring of %i across the index wrap', (size) => {
-    const rig = rigOf({ size, base: 0xfff0 });
-    const chain = new Chain();
-    const rounds = Math.ceil(40 / size) + 2;
-    for (let round = 0; round < rounds; round++) {
-      const heads = Array.from({ length: size }, (_, i) => rig.submit([readable(SPACE + i, i + 1)]));
-      for (const head of heads) {
-        expect(rig.device.pop(chain)).toBe(true);
-        expect([chain.head, chain.addresses[0]]).toEqual([head, SPACE + heads.indexOf(head)]);
+  it.each([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])(
+    'fills and drains a ring of %i across the index wrap',
+    (size) => {
+      const rig = rigOf({ size, base: 0xfff0 });
+      const chain = new Chain();
+      const rounds = Math.ceil(40 / size) + 2;
+      for (let round = 0; round < rounds; round++) {
+        const heads = Array.from({ length: size }, (_, i) => rig.submit([readable(SPACE + i, i + 1)]));
+        for (const head of heads) {
+          expect(rig.device.pop(chain)).toBe(true);
+          expect([chain.head, chain.addresses[0]]).toEqual([head, SPACE + heads.indexOf(head)]);
+        }
+        expect(rig.device.pop(chain)).toBe(false);
+        expect(rig.device.inFlightCount).toBe(size);
+        for (const head of heads.toReversed()) rig.device.push(head, head);
+        rig.device.publish();
+        for (const head of heads.toReversed()) {
+          expect([rig.driver.popUsed(), rig.driver.usedLen]).toEqual([head, head]);
+          rig.driver.freeChain(head);
+        }
+        expect(rig.driver.popUsed()).toBe(NO_HEAD);
       }
-      expect(rig.device.pop(chain)).toBe(false);
-      expect(rig.device.inFlightCount).toBe(size);
-      for (const head of heads.toReversed()) rig.device.push(head, head);
-      rig.device.publish();
-      for (const head of heads.toReversed()) {
-        expect([rig.driver.popUsed(), rig.driver.usedLen]).toEqual([head, head]);
-        rig.driver.freeChain(head);
-      }
-      expect(rig.driver.popUsed()).toBe(NO_HEAD);
-    }
-    expect(rig.device.fault).toBe(RingFault.none);
-    expect(rig.device.nextAvail).toBe((0xfff0 + rounds * size) & 0xffff);
-  });
+      expect(rig.device.fault).toBe(RingFault.none);
+      expect(rig.device.nextAvail).toBe((0xfff0 + rounds * size) & 0xffff);
+    },
+  );
 
   it('takes a chain of 1024 descriptors, direct or in a table', () => {
     const rig = rigOf({ size: 1024 });
@@ -90,7 +93,11 @@ describe('what a driver does right', () => {
 
   it('follows a table in any order of its entries', () => {
     const rig = rigOf();
-    writeTable(rig, SPACE, [[10, 1, NEXT, 2], [30, 3, WRITE, 0], [20, 2, NEXT | WRITE, 1]]);
+    writeTable(rig, SPACE, [
+      [10, 1, NEXT, 2],
+      [30, 3, WRITE, 0],
+      [20, 2, NEXT | WRITE, 1],
+    ]);
     rig.driver.writeDescriptor(5, SPACE, 48, INDIRECT, 0);
     rig.show(5);
     const chain = new Chain();
@@ -101,7 +108,10 @@ describe('what a driver does right', () => {
 
   it('ignores WRITE on the descriptor of a table, and the table past its last entry', () => {
     const rig = rigOf();
-    writeTable(rig, SPACE, [[10, 1, 0, 99], [20, 2, INDIRECT, 77]]);
+    writeTable(rig, SPACE, [
+      [10, 1, 0, 99],
+      [20, 2, INDIRECT, 77],
+    ]);
     rig.driver.writeDescriptor(0, SPACE, 32, INDIRECT | WRITE, 9999);
     rig.show(0);
     const chain = new Chain();
@@ -121,7 +131,10 @@ describe('what a driver does right', () => {
   it.each([1, 8, 16, 17, 32, 47])('reads a table of which %i bytes lie in the region before', (before) => {
     const border = 4 * PAGE;
     const rig = rigOf({
-      regions: [{ guestAddress: 0, sizeBytes: border }, { guestAddress: border, sizeBytes: PAGE }],
+      regions: [
+        { guestAddress: 0, sizeBytes: border },
+        { guestAddress: border, sizeBytes: PAGE },
+      ],
     });
     const segments = [readable(1, 2), readable(3, 4), writable(5, 6)];
     rig.show(rig.driver.addIndirect(segments, border - before));
@@ -231,7 +244,11 @@ function direct(rows: readonly RawDescriptor[]): (rig: RingRig) => void {
 }
 
 /** A chain of one table, as written; `length` overrides that of the table. */
-function table(rows: readonly RawDescriptor[], length = 16 * rows.length, flags: number = INDIRECT): (rig: RingRig) => void {
+function table(
+  rows: readonly RawDescriptor[],
+  length = 16 * rows.length,
+  flags: number = INDIRECT,
+): (rig: RingRig) => void {
   return (rig) => {
     writeTable(rig, SPACE, rows);
     rig.driver.writeDescriptor(0, SPACE, length, flags, 1);
@@ -253,14 +270,18 @@ const MISUSES: readonly Misuse[] = [
   { name: 'a head just outside the table', fault: RingFault.headOutOfRange, commit: (rig) => rig.show(8) },
   { name: 'a head of 0xffff', fault: RingFault.headOutOfRange, commit: (rig) => rig.show(0xffff) },
   {
-    name: 'a head that is in flight', fault: RingFault.headInFlight, commit: (rig) => {
+    name: 'a head that is in flight',
+    fault: RingFault.headInFlight,
+    commit: (rig) => {
       const head = rig.submit([readable(1)]);
       expect(rig.device.pop(new Chain())).toBe(true);
       rig.show(head);
     },
   },
   {
-    name: 'a head twice in one batch', fault: RingFault.headInFlight, commit: (rig) => {
+    name: 'a head twice in one batch',
+    fault: RingFault.headInFlight,
+    commit: (rig) => {
       const head = rig.driver.addChain([readable(1)]);
       rig.driver.expose(head);
       rig.driver.expose(head);
@@ -272,34 +293,65 @@ const MISUSES: readonly Misuse[] = [
   { name: 'a next of 0xffff', fault: RingFault.nextOutOfRange, commit: direct([[0, 1, NEXT, 0xffff]]) },
   { name: 'a next outside its indirect table', fault: RingFault.nextOutOfRange, commit: table([[0, 1, NEXT, 1]]) },
   {
-    name: 'a next of 0xffff in a table', fault: RingFault.nextOutOfRange, commit: table([[0, 1, NEXT, 0xffff], [0, 1, 0, 0]]),
+    name: 'a next of 0xffff in a table',
+    fault: RingFault.nextOutOfRange,
+    commit: table([
+      [0, 1, NEXT, 0xffff],
+      [0, 1, 0, 0],
+    ]),
   },
   { name: 'a descriptor that follows itself', fault: RingFault.chainTooLong, commit: direct([[0, 1, NEXT, 0]]) },
   {
-    name: 'a loop of descriptors', fault: RingFault.chainTooLong,
-    commit: direct([[0, 1, NEXT, 1], [0, 1, NEXT, 2], [0, 1, NEXT, 1]]),
+    name: 'a loop of descriptors',
+    fault: RingFault.chainTooLong,
+    commit: direct([
+      [0, 1, NEXT, 1],
+      [0, 1, NEXT, 2],
+      [0, 1, NEXT, 1],
+    ]),
   },
-  { name: 'a loop in a table', fault: RingFault.chainTooLong, commit: table([[0, 1, NEXT, 1], [0, 1, NEXT, 0]]) },
   {
-    name: 'more than 1024 descriptors with those of a table', fault: RingFault.chainTooLong,
+    name: 'a loop in a table',
+    fault: RingFault.chainTooLong,
+    commit: table([
+      [0, 1, NEXT, 1],
+      [0, 1, NEXT, 0],
+    ]),
+  },
+  {
+    name: 'more than 1024 descriptors with those of a table',
+    fault: RingFault.chainTooLong,
     commit: (rig) => {
       const segments = Array.from({ length: 1025 }, (_, i) => readable(i));
       rig.show(rig.addMixed(segments, 1, SPACE));
     },
   },
   {
-    name: 'a readable after a writable', fault: RingFault.readableAfterWritable,
-    commit: direct([[0, 1, NEXT | WRITE, 1], [0, 1, 0, 0]]),
+    name: 'a readable after a writable',
+    fault: RingFault.readableAfterWritable,
+    commit: direct([
+      [0, 1, NEXT | WRITE, 1],
+      [0, 1, 0, 0],
+    ]),
   },
   {
-    name: 'a readable after a writable in a table', fault: RingFault.readableAfterWritable,
-    commit: table([[0, 1, NEXT, 1], [0, 1, NEXT | WRITE, 2], [0, 1, 0, 0]]),
+    name: 'a readable after a writable in a table',
+    fault: RingFault.readableAfterWritable,
+    commit: table([
+      [0, 1, NEXT, 1],
+      [0, 1, NEXT | WRITE, 2],
+      [0, 1, 0, 0],
+    ]),
   },
   {
-    name: 'a readable in a table after a direct writable', fault: RingFault.readableAfterWritable,
+    name: 'a readable in a table after a direct writable',
+    fault: RingFault.readableAfterWritable,
     commit: (rig) => {
       writeTable(rig, SPACE, [[0, 1, 0, 0]]);
-      direct([[0, 1, NEXT | WRITE, 1], [SPACE, 16, INDIRECT, 0]])(rig);
+      direct([
+        [0, 1, NEXT | WRITE, 1],
+        [SPACE, 16, INDIRECT, 0],
+      ])(rig);
     },
   },
   { name: 'INDIRECT with NEXT', fault: RingFault.indirectWithNext, commit: table([[0, 1, 0, 0]], 16, INDIRECT | NEXT) },
@@ -309,25 +361,39 @@ const MISUSES: readonly Misuse[] = [
   { name: 'a table of 17 bytes', fault: RingFault.indirectLength, commit: table([[0, 1, 0, 0]], 17) },
   { name: 'a table of 1025 entries', fault: RingFault.indirectLength, commit: table([[0, 1, 0, 0]], 16 * 1025) },
   { name: 'a table of almost 4 GiB', fault: RingFault.indirectLength, commit: table([[0, 1, 0, 0]], 0xffff_fff0) },
-  { name: 'a table outside the memory', fault: RingFault.indirectAddress, commit: direct([[OUTSIDE, 16, INDIRECT, 0]]) },
   {
-    name: 'a table that ends outside the memory', fault: RingFault.indirectAddress,
+    name: 'a table outside the memory',
+    fault: RingFault.indirectAddress,
+    commit: direct([[OUTSIDE, 16, INDIRECT, 0]]),
+  },
+  {
+    name: 'a table that ends outside the memory',
+    fault: RingFault.indirectAddress,
     commit: direct([[RIG_GUEST_ADDRESS + (4 << 20) - 16, 32, INDIRECT, 0]]),
   },
   {
-    name: 'a table at the end of the address space', fault: RingFault.indirectAddress,
+    name: 'a table at the end of the address space',
+    fault: RingFault.indirectAddress,
     commit: (rig) => {
       rig.driver.descriptors.set([0xffff_fff0, 0xffff_ffff, 32, INDIRECT]);
       rig.show(0);
     },
   },
   {
-    name: 'buffers of more than 2^32 bytes', fault: RingFault.lengthOverflow,
-    commit: direct([[0, 0xffff_ffff, NEXT, 1], [0, 2, WRITE, 0]]),
+    name: 'buffers of more than 2^32 bytes',
+    fault: RingFault.lengthOverflow,
+    commit: direct([
+      [0, 0xffff_ffff, NEXT, 1],
+      [0, 2, WRITE, 0],
+    ]),
   },
   {
-    name: 'buffers of more than 2^32 bytes in a table', fault: RingFault.lengthOverflow,
-    commit: table([[0, 0xffff_ffff, NEXT, 1], [0, 0xffff_ffff, 0, 0]]),
+    name: 'buffers of more than 2^32 bytes in a table',
+    fault: RingFault.lengthOverflow,
+    commit: table([
+      [0, 0xffff_ffff, NEXT, 1],
+      [0, 0xffff_ffff, 0, 0],
+    ]),
   },
 ];
 

@@ -20,6 +20,8 @@ const LONG_MS = 300_000;
 /** From an error on the host to the end of the guest's program that met it. */
 const ERROR_MAX_MS = 60_000;
 const FIO_QUEUES = 4;
+/** One block of hot-plugged memory on x86. */
+const DIMM_MIB = 128;
 
 /** lsblk, blockdev and sysfs show the disk as it was made. */
 export async function showsDisk(guest: Guest, disk: GuestDisk): Promise<void> {
@@ -238,6 +240,30 @@ export async function comesAndGoes(guest: Guest, disk: VhostUserDisk, sizeBytes:
   await guest.removeDisk(disk.id);
   const { stdout: after } = await guest.run(`until ! [ -e ${path} ]; do sleep 0.1; done; ls /sys/block`);
   expect(after).toBe(before);
+}
+
+/** Memory is plugged in while the disk is busy: nothing is lost, and buffers in the new memory work. */
+export async function worksWhileMemoryGrows(guest: Guest, { path }: GuestDisk): Promise<void> {
+  await guest.run('echo online >/sys/devices/system/memory/auto_online_blocks');
+  const busy = guest.run(
+    `fio --name=busy --filename=${path} --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k --size=8M --loops=20 \
+      --verify=crc32c --verify_fatal=1 --time_based --runtime=8 --output=/tmp/fio.txt || { cat /tmp/fio.txt; exit 1; }`,
+    { timeoutMs: LONG_MS },
+  );
+  await guest.run('until grep -q fio /proc/*/comm 2>/dev/null; do sleep 0.1; done');
+  for (const dimm of ['dimm0', 'dimm1']) await guest.addMemory(dimm, DIMM_MIB);
+  await busy;
+  // The kernel takes the new memory first, being above 4 GiB: see that it does, and write from and read into it.
+  await guest.run(
+    `free_pages() { awk '/zone +Normal/ { found = 1 } found && /nr_free_pages/ { print $2; exit }' /proc/zoneinfo; }
+    before=$(free_pages)
+    dd if=/dev/urandom of=/tmp/data bs=16M count=2 iflag=fullblock 2>/dev/null
+    [ $((before - $(free_pages))) -gt 7000 ]
+    dd if=/tmp/data of=${path} bs=16M oflag=direct conv=notrunc 2>/dev/null
+    dd if=${path} bs=16M count=2 iflag=direct 2>/dev/null | cmp - /tmp/data
+    rm /tmp/data`,
+    { timeoutMs: LONG_MS },
+  );
 }
 
 function nameOf(path: string): string {

@@ -48,6 +48,9 @@ const BOOT_MAX_MS = 180_000;
 const RUN_MAX_MS = 120_000;
 const DEVICE_MAX_MS = 60_000;
 const CONSOLE_TAIL_CHARACTERS = 6_000;
+/** Room for `addMemory()`. */
+const DIMM_SLOTS = 4;
+const MEMORY_MAX_MIB = 4096;
 const IS_ARM = process.arch === 'arm64';
 /** The first PCI slot of our disks; the ones below belong to QEMU's own devices. */
 const DISK_SLOT_FIRST = 0x10;
@@ -174,6 +177,13 @@ export class Guest {
     this.#diskSlots.delete(id);
   }
 
+  /** Plugs shared memory into the running guest: QEMU sends its back-ends a new memory table. */
+  async addMemory(id: string, sizeMiB: number): Promise<void> {
+    const size = sizeMiB * 2 ** 20;
+    await this.qmp('object-add', { 'qom-type': 'memory-backend-memfd', id: `${id}-memory`, size, share: true });
+    await this.qmp('device_add', { driver: 'pc-dimm', id, memdev: `${id}-memory` });
+  }
+
   /** Restarts the guest's system, as `reboot -f` does in it, and waits until the new one answers. */
   async reboot(): Promise<void> {
     const booted = this.#agent.nextBoot(BOOT_MAX_MS);
@@ -230,7 +240,7 @@ export class Guest {
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', 'tcg'],
       ...['-machine', `${IS_ARM ? 'virt' : 'pc'},memory-backend=ram`, ...(IS_ARM ? ['-cpu', 'max'] : [])],
-      ...['-smp', String(cpus), '-m', `${memoryMiB}M`],
+      ...['-smp', String(cpus), '-m', `${memoryMiB}M,slots=${DIMM_SLOTS},maxmem=${MEMORY_MAX_MIB}M`],
       ...['-object', `${memoryBackend(memory)},id=ram,size=${memoryMiB}M,share=on`],
       ...['-kernel', image.kernelPath, '-initrd', initramfsPath, '-append', kernelArgs],
       ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],

@@ -15,6 +15,7 @@ import {
   survivesReboot,
   takesPartitions,
   verifiesUnderLoad,
+  worksWhileMemoryGrows,
   zeroesRanges,
 } from './guest-cases.ts';
 import { whyNoGuests } from './requirements.ts';
@@ -119,6 +120,8 @@ describe.skipIf(whyNoGuests() !== null)('a guest on qemu-storage-daemon', () => 
     await expect(zeroesRanges(guest, disk)).rejects.toThrow(/script ended with/);
     await expect(refusesWrites(guest, disk)).rejects.toThrow(/script ended with/);
   });
+
+  test('memory plugged into the busy guest is served too', async () => await worksWhileMemoryGrows(guest, main));
 
   test('the disk is used again after a reboot', async () => await survivesReboot(guest, 'main'));
 });

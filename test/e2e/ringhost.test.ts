@@ -15,6 +15,7 @@ import {
   survivesReboot,
   takesPartitions,
   verifiesUnderLoad,
+  worksWhileMemoryGrows,
   zeroesRanges,
 } from './guest-cases.ts';
 import { reserveHugepages, whyNoGuests } from './requirements.ts';
@@ -104,6 +105,8 @@ describe.skipIf(whyNoGuests() !== null)('a guest on Ringhost', () => {
   test('a disk can be plugged and unplugged while the guest runs', async () => {
     await comesAndGoes(guest, { id: 'plugged', socketPath: daemon.socketPath('plugged') }, 16 * MIB);
   });
+
+  test('memory plugged into the busy guest is served too', async () => await worksWhileMemoryGrows(guest, main));
 
   test('the disk is used again after a reboot', async () => await survivesReboot(guest, 'main'));
 

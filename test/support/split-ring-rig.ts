@@ -33,7 +33,10 @@ export class RingRig {
     this.memory = new OwnedMemory(options.regions ?? [{ guestAddress: RIG_GUEST_ADDRESS, sizeBytes: RIG_BYTES }]);
     this.guest = new GuestMemory(
       this.memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
-        guestAddress, sizeBytes, userAddress, hostAddress: userAddress,
+        guestAddress,
+        sizeBytes,
+        userAddress,
+        hostAddress: userAddress,
       })),
     );
     const region = this.memory.regions[0];

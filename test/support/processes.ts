@@ -1,0 +1,58 @@
+/** Code that must run in a process or thread of its own, because it ends it or changes it for good. */
+import { spawnSync } from 'node:child_process';
+import { Worker } from 'node:worker_threads';
+
+const ROOT = new URL('../../', import.meta.url);
+const LIMIT_MS = 30_000;
+
+/** URL of a file of `src/`, for an `import` in the code below. */
+export function sourceUrl(path: string): string {
+  return new URL(`src/${path}`, ROOT).href;
+}
+
+export interface Outcome {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs an ES module's text in a new process. */
+export function runModule(code: string): Outcome {
+  const { status, signal, stdout, stderr } = spawnSync(
+    process.execPath,
+    ['--disable-warning=ExperimentalWarning', '--input-type=module', '--eval', code],
+    { encoding: 'utf8', timeout: LIMIT_MS },
+  );
+  return { status, signal, stdout, stderr };
+}
+
+export interface Thread {
+  readonly worker: Worker;
+  /** The first message. */
+  readonly message: Promise<unknown>;
+  /** The code it ended with. */
+  readonly exit: Promise<number>;
+  /** Messages of errors that ended it. */
+  readonly errors: readonly string[];
+}
+
+/**
+ * Starts a thread that runs an ES module's text. `url('sys/events.ts')` in it is a file of `src/`, and `post(value)`
+ * sends a message.
+ */
+export function startThread(code: string): Thread {
+  const text = `
+    import { parentPort } from 'node:worker_threads';
+    const post = (value) => parentPort.postMessage(value);
+    const url = (path) => ${JSON.stringify(new URL('src/', ROOT).href)} + path;
+    ${code}`;
+  const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(text)}`), {
+    execArgv: ['--disable-warning=ExperimentalWarning'],
+  });
+  const errors: string[] = [];
+  worker.on('error', (error: Error) => errors.push(error.message));
+  const message = new Promise<unknown>((resolve) => worker.once('message', resolve));
+  const exit = new Promise<number>((resolve) => worker.once('exit', resolve));
+  return { worker, message, exit, errors };
+}
