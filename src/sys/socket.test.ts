@@ -1,4 +1,5 @@
 /** Unix sockets that carry descriptors, and no descriptor lost on the way. */
+import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,7 +30,7 @@ beforeEach(() => {
 
 afterEach(() => {
   for (const fd of toClose.splice(0)) closeFd(fd);
-  expect(openFdCount()).toBe(fdsBefore);
+  assert.equal(openFdCount(), fdsBefore);
 });
 
 function owned(fd: number): number {

@@ -200,7 +200,8 @@ export class BlkSession implements SessionDevice {
   /** One block a queue, made when it first starts. */
   readonly counters = new Map<number, SharedArrayBuffer>();
   #acked = 0n;
-  #isWriteBack = true;
+  /** What the driver wrote to the configuration space; null before that. */
+  #chosenWriteBack: boolean | null = null;
 
   constructor(controller: BlkController) {
     this.#controller = controller;
@@ -211,6 +212,12 @@ export class BlkSession implements SessionDevice {
     const hasFlush = hasBit(this.#acked, BlkFeature.FLUSH);
     const hasWce = hasBit(this.#acked, BlkFeature.CONFIG_WCE);
     return hasWce ? !this.#isWriteBack : !hasFlush;
+  }
+
+  /** The writeback field: on at first, but off for a driver that cannot flush (virtio 1.3 §5.2.5.2). */
+  get #isWriteBack(): boolean {
+    const canSwitch = hasBit(this.#acked, BlkFeature.CONFIG_WCE);
+    return this.#chosenWriteBack ?? !(canSwitch && !hasBit(this.#acked, BlkFeature.FLUSH));
   }
 
   setFeatures(features: bigint): void {
@@ -247,7 +254,7 @@ export class BlkSession implements SessionDevice {
 
   reset(): void {
     this.#acked = 0n;
-    this.#isWriteBack = true;
+    this.#chosenWriteBack = null;
   }
 
   ended(): void {}
@@ -265,7 +272,7 @@ export class BlkSession implements SessionDevice {
         `only the writeback field may be written, not ${bytes.length} bytes at ${offset}`,
       );
     }
-    this.#isWriteBack = value === 1;
+    this.#chosenWriteBack = value === 1;
     const call: SetWriteThroughCall = { sessionId: this.id, isWriteThrough: this.isWriteThrough };
     await this.#controller.reactor.call(VringService.setWriteThrough, call);
   }
