@@ -78,7 +78,12 @@ export class BlkController implements BdevUser {
     this.#log = withFields(options.log, { ctrlr: options.name });
     this.#faults = new LimitedLog(this.#log, FAULT_LINES_MAX);
     this.#fdSet = options.fdSet;
-    this.#listener = new ControllerListener(options.socketPath, options.fdSet, (fd) => void this.#connected(fd));
+    this.#listener = new ControllerListener(options.socketPath, options.fdSet, (fd) => {
+      this.#connected(fd).catch((error: Error) => {
+        this.#log.error(`a front-end could not be served: ${error.message}`);
+        closeFd(fd);
+      });
+    });
     this.bdev.users.add(this);
     this.reactor.controllerCount++;
   }
@@ -168,24 +173,28 @@ export class BlkController implements BdevUser {
       closeFd(fd);
       return;
     }
-    const device = new BlkSession(this);
-    this.#session = device;
     this.#log.info('front-end connected', { pid, uid });
-    this.#sessionEnd = new Promise((resolve) => {
-      device.session = new Session(fd, this.#fdSet, {
-        device,
-        log: this.#log,
-        faults: this.#faults,
-        peerPid: pid,
-        onEnd: () => {
-          this.#session = null;
-          if (this.#onGone !== null) this.bdev.users.delete(this);
-          this.#onGone?.();
-          this.#log.info('front-end disconnected');
-          resolve();
-        },
-      });
+    this.#openSession(fd, pid);
+  }
+
+  #openSession(fd: number, peerPid: number): void {
+    const device = new BlkSession(this);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    device.session = new Session(fd, this.#fdSet, {
+      device,
+      log: this.#log,
+      faults: this.#faults,
+      peerPid,
+      onEnd: () => {
+        this.#session = null;
+        if (this.#onGone !== null) this.bdev.users.delete(this);
+        this.#onGone?.();
+        this.#log.info('front-end disconnected');
+        resolve();
+      },
     });
+    this.#session = device;
+    this.#sessionEnd = promise;
   }
 }
 
