@@ -49,7 +49,7 @@ export interface BlkResult {
 /** What the status byte holds before the device writes it. */
 export const STATUS_UNTOUCHED = 0xff;
 /** What the rest of the writable part holds before. */
-export const DATA_UNTOUCHED = 0xa5;
+const DATA_UNTOUCHED = 0xa5;
 const GUARD_BYTES = 32;
 const GUARD = 0x5c;
 

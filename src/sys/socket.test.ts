@@ -183,7 +183,10 @@ describe('listening sockets', () => {
     expect(acceptUnix(listener)).toBe(Errno.EAGAIN);
     const client = owned(connectUnix(join(directory, 'a')));
     let server = -1;
-    await until(() => (server = acceptUnix(listener)) >= 0, 'connection');
+    await until(() => {
+      server = acceptUnix(listener);
+      return server >= 0;
+    }, 'connection');
     owned(server);
     const me = { pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() };
     expect(peerCredentials(server)).toEqual(me);

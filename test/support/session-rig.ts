@@ -217,8 +217,11 @@ export class SessionRig {
   /** Sends an eventfd for a ring, and closes it at this side. */
   async sendEvent(name: 'SET_VRING_KICK' | 'SET_VRING_CALL' | 'SET_VRING_ERR', index: number): Promise<void> {
     const fd = createEventFd();
-    await this.accept(name, encodeU64(index), [fd]);
-    closeFd(fd);
+    try {
+      await this.accept(name, encodeU64(index), [fd]);
+    } finally {
+      closeFd(fd);
+    }
   }
 
   closePeer(): void {
