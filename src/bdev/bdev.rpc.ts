@@ -58,6 +58,7 @@ function appeared(registry: BdevRegistry, name: string, timeoutMs: number, conte
     const timer = setTimeout(finish, Math.min(timeoutMs, 2 ** 31 - 1));
     registry.on('created', onCreated);
     context.signal.addEventListener('abort', finish);
+    if (context.signal.aborted) finish();
   });
 }
 

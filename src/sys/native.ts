@@ -57,7 +57,8 @@ export interface Native {
 function load(): Native {
   const require = createRequire(import.meta.url);
   const root = fileURLToPath(new URL('../..', import.meta.url));
-  const candidates = [`${root}prebuilds/linux-${process.arch}/ringhost.node`, `${root}build/ringhost.node`];
+  // A checkout builds its own; the published package has only the prebuilt one.
+  const candidates = [`${root}build/ringhost.node`, `${root}prebuilds/linux-${process.arch}/ringhost.node`];
   const path = candidates.find((candidate) => existsSync(candidate));
   if (path === undefined) {
     throw new TargetError('ENOENT', `the native addon is not built for linux-${process.arch}: run \`npm start\``);

@@ -48,6 +48,8 @@ const BOOT_MAX_MS = 180_000;
 const RUN_MAX_MS = 120_000;
 const DEVICE_MAX_MS = 60_000;
 const CONSOLE_TAIL_CHARACTERS = 6_000;
+/** A small cache of translated code: stale code makes every write to its page slow, most of all after a reboot. */
+const TRANSLATED_CODE_MIB = 32;
 /** Room for `addMemory()`. */
 const DIMM_SLOTS = 4;
 const MEMORY_MAX_MIB = 4096;
@@ -238,7 +240,7 @@ export class Guest {
     const { cpus = 4, memoryMiB = 640, memory = 'memfd', disks = [], qemuArgs = [] } = this.#options;
     const kernelArgs = `console=${IS_ARM ? 'ttyAMA0' : 'ttyS0'} loglevel=5 panic=-1 rdinit=/init.sh`;
     return [
-      ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', 'tcg'],
+      ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', `tcg,tb-size=${TRANSLATED_CODE_MIB}`],
       ...['-machine', `${IS_ARM ? 'virt' : 'pc'},memory-backend=ram`, ...(IS_ARM ? ['-cpu', 'max'] : [])],
       ...['-smp', String(cpus), '-m', `${memoryMiB}M,slots=${DIMM_SLOTS},maxmem=${MEMORY_MAX_MIB}M`],
       ...['-object', `${memoryBackend(memory)},id=ram,size=${memoryMiB}M,share=on`],

@@ -9,6 +9,9 @@ import { createMemoryFile, Mapping, truncateFile } from '../../../sys/mapping.ts
 import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 
+/** UTF-16 units of a memfd's name that surely fit, with up to 3 bytes each. It is seen in /proc only. */
+const FILE_NAME_MAX = 64;
+
 export interface MallocParams {
   readonly name: string;
   readonly blockCount: number;
@@ -62,23 +65,29 @@ export class MallocBdev implements Bdev {
     this.#budget = budget;
     const size = this.blockCount * this.blockSizeBytes;
     budget.take(size);
+    let fd = -1;
     try {
-      this.#fd = createMemoryFile(`ringhost-${params.name}`.slice(0, 199), size);
-      this.#mapping = this.#map(size);
+      fd = createMemoryFile(`ringhost-${params.name}`.slice(0, FILE_NAME_MAX), size);
+      this.#mapping = mapDisk(fd, size);
     } catch (error) {
+      if (fd >= 0) closeFd(fd);
       budget.take(-size);
       throw error;
     }
+    this.#fd = fd;
   }
 
-  /** Changes the size. Call `finishResize` when every reactor uses the new description. */
+  /** Changes the size. Call `finishResize` when every reactor uses the new description. Throws `EBUSY` before that. */
   beginResize(blockCount: number): void {
+    if (this.#oldMapping !== null) {
+      throw new TargetError('EBUSY', `bdev "${this.name}" is being resized: try again when that is done`);
+    }
     const before = this.blockCount * this.blockSizeBytes;
     const after = blockCount * this.blockSizeBytes;
     this.#budget.take(after - before);
     try {
       truncateFile(this.#fd, after);
-      const mapping = this.#map(after);
+      const mapping = mapDisk(this.#fd, after);
       this.#oldMapping = this.#mapping;
       this.#mapping = mapping;
     } catch (error) {
@@ -120,10 +129,10 @@ export class MallocBdev implements Bdev {
     closeFd(this.#fd);
     this.#budget.take(-this.blockCount * this.blockSizeBytes);
   }
+}
 
-  #map(lengthBytes: number): Mapping {
-    const mapping = Mapping.file(this.#fd, 0, lengthBytes);
-    mapping.preferHugePages();
-    return mapping;
-  }
+function mapDisk(fd: number, lengthBytes: number): Mapping {
+  const mapping = Mapping.file(fd, 0, lengthBytes);
+  mapping.preferHugePages();
+  return mapping;
 }
