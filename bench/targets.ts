@@ -52,6 +52,7 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
   async start(core) {
     const directory = mkdtempSync(join(MEMORY_DIRECTORY, 'ringhost-bench-'));
     const file = join(directory, 'disk');
+    const path = join(directory, 'vhost.0');
     writeFileSync(file, '');
     truncateSync(file, DISK_MIB * 2 ** 20);
     const args = [
@@ -59,10 +60,10 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
       ...['--object', `iothread,id=io,poll-max-ns=${POLL_MAX_NS}`],
       ...['--blockdev', `driver=file,node-name=disk,filename=${file}`],
       '--export',
-      `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${join(directory, 'vhost.0')},writable=on,iothread=io`,
+      `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${path},writable=on,iothread=io`,
     ];
     const child = spawn('taskset', args, { stdio: 'ignore' });
-    const description = `qemu-storage-daemon, file in tmpfs (${DISK_MIB} MiB), iothread with poll-max-ns=${POLL_MAX_NS}`;
+    const description = `qemu-storage-daemon, file in tmpfs (${DISK_MIB} MiB), iothread poll-max-ns=${POLL_MAX_NS}`;
     return await started(this.name, description, child, directory, 'vhost.0');
   },
 };

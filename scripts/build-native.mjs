@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * Builds native/*.c into build/ringhost.node with one call of the C compiler: plain Node-API, whose headers come from the
- * npm package `node-api-headers`; no node-gyp, no Python. native/bench is not part of the addon.
+ * Builds native/*.c into build/ringhost.node with one call of the C compiler: plain Node-API, whose headers come from
+ * the npm package `node-api-headers`; no node-gyp, no Python. native/bench is not part of the addon.
  *
  * Plain JavaScript for any Node >= 20.
  */

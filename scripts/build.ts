@@ -1,6 +1,6 @@
 /**
- * Makes what the published package holds beside the sources: JavaScript and types in dist/, and the addon in prebuilds/.
- * `npm pack` runs it first.
+ * Makes what the published package holds beside the sources: JavaScript and types in dist/, and the addon in
+ * prebuilds/. `npm pack` runs it first.
  */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, rmSync } from 'node:fs';

@@ -82,7 +82,8 @@ async function main(args: readonly string[]): Promise<number> {
     tally.failed += tests.failed;
     tally.skipped += tests.skipped;
   }
-  const summary = `${tally.passed} passed, ${tally.failed} failed${tally.skipped > 0 ? `, ${tally.skipped} skipped` : ''}`;
+  const skipped = tally.skipped > 0 ? `, ${tally.skipped} skipped` : '';
+  const summary = `${tally.passed} passed, ${tally.failed} failed${skipped}`;
   writeFileSync(SUMMARY, `${summary}\n`);
   console.log(summary);
   return tally.failed === 0 ? 0 : 1;

@@ -1,4 +1,6 @@
-/** Reads what a dynamic linker would: the interpreter and the libraries that a 64-bit little-endian ELF file asks for. */
+/**
+ * Reads what a dynamic linker would: the interpreter and the libraries that a 64-bit little-endian ELF file asks for.
+ */
 
 const ELF_MAGIC = 0x464c457f;
 const PT_LOAD = 1;

@@ -1,6 +1,6 @@
 /**
- * The guest image of the end-to-end tests: a kernel for QEMU's -kernel and an initramfs with tools. It is made once from
- * Debian packages and kept outside the tree. What a test adds (its init, agent and scripts) comes as a second cpio
+ * The guest image of the end-to-end tests: a kernel for QEMU's -kernel and an initramfs with tools. It is made once
+ * from Debian packages and kept outside the tree. What a test adds (its init, agent and scripts) comes as a second cpio
  * archive behind the first one, so that a changed test rebuilds nothing.
  */
 import { execFileSync } from 'node:child_process';
@@ -49,8 +49,8 @@ function hashOf(recipe: Recipe): string {
 }
 
 /**
- * Returns the image for this machine's architecture, and makes it first when there is none: half a minute, 80 MB fetched.
- * Callers in several processes at once wait for one of them.
+ * Returns the image for this machine's architecture, and makes it first when there is none: half a minute, 80 MB
+ * fetched. Callers in several processes at once wait for one of them.
  * @throws Error when Debian's packages cannot be reached or lack something
  */
 export async function ensureGuestImage(say: (line: string) => void = () => {}): Promise<GuestImage> {

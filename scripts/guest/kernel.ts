@@ -1,6 +1,6 @@
 /**
- * Takes the uncompressed kernel out of a bzImage (Documentation/arch/x86/boot.rst). Given the ELF file, QEMU starts it by
- * the PVH entry point: no firmware, no decompressor, which saves half of a guest's start under TCG.
+ * Takes the uncompressed kernel out of a bzImage (Documentation/arch/x86/boot.rst). Given the ELF file, QEMU starts it
+ * by the PVH entry point: no firmware, no decompressor, which saves half of a guest's start under TCG.
  */
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 

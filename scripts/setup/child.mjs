@@ -1,6 +1,6 @@
 /**
- * Child processes of the set-up and of the commands it runs. Plain JavaScript for any Node >= 20: it runs before anything
- * is installed.
+ * Child processes of the set-up and of the commands it runs. Plain JavaScript for any Node >= 20: it runs before
+ * anything is installed.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';

@@ -1,6 +1,6 @@
 /**
- * A Node.js that can run this project. Node >= 22.18 runs TypeScript as it is; a machine with an older one gets a current
- * one from the npm registry into the checkout, as an ordinary package without install script.
+ * A Node.js that can run this project. Node >= 22.18 runs TypeScript as it is; a machine with an older one gets a
+ * current one from the npm registry into the checkout, as an ordinary package without install script.
  */
 import { existsSync, mkdirSync, readFileSync, realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';

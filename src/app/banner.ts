@@ -11,9 +11,8 @@ export function readyBanner(daemon: Daemon): string {
   for (const controller of controllers) {
     const size = Math.floor(controller.bdev.sizeBytes / MIB);
     const access = controller.isReadonly ? ', read-only' : '';
-    lines.push(
-      `  ${controller.name.padEnd(8)} ${controller.socketPath}  (vhost-user-blk: ${controller.bdev.name}, ${size} MiB${access})`,
-    );
+    const what = `vhost-user-blk: ${controller.bdev.name}, ${size} MiB${access}`;
+    lines.push(`  ${controller.name.padEnd(8)} ${controller.socketPath}  (${what})`);
   }
   if (controllers.length === 0) {
     lines.push('', 'Nothing is served yet. For a RAM disk:', ...createCommands(daemon.options.rpcSocket));

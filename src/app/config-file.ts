@@ -1,6 +1,6 @@
 /**
- * Configuration files in SPDK's format: `{ "subsystems": [{ "subsystem": NAME, "config": [{ "method", "params" }] }] }`.
- * Each entry is an RPC call, made in the order of the file.
+ * Configuration files in SPDK's format: `{ "subsystems": [{ "subsystem": NAME, "config": [{ "method", "params" }] }]
+ * }`. Each entry is an RPC call, made in the order of the file.
  */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';

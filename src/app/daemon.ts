@@ -1,6 +1,6 @@
 /**
- * The daemon: the composition root. Starts reactors, registries and the RPC server, applies the configuration, and stops
- * all of it in order: no new requests, sessions ended with nothing in flight, sockets removed, bdevs given back.
+ * The daemon: the composition root. Starts reactors, registries and the RPC server, applies the configuration, and
+ * stops all of it in order: no new requests, sessions ended with nothing in flight, sockets removed, bdevs given back.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { Errno, TargetError } from '../base/errors.ts';

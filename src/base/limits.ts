@@ -1,7 +1,9 @@
 /** Limits of the system, each with its source. Relations between them are asserted at load. */
 import { assert } from './assert.ts';
 
-/** Descriptors of one chain. Windows' viostor sends up to 515 whatever seg_max says; a ring has at most 1024 entries. */
+/**
+ * Descriptors of one chain. Windows' viostor sends up to 515 whatever seg_max says; a ring has at most 1024 entries.
+ */
 export const CHAIN_DESCRIPTORS_MAX = 1024;
 
 /** seg_max offered to guests, as SPDK and QEMU offer: what fits in a 128-entry ring with header and status. */

@@ -30,8 +30,8 @@ interface Count {
 }
 
 /**
- * For what guests and front-ends get wrong: the first few lines of each kind in a minute, the last of them with a remark
- * that further ones are kept back.
+ * For what guests and front-ends get wrong: the first few lines of each kind in a minute, the last of them with a
+ * remark that further ones are kept back.
  */
 export class LimitedLog {
   readonly #log: Logger;

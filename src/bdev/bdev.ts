@@ -1,9 +1,10 @@
 /**
  * The bdev interface: what a block device is to the rest of Ringhost.
  *
- * A bdev lives on the main thread (`Bdev`: identity, size, configuration). Reactors are other threads, so it is described
- * to them by plain data (`BdevDescription`), from which each opens its own channel with the factory registered for the
- * description's kind (`ChannelFactory`, module-channels.ts). Nothing of a channel is shared between threads.
+ * A bdev lives on the main thread (`Bdev`: identity, size, configuration). Reactors are other threads, so it is
+ * described to them by plain data (`BdevDescription`), from which each opens its own channel with the factory
+ * registered for the description's kind (`ChannelFactory`, module-channels.ts). Nothing of a channel is shared between
+ * threads.
  */
 
 import type { IovArena } from '../sys/iov-arena.ts';

@@ -1,6 +1,7 @@
 /**
  * `ringhost rpc`: calls a method of a running daemon. It takes what SPDK's rpc.py takes (global options, methods of
- * both generations, their arguments) and prints what it prints. Methods can also be read from standard input, one a line.
+ * both generations, their arguments) and prints what it prints. Methods can also be read from standard input, one a
+ * line.
  *
  * Unlike rpc.py it writes errors to standard error, so that standard output holds results and nothing else.
  */

@@ -1,5 +1,6 @@
 /**
- * A virtio-blk driver over vhost-user: what a virtual machine and its guest do together, as a client for tests and tools.
+ * A virtio-blk driver over vhost-user: what a virtual machine and its guest do together, as a client for tests and
+ * tools.
  *
  *   const disk = await BlkInitiator.connect('/var/tmp/vhost.0', { queues: 2 });
  *   await disk.write(0, data);

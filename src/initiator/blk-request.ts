@@ -1,6 +1,7 @@
 /**
  * One virtio-blk request in guest memory (virtio 1.3 §5.2.6), cut into descriptors in any way. Buffers stand between
- * guard bytes, and what the device may only read is compared afterwards: a device that writes where it must not is found.
+ * guard bytes, and what the device may only read is compared afterwards: a device that writes where it must not is
+ * found.
  */
 import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';

@@ -135,7 +135,8 @@ export class DriverQueue {
   /** The ring's state in one line, for error messages. */
   describe(): string {
     const { ring } = this;
-    return `avail ${ring.nextAvail}, used ${ring.usedIdx()}, seen ${ring.nextUsed}, ${this.calls} calls, ${this.kicks} kicks`;
+    const indexes = `avail ${ring.nextAvail}, used ${ring.usedIdx()}, seen ${ring.nextUsed}`;
+    return `${indexes}, ${this.calls} calls, ${this.kicks} kicks`;
   }
 
   /** Closes the eventfds. The ring's memory goes with the memory it lies in, unless `ring.close` is called first. */

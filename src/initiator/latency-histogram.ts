@@ -32,7 +32,9 @@ export class LatencyHistogram {
     if (ns > this.maxNs) this.maxNs = ns;
   }
 
-  /** Smallest bucket bound that `percent` of the values do not exceed (50 is the median); 0 when nothing was recorded. */
+  /**
+   * Smallest bucket bound that `percent` of the values do not exceed (50 is the median); 0 when nothing was recorded.
+   */
   percentile(percent: number): number {
     assert(percent > 0 && percent <= 100, 'a percentile is above 0 and at most 100');
     const rank = Math.max(1, Math.ceil((this.count * percent) / 100));

@@ -1,4 +1,7 @@
-/** First-fit allocation of byte ranges. For the control side of the initiator: the load generator allocates only at start. */
+/**
+ * First-fit allocation of byte ranges. For the control side of the initiator: the load generator allocates only at
+ * start.
+ */
 import { assert } from '../base/assert.ts';
 
 interface Range {

@@ -5,9 +5,9 @@
  *   available ring     6 + 2 n bytes     u16 flags, u16 idx, u16 head[n], u16 used_event       (we write)
  *   used ring          6 + 8 n bytes     u16 flags, u16 idx, {u32 id, u32 length}[n], u16 avail_event   (we read)
  *
- * Two levels: chains from a free list (`addChain`, `expose`, `publish`, `popUsed`, `freeChain`), and raw writes to every
- * field, for tests that misbehave. Nothing allocates after construction except `addChain`'s caller; a load generator
- * builds its chains once and only exposes them again.
+ * Two levels: chains from a free list (`addChain`, `expose`, `publish`, `popUsed`, `freeChain`), and raw writes to
+ * every field, for tests that misbehave. Nothing allocates after construction except `addChain`'s caller; a load
+ * generator builds its chains once and only exposes them again.
  */
 import { assert } from '../base/assert.ts';
 import type { OwnedMemory, OwnedRegion } from './owned-memory.ts';

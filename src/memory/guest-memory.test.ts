@@ -60,7 +60,9 @@ function write(memory: GuestMemory, gpa: number, source: Uint8Array, offset: num
   return memory.write(ADDRESSES, 1, place(gpa), source, offset, length);
 }
 
-/** Gaps and sizes make regions that may touch but do not overlap; shuffled, as front-ends may send them in any order. */
+/**
+ * Gaps and sizes make regions that may touch but do not overlap; shuffled, as front-ends may send them in any order.
+ */
 const layout = fc
   .array(fc.record({ gap: fc.constantFrom(0, 0, 1, 3, PAGE), size: fc.integer({ min: 1, max: 40 }) }), {
     minLength: 1,
@@ -272,7 +274,7 @@ describe('read and write', () => {
       before: fc.nat(4),
     });
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 8 }), (steps) => {
+      fc.property(fc.array(step, { maxLength: 12, size: 'max' }), (steps) => {
         for (const { gpa, data, before } of steps) {
           const isInside = data.every((_, i) => model.has(gpa + i));
           const source = new Uint8Array(before + data.length);

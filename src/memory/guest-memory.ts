@@ -72,8 +72,8 @@ export class GuestMemory {
 
   /**
    * Window that holds the bytes `[gpa, gpa + length)`, gpa = `addresses[index] + skip`, with `this.offset` set, or
-   * `NOWHERE` when they are not all in one window: outside the memory, or across a border (then the caller reads byte by
-   * byte).
+   * `NOWHERE` when they are not all in one window: outside the memory, or across a border (then the caller reads byte
+   * by byte).
    */
   locate(addresses: Float64Array, index: number, skip: number, lengthBytes: number): number {
     const region = this.#find(addresses, index, skip);
@@ -93,8 +93,8 @@ export class GuestMemory {
 
   /**
    * Writes the buffer of `lengthBytes` at `addresses[index] + skip` as iovec entries from `entry` on, at most up to
-   * `entryEnd`. Returns the next free entry; `NOWHERE` when part of the buffer is outside the memory; `entryEnd + 1` when
-   * the entries ran out.
+   * `entryEnd`. Returns the next free entry; `NOWHERE` when part of the buffer is outside the memory; `entryEnd + 1`
+   * when the entries ran out.
    */
   appendSegments(
     addresses: Float64Array,

@@ -1,6 +1,6 @@
 /**
- * Control messages between the main thread and a reactor: calls with an answer, over the worker's message port. A sleeping
- * reactor is woken by them, a polling one handles them at its next turn of the event loop.
+ * Control messages between the main thread and a reactor: calls with an answer, over the worker's message port. A
+ * sleeping reactor is woken by them, a polling one handles them at its next turn of the event loop.
  */
 import type { MessagePort } from 'node:worker_threads';
 import { TargetError } from '../base/errors.ts';

@@ -138,7 +138,7 @@ describe('an adaptive reactor', () => {
     expect(counterOf(reactor, ReactorCounter.turns)).toBe(0);
   });
 
-  it('polls a new source, without kicks, until it was silent for a while; then it asks for one and sleeps', async () => {
+  it('polls a new source without kicks until it was silent for a while, then asks for one and sleeps', async () => {
     const reactor = reactorOf();
     const source = new FakeSource();
     reactor.add(source);

@@ -111,6 +111,7 @@ describe('the copy engine', () => {
       fc.property(
         fc.array(fc.oneof({ weight: 3, arbitrary: transfer }, { weight: 1, arbitrary: zero }), {
           maxLength: 3 * CAPACITY,
+          size: 'max',
         }),
         fc.integer(),
         (operations, seed) => {

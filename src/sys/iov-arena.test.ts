@@ -9,7 +9,7 @@ describe('IovArena', () => {
   it('never hands out lists that overlap, and says when it has none', () => {
     const step = fc.record({ kind: fc.constantFrom('short', 'long', 'release', 'release'), which: fc.nat() });
     fc.assert(
-      fc.property(fc.nat(6), fc.nat(3), fc.array(step, { maxLength: 80 }), (shorts, longs, steps) => {
+      fc.property(fc.nat(6), fc.nat(3), fc.array(step, { maxLength: 80, size: 'max' }), (shorts, longs, steps) => {
         const arena = new IovArena(shorts, longs + 1);
         const owner = new Set<number>();
         const taken: { first: number; entries: number }[] = [];

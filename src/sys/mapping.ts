@@ -119,7 +119,9 @@ export function fileInfo(fd: number): FileInfo {
   return { sizeBytes: out[0] as number, pageSizeBytes: out[1] as number, mode: out[2] as number };
 }
 
-/** Becomes readable when a guarded mapping of this process lost pages. Owned by the addon: watch it, do not close it. */
+/**
+ * Becomes readable when a guarded mapping of this process lost pages. Owned by the addon: watch it, do not close it.
+ */
 export function truncationEventFd(): number {
   return checkErrno(native.guardEventFd(), 'cannot install the SIGBUS guard');
 }

@@ -87,7 +87,7 @@ function header(request: number, flags: number, size: number): Uint8Array {
 describe('reading', () => {
   it('makes the same messages of a stream however it is cut', async () => {
     const message = fc.record({ code: fc.nat(0xffff), size: fc.oneof(fc.nat(60), fc.constant(PAYLOAD_BYTES_MAX)) });
-    const cuts = fc.array(fc.integer({ min: 1, max: 80 }), { minLength: 1, maxLength: 20 });
+    const cuts = fc.array(fc.integer({ min: 1, max: 80 }), { minLength: 1, maxLength: 20, size: 'max' });
     await fc.assert(
       fc.asyncProperty(fc.array(message, { minLength: 1, maxLength: 5 }), cuts, async (sent, lengths) => {
         rig.messages.length = 0;
@@ -331,6 +331,24 @@ describe('writing', () => {
       return received.length === sizes.length;
     }, 'all messages');
     expect(received).toEqual(sizes.map((size, i) => ({ code: i, size, fds: i % 10 === 0 ? 1 : 0 })));
+    closeFd(event);
+  });
+
+  it('sends the descriptors of a message that is cut in two only once', async () => {
+    const event = createEventFd();
+    const reader = new MessageReader(rig.peer);
+    // The socket takes a part of the last one.
+    const count = messagesUntilFull(60_000) + 1;
+    for (let i = 0; i < count; i++) rig.connection.send(encodeMessage(i, 4, bytesOf(60_000)), [event]);
+    const fds: number[] = [];
+    await until(() => {
+      for (let result = reader.read(); result.kind === 'message'; result = reader.read()) {
+        fds.push(result.message.fds.length);
+        for (const fd of result.message.fds) closeFd(fd);
+      }
+      return fds.length === count;
+    }, 'all messages');
+    expect(new Set(fds)).toEqual(new Set([1]));
     closeFd(event);
   });
 

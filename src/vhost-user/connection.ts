@@ -73,7 +73,9 @@ export class Connection {
     });
   }
 
-  /** Sends now or, when the peer's buffer is full, later. The descriptors stay the caller's and must live until then. */
+  /**
+   * Sends now or, when the peer's buffer is full, later. The descriptors stay the caller's and must live until then.
+   */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {
     if (this.#isClosed) return;
     const sent = this.#unsent.length > 0 ? Errno.EAGAIN : sendMessage(this.#fd, bytes, 0, fds);

@@ -1,4 +1,6 @@
-/** What a session needs of the device behind it. Implemented in vhost/, which knows blk and scsi; a session does not. */
+/**
+ * What a session needs of the device behind it. Implemented in vhost/, which knows blk and scsi; a session does not.
+ */
 import type { MemoryRegionInfo } from '../memory/guest-memory.ts';
 
 /** No descriptor: for a kick, poll; for a call or an error, nobody listens. */

@@ -1,6 +1,6 @@
 /**
- * The memory that a front-end shares with us: regions mapped from its descriptors, after every number in them was checked
- * (CVE-2018-1059, DPDK c6420a3632: overflow of offset and size).
+ * The memory that a front-end shares with us: regions mapped from its descriptors, after every number in them was
+ * checked (CVE-2018-1059, DPDK c6420a3632: overflow of offset and size).
  */
 import { TargetError } from '../base/errors.ts';
 import { MEMORY_SLOTS_MAX } from '../base/limits.ts';

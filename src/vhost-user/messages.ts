@@ -1,8 +1,9 @@
 /**
- * The vhost-user messages as a table (QEMU docs/interop/vhost-user.rst). The dispatcher, its checks of size, descriptors
- * and features, the initiator and the tests all walk it.
+ * The vhost-user messages as a table (QEMU docs/interop/vhost-user.rst). The dispatcher, its checks of size,
+ * descriptors and features, the initiator and the tests all walk it.
  *
- * Not here: crypto, GPU, net and postcopy messages, which a storage back-end never offers; they are answered as unknown.
+ * Not here: crypto, GPU, net and postcopy messages, which a storage back-end never offers; they are answered as
+ * unknown.
  */
 import { addr64, type Fields, type Struct, type StructValue, struct, u16, u32, u64 } from '../base/struct.ts';
 
@@ -89,7 +90,9 @@ export interface RequestSpec {
 const none = [0, 0] as const;
 const maybeOne = [0, 1] as const;
 const one = [1, 1] as const;
-/** Regions in one SET_MEM_TABLE. Front-ends send at most 8 unless CONFIGURE_MEM_SLOTS was acked; room for more is free. */
+/**
+ * Regions in one SET_MEM_TABLE. Front-ends send at most 8 unless CONFIGURE_MEM_SLOTS was acked; room for more is free.
+ */
 export const MEMORY_TABLE_REGIONS_MAX = 32;
 const MEMORY_TABLE_BYTES_MAX = 8 + 32 * MEMORY_TABLE_REGIONS_MAX;
 export const CONFIG_BYTES_MAX = 256;

@@ -96,7 +96,7 @@ it('ends with every ring stopped and every descriptor closed, whatever a front-e
   await turns();
   const before = openFdCount();
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.boolean(), async (steps, isNegotiated) => {
+    fc.asyncProperty(fc.array(step, { maxLength: 60, size: 'max' }), fc.boolean(), async (steps, isNegotiated) => {
       const rig = isNegotiated ? await SessionRig.negotiated() : new SessionRig();
       for (const one of steps) {
         // It may have ended the connection: what is sent then is lost.

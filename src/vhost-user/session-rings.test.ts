@@ -153,7 +153,7 @@ describe('a ring starts', () => {
     expect([...rig.device.running.keys()]).toEqual([3]);
   });
 
-  it('with one signal of its call descriptor, for a driver that missed the last one of a back-end before us', async () => {
+  it('with one signal of its call descriptor, for a driver that missed the last one', async () => {
     await rig.shareMemory(memory);
     const call = createEventFd();
     await rig.accept('SET_VRING_CALL', encodeU64(0), [call]);

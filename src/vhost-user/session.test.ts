@@ -1,4 +1,7 @@
-/** What a session answers to each message, and what it ends its connection for. Rings and memory have tests of their own. */
+/**
+ * What a session answers to each message, and what it ends its connection for. Rings and memory have tests of their
+ * own.
+ */
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';

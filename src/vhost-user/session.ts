@@ -2,9 +2,10 @@
  * One connected front-end: the state machine of the vhost-user protocol (QEMU docs/interop/vhost-user.rst).
  *
  * Messages are handled one after another. Every request is checked against its row in the message table before its
- * handler runs. A request that fails is answered with an error where the protocol has an answer, and otherwise ends this
- * connection: other sessions never notice. A ring runs while it is configured, started and enabled; whatever changes what
- * a running ring stands on (memory, features, addresses) stops it first, with nothing in flight, and starts it again.
+ * handler runs. A request that fails is answered with an error where the protocol has an answer, and otherwise ends
+ * this connection: other sessions never notice. A ring runs while it is configured, started and enabled; whatever
+ * changes what a running ring stands on (memory, features, addresses) stops it first, with nothing in flight, and
+ * starts it again.
  */
 import { TargetError } from '../base/errors.ts';
 import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
@@ -86,7 +87,9 @@ export class Session {
     return this.#vrings.filter((vring) => vring.isRunning);
   }
 
-  /** Tells the guest's driver to read its configuration again (BACKEND_CONFIG_CHANGE_MSG). False when it cannot be told. */
+  /**
+   * Tells the guest's driver to read its configuration again (BACKEND_CONFIG_CHANGE_MSG). False when it cannot be told.
+   */
   notifyConfigChange(): boolean {
     if (this.#backendFd === NO_FD || !this.#hasProtocol('CONFIG')) return false;
     const message = wire.encodeMessage(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, 0, new Uint8Array(0));

@@ -1,6 +1,6 @@
 /**
- * Finds out whether a front-end really shares the memory it sends: QEMU without `share=on` sends a descriptor, but maps it
- * privately, so that the two sides never see each other's writes and the guest hangs at its first request.
+ * Finds out whether a front-end really shares the memory it sends: QEMU without `share=on` sends a descriptor, but maps
+ * it privately, so that the two sides never see each other's writes and the guest hangs at its first request.
  */
 import { fstatSync, readFileSync } from 'node:fs';
 

@@ -108,8 +108,8 @@ export class BlkController implements BdevUser {
   }
 
   /**
-   * Removes the socket. A connected guest keeps its session, in which every request fails, until it disconnects: closing
-   * the connection would leave its driver waiting for ever. Resolves with a promise of the session's end.
+   * Removes the socket. A connected guest keeps its session, in which every request fails, until it disconnects:
+   * closing the connection would leave its driver waiting for ever. Resolves with a promise of the session's end.
    */
   async retire(): Promise<{ readonly gone: Promise<void> }> {
     this.stopListening();

@@ -1,9 +1,9 @@
 /**
  * One virtqueue of a vhost-user-blk controller in its reactor: virtio-blk requests (virtio 1.3 §5.2.6) become bdev I/O.
  *
- * Framing is free: header, data and status may be cut over descriptors in any way. A slot is the head index of the chain
- * it came from, which is unique while the chain is in flight; all state of a request lives in arrays indexed by it, so
- * that nothing is allocated per request.
+ * Framing is free: header, data and status may be cut over descriptors in any way. A slot is the head index of the
+ * chain it came from, which is unique while the chain is in flight; all state of a request lives in arrays indexed by
+ * it, so that nothing is allocated per request.
  */
 
 import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';

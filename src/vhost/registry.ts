@@ -52,8 +52,8 @@ export class VhostRegistry {
     if (this.#controllers.has(name)) {
       throw new TargetError('EEXIST', `a controller "${name}" exists already: choose another name or delete it first`);
     }
-    if (name.includes('/') || name === '.' || name === '..') {
-      throw new TargetError('EINVAL', `"${name}" cannot name a socket: leave out slashes`);
+    if (name.includes('/') || name.includes('\0') || name === '.' || name === '..') {
+      throw new TargetError('EINVAL', `"${name}" cannot name a socket: leave out slashes and NULs`);
     }
     const socketPath = join(socketDirectory, name);
     if (Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX) {
@@ -94,8 +94,8 @@ export class VhostRegistry {
   }
 
   /**
-   * Removes a controller and its socket. With a front-end connected it refuses (`EBUSY`), because the guest would lose its
-   * disk; `force` lets that guest see errors instead: its session goes on, without a disk, until it disconnects.
+   * Removes a controller and its socket. With a front-end connected it refuses (`EBUSY`), because the guest would lose
+   * its disk; `force` lets that guest see errors instead: its session goes on, without a disk, until it disconnects.
    */
   async delete(name: string, force: boolean): Promise<void> {
     const controller = this.get(name);

@@ -1,9 +1,9 @@
 /**
- * The reactor's side of the vhost room: starts and stops queues, opens and closes bdev channels, as the main thread asks
- * through the mailbox.
+ * The reactor's side of the vhost room: starts and stops queues, opens and closes bdev channels, as the main thread
+ * asks through the mailbox.
  *
- * Guest memory is one map per session and set of regions, shared by the session's queues here; a channel is one per bdev,
- * shared by all queues here that use it. Both are counted and closed with their last user.
+ * Guest memory is one map per session and set of regions, shared by the session's queues here; a channel is one per
+ * bdev, shared by all queues here that use it. Both are counted and closed with their last user.
  */
 
 import { TargetError } from '../base/errors.ts';
@@ -116,12 +116,13 @@ class Service {
     const { vring } = call;
     const key = keyOf(call.sessionId, vring.index);
     if (this.#running.has(key)) throw new TargetError('EBUSY', `queue ${key} is already running`);
-    const memory = this.#takeMemory(call);
     const channel = this.#takeChannel(call.bdev);
+    const memory = this.#takeMemory(call);
     const device = { ...call.device };
+    const ring = new SplitRing(vring, memory.map);
     const queue = new BlkQueue({
       index: vring.index,
-      ring: new SplitRing(vring, memory.map),
+      ring,
       memory: memory.map,
       arena: this.#arena,
       channel: channel.channel,
@@ -132,12 +133,24 @@ class Service {
       counters: new Float64Array(call.counters),
       faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
     });
+    try {
+      this.#watchKick(vring.kickFd, queue);
+    } catch (error) {
+      // The front-end sent something else than an eventfd. Its memory will be unmapped: nothing may look at it then.
+      ring.close();
+      this.#releaseMemory(memory);
+      this.#releaseChannel(channel);
+      throw error;
+    }
     this.#running.set(key, { queue, memory, channel, kickFd: vring.kickFd, device });
     this.#reactor.add(queue);
-    if (vring.kickFd === NO_FD) return;
+  }
+
+  #watchKick(kickFd: number, queue: BlkQueue): void {
+    if (kickFd === NO_FD) return;
     // Edge-triggered: every kick is one event, and the descriptor, which is the peer's too, is never read.
     this.#kicks.add(
-      vring.kickFd,
+      kickFd,
       () => {
         queue.kicked();
         this.#reactor.wake(queue);
@@ -154,10 +167,7 @@ class Service {
     const nextAvail = await running.queue.stop();
     this.#reactor.remove(running.queue);
     this.#running.delete(key);
-    if (--running.memory.users === 0) {
-      this.#memories.delete(running.memory.key);
-      running.memory.map.close();
-    }
+    this.#releaseMemory(running.memory);
     this.#releaseChannel(running.channel);
     return nextAvail;
   }
@@ -212,6 +222,12 @@ class Service {
     }
     channel.users++;
     return channel;
+  }
+
+  #releaseMemory(memory: SharedMemory): void {
+    if (--memory.users > 0) return;
+    this.#memories.delete(memory.key);
+    memory.map.close();
   }
 
   #releaseChannel(channel: Channel): void {

@@ -214,7 +214,7 @@ it('hands out, returns and shows what a model in plain arrays does', () => {
     fc.nat(10),
     fc.boolean(),
     fc.oneof(fc.constant(0), fc.integer({ min: 0xfff0, max: 0xffff })),
-    fc.array(step, { minLength: 20, maxLength: 150 }),
+    fc.array(step, { minLength: 20, maxLength: 250, size: 'max' }),
     (exponent, hasEventIdx, base, steps) => {
       const rig = new RingRig({ size: 1 << exponent, hasEventIdx, base });
       try {

@@ -176,30 +176,34 @@ describe.each([{ hasEventIdx: false }, { hasEventIdx: true }])('kicks with %o', 
   it('are never lost: whatever comes is either seen when arming or kicked for afterwards', () => {
     const step = fc.constantFrom('publish', 'publish', 'take', 'arm', 'disarm');
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 40 }), fc.integer({ min: 0, max: 0xffff }), (steps, base) => {
-        const rig = new RingRig({ hasEventIdx, base, size: 64 });
-        rig.device.disarmKick();
-        let isSleeping = false;
-        for (const one of steps) {
-          if (one === 'publish') {
-            const head = rig.driver.addChain(BUFFER);
-            rig.driver.expose(head);
-            const isKicked = rig.driver.publish();
-            // A kick wakes the device; a sleeping device that is not kicked would sleep for ever.
-            expect(isSleeping && !isKicked).toBe(false);
-            isSleeping &&= !isKicked;
-          } else if (one === 'take' && !isSleeping) {
-            while (rig.device.pop(CHAIN)) rig.device.push(CHAIN.head, 0);
-            rig.device.publish();
-            for (let head = rig.driver.popUsed(); head >= 0; head = rig.driver.popUsed()) rig.driver.freeChain(head);
-          } else if (one === 'arm') {
-            isSleeping = !rig.device.armKick();
-          } else if (one === 'disarm' && !isSleeping) {
-            rig.device.disarmKick();
+      fc.property(
+        fc.array(step, { maxLength: 40, size: 'max' }),
+        fc.integer({ min: 0, max: 0xffff }),
+        (steps, base) => {
+          const rig = new RingRig({ hasEventIdx, base, size: 64 });
+          rig.device.disarmKick();
+          let isSleeping = false;
+          for (const one of steps) {
+            if (one === 'publish') {
+              const head = rig.driver.addChain(BUFFER);
+              rig.driver.expose(head);
+              const isKicked = rig.driver.publish();
+              // A kick wakes the device; a sleeping device that is not kicked would sleep for ever.
+              expect(isSleeping && !isKicked).toBe(false);
+              isSleeping &&= !isKicked;
+            } else if (one === 'take' && !isSleeping) {
+              while (rig.device.pop(CHAIN)) rig.device.push(CHAIN.head, 0);
+              rig.device.publish();
+              for (let head = rig.driver.popUsed(); head >= 0; head = rig.driver.popUsed()) rig.driver.freeChain(head);
+            } else if (one === 'arm') {
+              isSleeping = !rig.device.armKick();
+            } else if (one === 'disarm' && !isSleeping) {
+              rig.device.disarmKick();
+            }
           }
-        }
-        rig.close();
-      }),
+          rig.close();
+        },
+      ),
       { numRuns: 200 },
     );
   });

@@ -7,8 +7,8 @@
  *   +-------+-----+------------+------------+     +-------+-----+--------------------+-------------+
  *     u16     u16     u16 each       u16            u16     u16       u32, u32 each         u16
  *
- * `pop` takes chains, `push` fills used elements, `publish` makes them visible with one store of the used index and says
- * whether the driver wants to be called. Indexes are free-running modulo 2^16.
+ * `pop` takes chains, `push` fills used elements, `publish` makes them visible with one store of the used index and
+ * says whether the driver wants to be called. Indexes are free-running modulo 2^16.
  *
  * While the queue is polled the driver is asked not to kick; `armKick` asks for kicks again and looks once more.
  */
@@ -155,7 +155,8 @@ export class SplitRing {
     const before = this.#publishedUsed;
     const now = this.#nextUsed;
     if (now === before) return false;
-    // Release for the used elements and the data before it, and a full barrier before the look at what the driver wants.
+    // Release for the used elements and the data before it, and a full barrier before the look at what the driver
+    // wants.
     Atomics.store(this.#used, INDEX, now);
     this.#publishedUsed = now;
     if (!this.#hasEventIdx) return (Atomics.load(this.#avail, FLAGS) & AVAIL_NO_INTERRUPT) === 0;
@@ -221,7 +222,9 @@ export class SplitRing {
     return RingFault.chainTooLong;
   }
 
-  /** Of the table at `TABLE_ADDRESS`. A driver may use one even where INDIRECT_DESC was not negotiated (Windows does). */
+  /**
+   * Of the table at `TABLE_ADDRESS`. A driver may use one even where INDIRECT_DESC was not negotiated (Windows does).
+   */
   #walkIndirect(lengthBytes: number, flags: number, chain: Chain): RingFault {
     if ((flags & DESC_NEXT) !== 0) return RingFault.indirectWithNext;
     if (lengthBytes === 0 || lengthBytes % DESC_BYTES !== 0 || lengthBytes > TABLE_BYTES.length) {

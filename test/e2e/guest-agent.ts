@@ -1,6 +1,6 @@
 /**
- * Our end of the guest's agent (guest/agent.sh): a virtio-serial port over a Unix socket, on which we listen and to which
- * QEMU connects. One line a request, one line an answer, texts in base64.
+ * Our end of the guest's agent (guest/agent.sh): a virtio-serial port over a Unix socket, on which we listen and to
+ * which QEMU connects. One line a request, one line an answer, texts in base64.
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';

@@ -118,7 +118,8 @@ export async function verifiesUnderLoad(guest: Guest, { path, sizeBytes }: Guest
       --cpus_allowed=0-${FIO_QUEUES - 1} --cpus_allowed_policy=split \\
       --offset_increment=${bytesPerJob} --size=${Math.min(bytesPerJob, 8 << 20)} --rw=randwrite --bsrange=4k-64k \\
       --verify=crc32c --verify_fatal=1 --group_reporting --output=/tmp/fio.txt || { cat /tmp/fio.txt; exit 1; }
-    grep "\${device##*/}-req" /proc/interrupts | awk '{ sum = 0; for (i = 2; i <= ${FIO_QUEUES + 1}; i++) sum += $i; print sum }'
+    grep "\${device##*/}-req" /proc/interrupts |
+      awk '{ sum = 0; for (i = 2; i <= ${FIO_QUEUES + 1}; i++) sum += $i; print sum }'
     grep -E 'read:|write:|err=' /tmp/fio.txt >&2`,
     { timeoutMs: LONG_MS },
   );
@@ -246,7 +247,8 @@ export async function comesAndGoes(guest: Guest, disk: VhostUserDisk, sizeBytes:
 export async function worksWhileMemoryGrows(guest: Guest, { path }: GuestDisk): Promise<void> {
   await guest.run('echo online >/sys/devices/system/memory/auto_online_blocks');
   const busy = guest.run(
-    `fio --name=busy --filename=${path} --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k --size=8M --loops=20 \
+    `fio --name=busy --filename=${path} --direct=1 --ioengine=libaio --iodepth=16 \
+      --rw=randwrite --bs=4k --size=8M --loops=20 \
       --verify=crc32c --verify_fatal=1 --time_based --runtime=8 --output=/tmp/fio.txt || { cat /tmp/fio.txt; exit 1; }`,
     { timeoutMs: LONG_MS },
   );

@@ -1,6 +1,6 @@
 /**
- * A client of QEMU's machine protocol (QMP), which qemu-storage-daemon speaks too. We listen and the process connects to
- * us, so that there is no moment at which its socket is not there yet.
+ * A client of QEMU's machine protocol (QMP), which qemu-storage-daemon speaks too. We listen and the process connects
+ * to us, so that there is no moment at which its socket is not there yet.
  */
 import { createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';

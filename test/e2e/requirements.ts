@@ -1,4 +1,6 @@
-/** What a machine must have for a test. A missing thing skips loudly, with the command that mends it; in CI it fails. */
+/**
+ * What a machine must have for a test. A missing thing skips loudly, with the command that mends it; in CI it fails.
+ */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,6 @@
-/** The configuration space and what a driver may change of it (virtio 1.3 §5.2.4, vhost-user GET_CONFIG and SET_CONFIG). */
+/**
+ * The configuration space and what a driver may change of it (virtio 1.3 §5.2.4, vhost-user GET_CONFIG and SET_CONFIG).
+ */
 import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
 import { maskOf } from '../../src/vhost-user/messages.ts';
 import { BlkFeature, BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';

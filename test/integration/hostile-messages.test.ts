@@ -1,6 +1,6 @@
 /**
- * vhost-user messages that no good front-end sends: wrong headers, lying sizes, descriptors of the wrong number and kind,
- * rings and memory that cannot be, broken streams.
+ * vhost-user messages that no good front-end sends: wrong headers, lying sizes, descriptors of the wrong number and
+ * kind, rings and memory that cannot be, broken streams.
  */
 import { openSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';

@@ -27,7 +27,10 @@ const DEPTH = 32;
 const BLOCK_BYTES = 4096;
 const WARM_UP_ROUNDS = 10_000;
 const ROUNDS = 40_000;
-/** What the engine itself may keep (feedback of functions that are still being optimized): far below one object a request. */
+/**
+ * What the engine itself may keep (feedback of functions that are still being optimized): far below one object a
+ * request.
+ */
 const HEAP_GROWTH_BYTES_MAX = 256 * 1024;
 
 /** Everything from the ring to the copy engine, and a driver that submits the same requests again and again. */

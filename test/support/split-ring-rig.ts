@@ -1,4 +1,6 @@
-/** A split ring with both sides in one process: the initiator's driver ring over memory that the device's ring maps too. */
+/**
+ * A split ring with both sides in one process: the initiator's driver ring over memory that the device's ring maps too.
+ */
 
 import { OwnedMemory, type OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
 import { DescriptorFlag, type Segment, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';

@@ -68,7 +68,8 @@ export const vhostMethods = {
         .regex(/^[\x20-\x7e]*$/, { error: 'serial must be printable ASCII' })
         .optional()
         .describe(
-          'What the guest reads as the serial number, at most 20 characters. Default: the name of the bdev, cut to 20. ' +
+          'What the guest reads as the serial number, at most 20 characters. ' +
+            'Default: the name of the bdev, cut to 20. ' +
             'An addition of Ringhost.',
         ),
     }),

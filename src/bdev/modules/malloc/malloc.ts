@@ -1,6 +1,6 @@
 /**
- * The RAM disk: a memfd, so that it can grow in place and, later, outlive the daemon. Writes are stable as far as memory
- * is: there is no write cache to flush.
+ * The RAM disk: a memfd, so that it can grow in place and, later, outlive the daemon. Writes are stable as far as
+ * memory is: there is no write cache to flush.
  */
 import { randomUUID } from 'node:crypto';
 import { TargetError } from '../../../base/errors.ts';

@@ -1,0 +1,79 @@
+/** What the daemon may be started with. */
+import { describe, expect, it } from 'vitest';
+import { allowedCores } from '../sys/thread.ts';
+import { checkOptions, type RawOptions } from './options.ts';
+
+const RAW: RawOptions = { socketDirectory: '/var/tmp', rpcSocket: '/var/tmp/ringhost.sock', mode: 'adaptive' };
+const check = (parts: Partial<RawOptions>) => checkOptions({ ...RAW, ...parts });
+const refusal = (parts: Partial<RawOptions>): string => {
+  try {
+    check(parts);
+  } catch (error) {
+    return `${(error as { code: string }).code}: ${(error as Error).message}`;
+  }
+  return 'accepted';
+};
+
+describe('options', () => {
+  it('have defaults', () => {
+    expect(check({})).toEqual({
+      socketDirectory: '/var/tmp',
+      cores: allowedCores().slice(0, 1),
+      memoryBytes: Number.POSITIVE_INFINITY,
+      rpcSocket: '/var/tmp/ringhost.sock',
+      configFile: undefined,
+      useDefaultConfig: false,
+      mode: 'adaptive',
+    });
+  });
+
+  it('take cores as a mask or a list', () => {
+    const [core] = allowedCores();
+    expect(check({ coreMask: `[${core}]` }).cores).toEqual([core]);
+    expect(check({ coreMask: allowedCores().join() + (allowedCores().length > 1 ? '' : `-${core}`) }).cores).toEqual(
+      allowedCores(),
+    );
+    expect(check({ coreMask: `0x${(2n ** BigInt(core as number)).toString(16)}` }).cores).toEqual([core]);
+  });
+
+  it('refuse cores that the process may not use, and what is no core', () => {
+    expect(refusal({ coreMask: '[1023]' })).toMatch(
+      /^EINVAL: -m \[1023\]: this process may not use core 1023 \(it has /,
+    );
+    expect(refusal({ coreMask: 'all' })).toMatch(/^EINVAL: "all" is not a core mask/);
+    expect(refusal({ coreMask: '' })).toMatch(/^EINVAL/);
+  });
+
+  it.each([
+    ['1', 2 ** 20],
+    ['1024', 2 ** 30],
+    ['0001', 2 ** 20],
+    [`${2 ** 32}`, 2 ** 52],
+  ])('take %j MiB', (memoryMib, bytes) => {
+    expect(check({ memoryMib }).memoryBytes).toBe(bytes);
+  });
+
+  it.each(['0', '-1', '1.5', '1e3', '0x10', '', ' 1', '1G', `${2 ** 33}`, '9'.repeat(400)])(
+    'refuse %j MiB',
+    (memoryMib) => {
+      expect(refusal({ memoryMib })).toBe(`EINVAL: -s ${memoryMib}: give a whole number of MiB, such as 1024`);
+    },
+  );
+
+  it.each(['poll', 'adaptive', 'interrupt'])('take the mode %s', (mode) => {
+    expect(check({ mode }).mode).toBe(mode);
+  });
+
+  it.each(['', 'Poll', 'busy', 'constructor'])('refuse the mode %j', (mode) => {
+    expect(refusal({ mode })).toBe(`EINVAL: --mode ${mode}: choose poll, adaptive, interrupt`);
+  });
+
+  it('serve the default disk only when asked to, and not with a configuration', () => {
+    expect(check({ defaultConfig: true })).toMatchObject({ useDefaultConfig: true, configFile: undefined });
+    expect(check({ defaultConfig: true, configFile: 'a.json' })).toMatchObject({
+      useDefaultConfig: false,
+      configFile: 'a.json',
+    });
+    expect(check({ defaultConfig: false }).useDefaultConfig).toBe(false);
+  });
+});
