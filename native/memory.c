@@ -199,7 +199,8 @@ static napi_value truncate_file(napi_env env, napi_callback_info info) {
   ADDON_ARGS(2);
   int32_t fd;
   uint64_t size;
-  if (!addon_i32(env, argv[0], &fd) || !addon_u53(env, argv[1], &size)) return addon_throw(env, "truncateFile(fd, size)");
+  if (!addon_i32(env, argv[0], &fd) || !addon_u53(env, argv[1], &size))
+    return addon_throw(env, "truncateFile(fd, size)");
   return ADDON_RESULT(ftruncate(fd, (off_t)size) < 0 ? -errno : 0);
 }
 
