@@ -1,16 +1,14 @@
 /**
- * The reactor's side of the vhost room: starts and stops queues, opens and closes bdev channels, as the main thread asks
- * through the mailbox.
+ * The reactor's side of the vhost room: starts and stops queues, whatever their device, as the main thread asks through
+ * the mailbox, and carries bdev changes to the open channels.
  *
  * Guest memory is one map per session and set of regions, shared by the session's queues here; a channel is one per bdev,
- * shared by all queues here that use it. Both are counted and closed with their last user.
+ * shared by everything here that uses it. Both are counted and closed with their last user.
  */
 
 import { TargetError } from '../base/errors.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
-import { BdevChannel } from '../bdev/channel.ts';
-import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor } from '../reactor/reactor.ts';
@@ -20,6 +18,14 @@ import { NO_FD, type VringStart } from '../vhost-user/device.ts';
 import { SplitRing } from '../virtio/split-ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
+import { ChannelTable } from './channel-table.ts';
+import type { QueueOptions, RequestQueue } from './request-queue.ts';
+import { type ScsiQueueParams, ScsiService } from './scsi-service.ts';
+
+/** The device behind a queue, as plain data. */
+export type QueueDevice =
+  | { readonly kind: 'blk'; readonly bdev: BdevDescription; readonly params: BlkDeviceParams }
+  | ({ readonly kind: 'scsi' } & ScsiQueueParams);
 
 /** Payloads of the calls below; all plain data. */
 export interface StartCall {
@@ -28,8 +34,7 @@ export interface StartCall {
   /** For the log. */
   readonly controller: string;
   readonly vring: VringStart;
-  readonly bdev: BdevDescription;
-  readonly device: BlkDeviceParams;
+  readonly device: QueueDevice;
   readonly counters: SharedArrayBuffer;
 }
 export interface VringCall {
@@ -44,17 +49,18 @@ export interface SetWriteThroughCall {
   readonly isWriteThrough: boolean;
 }
 
-interface Channel {
-  readonly channel: BdevChannel;
-  users: number;
+/** A queue with what belongs to it. */
+export interface OpenQueue {
+  readonly queue: RequestQueue;
+  /** Write-through on or off, where the device knows of it. */
+  setWriteThrough?(isWriteThrough: boolean): void;
+  /** The queue was stopped: give back what it used. */
+  close(): void;
 }
 
-interface Running {
-  readonly queue: BlkQueue;
+interface Running extends OpenQueue {
   readonly memory: SharedMemory;
-  readonly channel: Channel;
   readonly kickFd: number;
-  readonly device: { -readonly [K in keyof BlkDeviceParams]: BlkDeviceParams[K] };
 }
 
 class SharedMemory {
@@ -93,23 +99,25 @@ export function createVringService(
     [VringService.detach]: (sessionId: number) => service.detach(sessionId),
     [VringService.bdevChanged]: (bdev: BdevDescription) => service.bdevChanged(bdev),
     [VringService.bdevRemoved]: (bdevId: number) => service.bdevRemoved(bdevId),
+    ...service.scsi.handlers(),
   };
 }
 
 class Service {
+  readonly scsi: ScsiService;
   readonly #reactor: Reactor;
-  readonly #reactorIndex: number;
   readonly #log: Logger;
   readonly #arena = new IovArena();
   readonly #kicks = new FdSet();
   readonly #running = new Map<string, Running>();
   readonly #memories = new Map<string, SharedMemory>();
-  readonly #channels = new Map<number, Channel>();
+  readonly #channels: ChannelTable;
 
   constructor(reactor: Reactor, reactorIndex: number, log: Logger) {
     this.#reactor = reactor;
-    this.#reactorIndex = reactorIndex;
     this.#log = log;
+    this.#channels = new ChannelTable(reactor, reactorIndex, this.#arena);
+    this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena, log });
   }
 
   start(call: StartCall): void {
@@ -117,22 +125,19 @@ class Service {
     const key = keyOf(call.sessionId, vring.index);
     if (this.#running.has(key)) throw new TargetError('EBUSY', `queue ${key} is already running`);
     const memory = this.#takeMemory(call);
-    const channel = this.#takeChannel(call.bdev);
-    const device = { ...call.device };
-    const queue = new BlkQueue({
+    const open = this.#open(call.device, {
       index: vring.index,
       ring: new SplitRing(vring, memory.map),
       memory: memory.map,
       arena: this.#arena,
-      channel: channel.channel,
-      device,
       callFd: vring.callFd,
       errFd: vring.errFd,
       canSleep: vring.kickFd !== NO_FD,
       counters: new Float64Array(call.counters),
       faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
     });
-    this.#running.set(key, { queue, memory, channel, kickFd: vring.kickFd, device });
+    this.#running.set(key, { ...open, memory, kickFd: vring.kickFd });
+    const { queue } = open;
     this.#reactor.add(queue);
     if (vring.kickFd === NO_FD) return;
     // Edge-triggered: every kick is one event, and the descriptor, which is the peer's too, is never read.
@@ -158,7 +163,7 @@ class Service {
       this.#memories.delete(running.memory.key);
       running.memory.map.close();
     }
-    this.#releaseChannel(running.channel);
+    running.close();
     return nextAvail;
   }
 
@@ -168,7 +173,7 @@ class Service {
   }
 
   setWriteThrough(call: SetWriteThroughCall): void {
-    for (const { device } of this.#ofSession(call.sessionId)) device.isWriteThrough = call.isWriteThrough;
+    for (const running of this.#ofSession(call.sessionId)) running.setWriteThrough?.(call.isWriteThrough);
   }
 
   /** The session's requests fail from now on. */
@@ -177,11 +182,27 @@ class Service {
   }
 
   bdevChanged(bdev: BdevDescription): void {
-    this.#channels.get(bdev.id)?.channel.update(bdev);
+    this.#channels.find(bdev.id)?.update(bdev);
   }
 
   async bdevRemoved(bdevId: number): Promise<void> {
-    await this.#channels.get(bdevId)?.channel.remove();
+    await this.#channels.find(bdevId)?.remove();
+  }
+
+  #open(device: QueueDevice, options: QueueOptions): OpenQueue {
+    return device.kind === 'blk' ? this.#openBlk(device, options) : this.scsi.openQueue(device, options);
+  }
+
+  #openBlk({ bdev, params }: QueueDevice & { kind: 'blk' }, options: QueueOptions): OpenQueue {
+    const channel = this.#channels.take(bdev);
+    const device: { -readonly [K in keyof BlkDeviceParams]: BlkDeviceParams[K] } = { ...params };
+    return {
+      queue: new BlkQueue({ ...options, channel, device }),
+      setWriteThrough: (isWriteThrough) => {
+        device.isWriteThrough = isWriteThrough;
+      },
+      close: () => this.#channels.release(channel),
+    };
   }
 
   #ofSession(sessionId: number): Running[] {
@@ -199,26 +220,6 @@ class Service {
     }
     memory.users++;
     return memory;
-  }
-
-  #takeChannel(bdev: BdevDescription): Channel {
-    let channel = this.#channels.get(bdev.id);
-    if (channel === undefined) {
-      const factory = CHANNEL_FACTORIES[bdev.kind];
-      if (factory === undefined) throw new TargetError('ENOSYS', `a reactor cannot open a bdev of kind "${bdev.kind}"`);
-      channel = { channel: new BdevChannel(bdev, factory, { arena: this.#arena }, this.#reactorIndex), users: 0 };
-      this.#channels.set(bdev.id, channel);
-      this.#reactor.addDrive(channel.channel);
-    }
-    channel.users++;
-    return channel;
-  }
-
-  #releaseChannel(channel: Channel): void {
-    if (--channel.users > 0) return;
-    this.#reactor.removeDrive(channel.channel);
-    this.#channels.delete(channel.channel.id);
-    channel.channel.close();
   }
 }
 
