@@ -23,7 +23,7 @@ const LIBRARIES = ['-lpthread', '-ldl'];
 
 function listSources(suffix) {
   const names = existsSync(NATIVE_DIR) ? readdirSync(NATIVE_DIR) : [];
-  return names.filter((name) => name.endsWith(suffix)).toSorted();
+  return names.filter((name) => name.endsWith(suffix)).sort();
 }
 
 function hashOfInputs() {

@@ -62,7 +62,13 @@ export class Daemon {
     const starting = options.cores.map((core, index) =>
       ReactorThread.start(entry, core, index, options.mode, log, onReactorDeath),
     );
-    const reactors = await Promise.all(starting);
+    const outcomes = await Promise.allSettled(starting);
+    const reactors = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failure !== undefined) {
+      await Promise.all(reactors.map((reactor) => reactor.stop()));
+      throw failure.reason;
+    }
     for (const { core } of reactors) log.info(`Reactor started on core ${core}, socket ${socketOf(core)}`);
     const daemon = new Daemon(options, log, reactors);
     try {

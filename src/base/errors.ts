@@ -30,8 +30,9 @@ export const Errno = {
   EOVERFLOW: -75,
   ENOTSUP: -95,
   EADDRINUSE: -98,
-  ECONNREFUSED: -111,
+  ECONNRESET: -104,
   ETIMEDOUT: -110,
+  ECONNREFUSED: -111,
   ECANCELED: -125,
 } as const;
 
@@ -63,6 +64,7 @@ const STRERROR: Record<ErrnoName, string> = {
   EOVERFLOW: 'Value too large for defined data type',
   ENOTSUP: 'Operation not supported',
   EADDRINUSE: 'Address already in use',
+  ECONNRESET: 'Connection reset by peer',
   ECONNREFUSED: 'Connection refused',
   ETIMEDOUT: 'Connection timed out',
   ECANCELED: 'Operation canceled',

@@ -1,5 +1,5 @@
 /** What guests get wrong is logged, but not without end. */
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { LimitedLog, type LogFields, type Logger, SILENT } from './log.ts';
 
 interface Line {
@@ -20,7 +20,7 @@ describe('LimitedLog', () => {
     expect(lines.map((line) => line.message)).toEqual([
       'fault 1',
       'fault 2',
-      'fault 3 (further lines of this kind are not shown)',
+      'fault 3 (more of this kind within a minute are not shown)',
     ]);
   });
 
@@ -30,6 +30,24 @@ describe('LimitedLog', () => {
     for (let i = 0; i < 5; i++) for (const key of ['a', 'b', '__proto__']) limited.warn(key, key);
     expect(lines.filter((line) => line.message.startsWith('a'))).toHaveLength(2);
     expect(lines).toHaveLength(6);
+  });
+
+  it('shows a kind again after a minute', () => {
+    vi.useFakeTimers();
+    try {
+      const { log, lines } = recorder();
+      const limited = new LimitedLog(log, 2);
+      for (let i = 0; i < 5; i++) limited.warn('key', 'text');
+      vi.advanceTimersByTime(60_000);
+      limited.warn('key', 'again');
+      expect(lines.map((line) => line.message)).toEqual([
+        'text',
+        'text (more of this kind within a minute are not shown)',
+        'again',
+      ]);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('hands the fields on', () => {
@@ -42,6 +60,6 @@ describe('LimitedLog', () => {
     const { log, lines } = recorder();
     const limited = new LimitedLog(log, 1);
     for (let i = 0; i < 3; i++) limited.warn('key', 'text');
-    expect(lines.map((line) => line.message)).toEqual(['text (further lines of this kind are not shown)']);
+    expect(lines.map((line) => line.message)).toEqual(['text (more of this kind within a minute are not shown)']);
   });
 });

@@ -21,21 +21,40 @@ export function withFields(log: Logger, fields: LogFields): Logger {
   };
 }
 
-/** For what guests and front-ends get wrong: the first few lines of each key, then one line that says the rest is kept back. */
+/** How long the lines of one kind are counted together. */
+const WINDOW_MS = 60_000;
+
+interface Count {
+  lines: number;
+  sinceMs: number;
+}
+
+/**
+ * For what guests and front-ends get wrong: the first few lines of each kind in a minute, the last of them with a remark
+ * that further ones are kept back.
+ */
 export class LimitedLog {
   readonly #log: Logger;
   readonly #linesMax: number;
-  readonly #counts = new Map<string, number>();
+  readonly #counts = new Map<string, Count>();
 
   constructor(log: Logger, linesMax = 5) {
     this.#log = log;
     this.#linesMax = linesMax;
   }
 
+  /** `key` names the kind; there are only as many as the code has. */
   warn(key: string, message: string, fields?: LogFields): void {
-    const count = (this.#counts.get(key) ?? 0) + 1;
-    this.#counts.set(key, count);
-    if (count < this.#linesMax) this.#log.warn(message, fields);
-    else if (count === this.#linesMax) this.#log.warn(`${message} (further lines of this kind are not shown)`, fields);
+    const nowMs = Date.now();
+    let count = this.#counts.get(key);
+    if (count === undefined || nowMs - count.sinceMs >= WINDOW_MS) {
+      count = { lines: 0, sinceMs: nowMs };
+      this.#counts.set(key, count);
+    }
+    count.lines++;
+    if (count.lines < this.#linesMax) this.#log.warn(message, fields);
+    else if (count.lines === this.#linesMax) {
+      this.#log.warn(`${message} (more of this kind within a minute are not shown)`, fields);
+    }
   }
 }

@@ -154,8 +154,9 @@ export class FrontendSession {
       available: memory.userAddressOf(ring.availableAddress),
     });
     await frontend.setVringErr(index, queue.errFd);
-    await frontend.setVringKick(index, queue.kickFd);
+    // Last: the kick descriptor starts the ring, and then there must be a descriptor to call on.
     await frontend.setVringCall(index, queue.callFd);
+    await frontend.setVringKick(index, queue.kickFd);
   }
 
   /**

@@ -15,7 +15,7 @@ const PAGE_BYTES = 4096;
 const DEFAULT_ALIGNMENT = 16;
 
 /** Where a lone region goes by default: above 4 GiB, so that addresses need all their bits. */
-export const DEFAULT_GUEST_ADDRESS = 2 ** 32;
+const DEFAULT_GUEST_ADDRESS = 2 ** 32;
 
 export interface OwnedRegionOptions {
   readonly guestAddress: number;

@@ -22,7 +22,7 @@ export interface RequestShape {
 }
 
 /** What the writable part holds before the device writes it. */
-export const DATA_UNTOUCHED = 0xa5;
+const DATA_UNTOUCHED = 0xa5;
 const GUARD_BYTES = 32;
 const GUARD = 0x5c;
 

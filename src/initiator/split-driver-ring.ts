@@ -37,7 +37,7 @@ export interface SplitDriverRingOptions {
 /** What `popUsed` returns when the device has completed nothing more. */
 export const NO_HEAD = -1;
 
-export const DESCRIPTOR_BYTES = 16;
+const DESCRIPTOR_BYTES = 16;
 const TWO_32 = 2 ** 32;
 const NO_INTERRUPT = 1;
 const NO_NOTIFY = 1;

@@ -67,7 +67,10 @@ export class ReactorThread {
     });
   }
 
-  /** Resolves when the reactor runs on its core. `onDeath` is called when it ends by itself. */
+  /**
+   * Resolves when the reactor runs on its core; no thread is left when it rejects. `onDeath` is called when it ends by
+   * itself.
+   */
   static async start(
     entry: URL,
     core: number,
@@ -81,7 +84,12 @@ export class ReactorThread {
     const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB };
     const worker = new Worker(entry, { workerData, resourceLimits, name: `reactor_${core}` });
     const thread = new ReactorThread(worker, workerData, log, onDeath);
-    await thread.call('reactor.start', null);
+    try {
+      await thread.call('reactor.start', null);
+    } catch (error) {
+      await thread.stop();
+      throw error;
+    }
     return thread;
   }
 

@@ -70,7 +70,9 @@ function queue(operation: Operation, entry: number): number {
     engine.zero(operation.offset, operation.length);
     return entry;
   }
-  operation.segments.forEach(({ offset, length }, i) => arena.set(entry + i, guestMapping.address + offset, length));
+  for (const [i, { offset, length }] of operation.segments.entries()) {
+    arena.set(entry + i, guestMapping.address + offset, length);
+  }
   engine[operation.kind](operation.offset, operation.length, entry, operation.segments.length);
   return entry + operation.segments.length;
 }

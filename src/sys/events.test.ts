@@ -95,7 +95,9 @@ describe('a watched descriptor', () => {
     signalEventFd(fd);
     let calls = 0;
     set.add(fd, () => calls++, { edge: true });
-    await until(() => calls === 1, 'event');
+    await until(() => calls > 0, 'event');
+    await turns();
+    expect(calls).toBe(1);
   });
 
   it('tells what happened', async () => {
@@ -196,7 +198,8 @@ describe('a set', () => {
     const calls = new Map(fds.map((fd) => [fd, 0]));
     for (const fd of fds) set.add(fd, () => calls.set(fd, (calls.get(fd) ?? 0) + 1), { edge: true });
     for (const fd of fds) signalEventFd(fd);
-    await until(() => [...calls.values()].every((count) => count === 1), 'event of each');
+    await until(() => [...calls.values()].every((count) => count > 0), 'event of each');
+    expect(new Set(calls.values())).toEqual(new Set([1]));
     // Level-triggered, every one is ready all the time.
     for (const fd of fds) {
       set.remove(fd);
@@ -228,7 +231,8 @@ describe('a set', () => {
       set.add(eventFd(), () => {});
       set.close();
     }
-    await until(() => openFdCount() === before + 10, 'descriptors given back');
+    await until(() => openFdCount() <= before + 10, 'descriptors given back');
+    expect(openFdCount()).toBe(before + 10);
   });
 });
 
@@ -278,7 +282,8 @@ describe('the turn of the loop', () => {
     turn.start();
     signalEventFd(fd);
     await new Promise((resolve) => setTimeout(resolve, 1));
-    await until(() => calls === 1, 'event');
+    await until(() => calls > 0, 'event');
+    expect(calls).toBe(1);
   });
 });
 

@@ -1,4 +1,5 @@
 /** Unix sockets that carry descriptors, and no descriptor lost on the way. */
+import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,7 +30,7 @@ beforeEach(() => {
 
 afterEach(() => {
   for (const fd of toClose.splice(0)) closeFd(fd);
-  expect(openFdCount()).toBe(fdsBefore);
+  assert.equal(openFdCount(), fdsBefore);
 });
 
 function owned(fd: number): number {
@@ -182,7 +183,10 @@ describe('listening sockets', () => {
     expect(acceptUnix(listener)).toBe(Errno.EAGAIN);
     const client = owned(connectUnix(join(directory, 'a')));
     let server = -1;
-    await until(() => (server = acceptUnix(listener)) >= 0, 'connection');
+    await until(() => {
+      server = acceptUnix(listener);
+      return server >= 0;
+    }, 'connection');
     owned(server);
     const me = { pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() };
     expect(peerCredentials(server)).toEqual(me);

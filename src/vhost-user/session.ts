@@ -266,8 +266,9 @@ export class Session {
   }
 
   async #addMemReg(region: RegionDescription, message: Message): Promise<undefined> {
-    // Running rings know a list of regions: they are given the new one.
-    await this.#restartAround(async () => this.#addRegion(region, message.takeFd()));
+    // One that is refused does not touch the rings. Running ones know a list of regions: they are given the new one.
+    this.#addRegion(region, message.takeFd());
+    await this.#restartAround(async () => {});
   }
 
   #addRegion(region: RegionDescription, fd: number): void {
@@ -380,6 +381,8 @@ export class Session {
       regions: this.memory.regions,
     });
     vring.isRunning = true;
+    // A driver that missed the last interrupt of a back-end before us looks again.
+    if (vring.callFd !== NO_FD) signalEventFd(vring.callFd);
   }
 
   async #stop(vring: Vring): Promise<void> {

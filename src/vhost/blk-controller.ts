@@ -80,7 +80,8 @@ export class BlkSession extends DeviceSession {
   override readonly features: bigint;
   override readonly config = { read: () => this.#readConfig(), write: this.#writeConfig.bind(this) };
   readonly #controller: BlkController;
-  #isWriteBack = true;
+  /** What the driver wrote to the configuration space; null before that. */
+  #chosenWriteBack: boolean | null = null;
 
   constructor(controller: BlkController) {
     super(controller.name, controller.reactor);
@@ -94,9 +95,15 @@ export class BlkSession extends DeviceSession {
     return hasWce ? !this.#isWriteBack : !hasFlush;
   }
 
+  /** The writeback field: on at first, but off for a driver that cannot flush (virtio 1.3 §5.2.5.2). */
+  get #isWriteBack(): boolean {
+    const canSwitch = hasBit(this.acked, BlkFeature.CONFIG_WCE);
+    return this.#chosenWriteBack ?? !(canSwitch && !hasBit(this.acked, BlkFeature.FLUSH));
+  }
+
   override reset(): void {
     super.reset();
-    this.#isWriteBack = true;
+    this.#chosenWriteBack = null;
   }
 
   protected override queueDevice(): QueueDevice {
@@ -121,7 +128,7 @@ export class BlkSession extends DeviceSession {
         `only the writeback field may be written, not ${bytes.length} bytes at ${offset}`,
       );
     }
-    this.#isWriteBack = value === 1;
+    this.#chosenWriteBack = value === 1;
     const call: SetWriteThroughCall = { sessionId: this.id, isWriteThrough: this.isWriteThrough };
     await this.#controller.reactor.call(VringService.setWriteThrough, call);
   }

@@ -78,7 +78,12 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
 
   /** Makes the socket. Throws as `ControllerListener` does. */
   listen(): void {
-    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, (fd) => void this.#connected(fd));
+    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, (fd) => {
+      this.#connected(fd).catch((error: Error) => {
+        this.log.error(`a front-end could not be served: ${error.message}`);
+        closeFd(fd);
+      });
+    });
   }
 
   /** Ends the session and removes the socket. */
@@ -130,23 +135,27 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
       closeFd(fd);
       return;
     }
-    const device = this.createSession();
-    this.#session = device;
     this.log.info('front-end connected', { pid, uid });
-    this.#sessionEnd = new Promise((resolve) => {
-      device.session = new Session(fd, this.#fdSet, {
-        device,
-        log: this.log,
-        faults: this.#faults,
-        peerPid: pid,
-        onEnd: () => {
-          this.#session = null;
-          this.#onGone?.();
-          this.log.info('front-end disconnected');
-          resolve();
-        },
-      });
+    this.#openSession(fd, pid);
+  }
+
+  #openSession(fd: number, peerPid: number): void {
+    const device = this.createSession();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    device.session = new Session(fd, this.#fdSet, {
+      device,
+      log: this.log,
+      faults: this.#faults,
+      peerPid,
+      onEnd: () => {
+        this.#session = null;
+        this.#onGone?.();
+        this.log.info('front-end disconnected');
+        resolve();
+      },
     });
+    this.#session = device;
+    this.#sessionEnd = promise;
   }
 }
 

@@ -238,7 +238,7 @@ interface Misuse {
 /** A direct chain from descriptor 0 on, as written. */
 function direct(rows: readonly RawDescriptor[]): (rig: RingRig) => void {
   return (rig) => {
-    rows.forEach(([gpa, length, flags, next], i) => rig.driver.writeDescriptor(i, gpa, length, flags, next));
+    for (const [i, row] of rows.entries()) rig.driver.writeDescriptor(i, ...row);
     rig.show(0);
   };
 }

@@ -2,8 +2,8 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
-import { TOOLS } from '../../scripts/setup/packages.mjs';
+import { join } from 'node:path';
+import { installHint, isToolMissing, TOOLS } from '../../scripts/setup/packages.mjs';
 
 const HUGEPAGE_DIR = '/sys/kernel/mm/hugepages/hugepages-2048kB';
 const HUGEPAGE_MIB = 2;
@@ -17,11 +17,8 @@ function missing(reason: string): string {
 
 /** Null when guests can be started here, else the reason why not. */
 export function whyNoGuests(): string | null {
-  const directories = (process.env['PATH'] ?? '').split(delimiter);
-  const absent = TOOLS.qemu.commands.filter((command) => !directories.some((dir) => existsSync(join(dir, command))));
-  if (absent.length === 0) return null;
-  const remedy = `apt-get install --no-install-recommends ${TOOLS.qemu.packages.join(' ')}`;
-  return missing(`no ${absent.join(' and no ')}: ${remedy}`);
+  if (!isToolMissing(TOOLS.qemu)) return null;
+  return missing(`${TOOLS.qemu.commands.join(' or ')} is not installed: ${installHint(TOOLS.qemu)}`);
 }
 
 /** Pages of 2 MiB, reserved for a test. */

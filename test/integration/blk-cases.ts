@@ -68,13 +68,7 @@ export class CaseContext {
   }
 }
 
-export const BLK_CASES: readonly BlkCase[] = [
-  ...requestCases,
-  ...bufferCases,
-  ...ringCases,
-  ...configCases,
-  ...sessionCases,
-];
+const BLK_CASES: readonly BlkCase[] = [...requestCases, ...bufferCases, ...ringCases, ...configCases, ...sessionCases];
 
 async function runCase(provider: TargetProvider, one: BlkCase, timeoutMs: number): Promise<void> {
   const target = await provider.create(one.disk);

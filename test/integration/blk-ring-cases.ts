@@ -196,6 +196,19 @@ const notificationCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'calls on a descriptor that came after the ring was started',
+    async run(context) {
+      const disk = await context.connect();
+      await disk.stop();
+      const { callFd } = disk.queue(0);
+      await disk.session.startQueue(disk.queue(0));
+      await disk.frontend.setVringCall(0, null);
+      await disk.frontend.setVringCall(0, callFd);
+      await disk.frontend.setVringEnable(0, true);
+      await writeAndReadBack(disk, 0, pattern(4 * KIB));
+    },
+  },
+  {
     name: 'polls a ring without a kick descriptor',
     async run(context) {
       const disk = await context.connect();

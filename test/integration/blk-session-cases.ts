@@ -235,6 +235,19 @@ const repeatCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'does what a driver published while nobody was connected, after the reconnect',
+    async run(context) {
+      const disk = await context.connect({ keepsRequests: true });
+      await disk.write(0, pattern(SECTOR, 6));
+      disk.disconnect();
+      const pending = Promise.all([disk.read(0, SECTOR), disk.write(1, pattern(SECTOR, 7)), disk.flush()]);
+      pending.catch(() => {});
+      await disk.reconnect();
+      sameBytes((await pending)[0], pattern(SECTOR, 6), 'read after the reconnect');
+      sameBytes(await disk.read(1, SECTOR), pattern(SECTOR, 7), 'written after the reconnect');
+    },
+  },
+  {
     name: 'stops and starts again under one connection',
     async run(context) {
       const disk = await context.connect({ queues: 2 });

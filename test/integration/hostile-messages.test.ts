@@ -5,8 +5,8 @@
 import { openSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { OwnedMemory, type RegionDescription } from '../../src/initiator/owned-memory.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { OwnedMemory, type RegionDescription } from '../../src/initiator/owned-memory.ts';
 import { VhostUserFrontend } from '../../src/initiator/vhost-user-frontend.ts';
 import { closeFd, createEventFd } from '../../src/sys/events.ts';
 import { createMemoryFile } from '../../src/sys/mapping.ts';

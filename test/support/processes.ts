@@ -1,5 +1,6 @@
 /** Code that must run in a process or thread of its own, because it ends it or changes it for good. */
 import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 
 const ROOT = new URL('../../', import.meta.url);
@@ -8,6 +9,12 @@ const LIMIT_MS = 30_000;
 /** URL of a file of `src/`, for an `import` in the code below. */
 export function sourceUrl(path: string): string {
   return new URL(`src/${path}`, ROOT).href;
+}
+
+/** Names of this process's threads, sorted. */
+export function threadNames(): string[] {
+  const tasks = readdirSync('/proc/self/task');
+  return tasks.map((task) => readFileSync(`/proc/self/task/${task}/comm`, 'utf8').trim()).toSorted();
 }
 
 export interface Outcome {

@@ -1,7 +1,8 @@
 /** A split ring with both sides in one process: the initiator's driver ring over memory that the device's ring maps too. */
-import { GuestMemory } from '../../src/memory/guest-memory.ts';
+
 import { OwnedMemory, type OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
 import { DescriptorFlag, type Segment, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
+import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { SplitRing } from '../../src/virtio/split-ring.ts';
 
 export interface RingRigOptions {

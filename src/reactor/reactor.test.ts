@@ -1,0 +1,328 @@
+/** The loop of one core, with sources and drives that only record. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, describe, expect, it } from 'vitest';
+import { turns, until } from '../../test/support/waiting.ts';
+import {
+  type Drive,
+  REACTOR_COUNTERS,
+  Reactor,
+  ReactorCounter,
+  type ReactorMode,
+  type Source,
+  SPIN_NS,
+} from './reactor.ts';
+
+const opened: Reactor[] = [];
+afterEach(() => {
+  for (const reactor of opened.splice(0)) reactor.close();
+});
+
+function reactorOf(mode: ReactorMode = 'adaptive'): Reactor {
+  const reactor = new Reactor(mode, new Float64Array(REACTOR_COUNTERS));
+  opened.push(reactor);
+  return reactor;
+}
+
+const counterOf = (reactor: Reactor, counter: number): number => reactor.counters[counter] as number;
+const isSleeping = (reactor: Reactor): boolean => counterOf(reactor, ReactorCounter.sleeping) === 1;
+
+class FakeSource implements Source {
+  isBusy = false;
+  /** What `arm` answers, and then false. */
+  readonly armAnswers: boolean[] = [];
+  /** Work there is. */
+  waiting = 0;
+  takes = 0;
+  arms = 0;
+  disarms = 0;
+  onTake: () => void = () => {};
+  readonly #name: string;
+  readonly #events: string[];
+
+  constructor(name = 'source', events: string[] = []) {
+    this.#name = name;
+    this.#events = events;
+  }
+
+  take(): number {
+    this.takes++;
+    this.#events.push(`take ${this.#name}`);
+    this.onTake();
+    const taken = this.waiting;
+    this.waiting = 0;
+    return taken;
+  }
+
+  publish(): void {
+    this.#events.push(`publish ${this.#name}`);
+  }
+
+  arm(): boolean {
+    this.arms++;
+    return this.armAnswers.shift() ?? false;
+  }
+
+  disarm(): void {
+    this.disarms++;
+  }
+}
+
+/** Longer than a silent source is polled. */
+const silence = (): Promise<void> => delay((3 * SPIN_NS) / 1e6);
+
+describe('a round', () => {
+  it('takes from every source, then drives, then publishes', () => {
+    const reactor = reactorOf();
+    const events: string[] = [];
+    const [a, b] = [new FakeSource('a', events), new FakeSource('b', events)];
+    const drive: Drive = { poll: () => events.push('drive') };
+    reactor.add(a);
+    reactor.add(b);
+    reactor.addDrive(drive);
+    reactor.round();
+    expect(events).toEqual(['take a', 'take b', 'drive', 'publish a', 'publish b']);
+  });
+
+  it('counts what was taken and what completed', () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    reactor.add(source);
+    reactor.addDrive({ poll: () => 5 });
+    source.waiting = 3;
+    expect(reactor.round()).toBe(8);
+    expect(reactor.round()).toBe(5);
+  });
+
+  it('leaves out what was removed', () => {
+    const reactor = reactorOf();
+    const [kept, removed] = [new FakeSource(), new FakeSource()];
+    let polls = 0;
+    const drive: Drive = { poll: () => ++polls };
+    reactor.add(kept);
+    reactor.add(removed);
+    reactor.addDrive(drive);
+    reactor.remove(removed);
+    reactor.remove(removed);
+    reactor.removeDrive(drive);
+    reactor.removeDrive(drive);
+    reactor.round();
+    expect([kept.takes, removed.takes, polls]).toEqual([1, 0, 0]);
+  });
+
+  it('goes on with the others when a source removes itself, or is added, in the middle', () => {
+    const reactor = reactorOf();
+    const [first, second, late] = [new FakeSource(), new FakeSource(), new FakeSource()];
+    first.onTake = () => {
+      reactor.remove(first);
+      reactor.add(late);
+    };
+    reactor.add(first);
+    reactor.add(second);
+    reactor.round();
+    first.onTake = () => {};
+    reactor.round();
+    expect([first.takes, second.takes]).toEqual([1, 2]);
+    expect(late.takes).toBeGreaterThanOrEqual(1);
+  });
+
+  it('of nothing is nothing', () => {
+    expect(reactorOf().round()).toBe(0);
+  });
+});
+
+describe('an adaptive reactor', () => {
+  it('sleeps from the start, and does not turn while it sleeps', async () => {
+    const reactor = reactorOf();
+    await turns();
+    expect(isSleeping(reactor)).toBe(true);
+    expect(counterOf(reactor, ReactorCounter.turns)).toBe(0);
+  });
+
+  it('polls a new source, without kicks, until it was silent for a while; then it asks for one and sleeps', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    reactor.add(source);
+    expect([isSleeping(reactor), source.disarms]).toEqual([false, 1]);
+    await until(() => isSleeping(reactor), 'sleep');
+    expect([source.arms, source.disarms]).toEqual([1, 1]);
+    expect(source.takes).toBeGreaterThan(0);
+    const takes = source.takes;
+    const turned = counterOf(reactor, ReactorCounter.turns);
+    await turns();
+    expect([source.takes, counterOf(reactor, ReactorCounter.turns)]).toEqual([takes, turned]);
+  });
+
+  it('stays awake when work came while it asked', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    source.armAnswers.push(true, true);
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    // Twice it stayed, and said again that it needs no kick.
+    expect([source.arms, source.disarms]).toEqual([3, 3]);
+  });
+
+  it('never asks for a kick while the source is busy', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    source.isBusy = true;
+    reactor.add(source);
+    await silence();
+    await turns();
+    expect([source.arms, isSleeping(reactor)]).toEqual([0, false]);
+    source.isBusy = false;
+    await until(() => isSleeping(reactor), 'sleep');
+    expect(source.arms).toBe(1);
+  });
+
+  it('stays awake as long as there is work', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    source.onTake = () => {
+      source.waiting = 1;
+    };
+    reactor.add(source);
+    await silence();
+    await turns();
+    expect([source.arms, isSleeping(reactor)]).toEqual([0, false]);
+  });
+
+  it('lets a silent source wait for its kick while another is busy', async () => {
+    const reactor = reactorOf();
+    const [busy, silent] = [new FakeSource(), new FakeSource()];
+    busy.isBusy = true;
+    reactor.add(busy);
+    reactor.add(silent);
+    await until(() => silent.arms === 1, 'silent source');
+    const takes = silent.takes;
+    const before = busy.takes;
+    await until(() => busy.takes > before + 100, 'rounds of the busy one');
+    expect([silent.takes, silent.arms]).toEqual([takes, 1]);
+  });
+
+  it('is woken by a kick', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    const takes = source.takes;
+    source.waiting = 1;
+    reactor.wake(source);
+    expect([isSleeping(reactor), source.disarms]).toEqual([false, 2]);
+    await until(() => source.takes > takes, 'work taken');
+    await until(() => isSleeping(reactor), 'sleep');
+    expect(source.arms).toBe(2);
+  });
+
+  it('does not mind a kick for a source that is awake, or that it does not know', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    reactor.add(source);
+    for (let i = 0; i < 3; i++) reactor.wake(source);
+    reactor.wake(new FakeSource());
+    expect(source.disarms).toBe(1);
+    reactor.round();
+    expect(source.takes).toBe(1);
+    reactor.remove(source);
+    reactor.wake(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    expect([source.takes, source.arms]).toEqual([1, 0]);
+  });
+
+  it('wakes one source, and the other sleeps on', async () => {
+    const reactor = reactorOf();
+    const [a, b] = [new FakeSource(), new FakeSource()];
+    reactor.add(a);
+    reactor.add(b);
+    await until(() => isSleeping(reactor), 'sleep');
+    const takes = b.takes;
+    reactor.wake(a);
+    await until(() => isSleeping(reactor), 'sleep');
+    expect([b.takes, a.arms, b.arms]).toEqual([takes, 2, 1]);
+  });
+
+  it('removes a source while it sleeps', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    reactor.remove(source);
+    reactor.wake(source);
+    expect(isSleeping(reactor)).toBe(true);
+  });
+
+  it('accounts for its time: busy, idle or asleep', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    const times = () => [counterOf(reactor, ReactorCounter.busyNs), counterOf(reactor, ReactorCounter.idleNs)] as const;
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    const [busyBefore, idleBefore] = times();
+    expect([busyBefore, idleBefore > 0]).toEqual([0, true]);
+    const end = source.takes + 5000;
+    source.onTake = () => {
+      source.waiting = source.takes < end ? 1 : 0;
+    };
+    reactor.wake(source);
+    await until(() => isSleeping(reactor) && source.takes >= end, 'sleep after work');
+    const [busy, idle] = times();
+    expect(busy).toBeGreaterThan(0);
+    expect(idle).toBeGreaterThan(idleBefore);
+  });
+
+  it('leaves the loop to others while it turns', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    source.isBusy = true;
+    reactor.add(source);
+    let timers = 0;
+    for (let i = 0; i < 5; i++) {
+      await delay(1);
+      timers++;
+    }
+    expect([timers, isSleeping(reactor)]).toEqual([5, false]);
+  });
+
+  it('does nothing once it was closed', async () => {
+    const reactor = new Reactor('adaptive', new Float64Array(REACTOR_COUNTERS));
+    const source = new FakeSource();
+    source.isBusy = true;
+    reactor.add(source);
+    await turns(2);
+    reactor.close();
+    const takes = source.takes;
+    await turns();
+    expect(source.takes).toBe(takes);
+  });
+});
+
+describe('a reactor in poll mode', () => {
+  it('turns from the start and never sleeps, nor asks for a kick', async () => {
+    const reactor = reactorOf('poll');
+    const source = new FakeSource();
+    expect(isSleeping(reactor)).toBe(false);
+    reactor.add(source);
+    await silence();
+    await until(() => counterOf(reactor, ReactorCounter.turns) > 5, 'turns');
+    expect([isSleeping(reactor), source.arms]).toEqual([false, 0]);
+    reactor.remove(source);
+    await silence();
+    expect(isSleeping(reactor)).toBe(false);
+  });
+});
+
+describe('a reactor in interrupt mode', () => {
+  it('asks for a kick as soon as there is no work', async () => {
+    const reactor = reactorOf('interrupt');
+    const source = new FakeSource();
+    source.waiting = 1;
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    expect(source.arms).toBe(1);
+    // One look at the clock is enough for it: it does not spin.
+    expect(source.takes).toBeLessThan(200);
+    reactor.wake(source);
+    await until(() => isSleeping(reactor) && source.arms === 2, 'sleep again');
+    expect(source.arms).toBe(2);
+  });
+});

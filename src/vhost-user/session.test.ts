@@ -1,0 +1,397 @@
+/** What a session answers to each message, and what it ends its connection for. Rings and memory have tests of their own. */
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { openFdCount } from '../../test/support/descriptors.ts';
+import {
+  memoryTable,
+  PROTOCOL_FEATURES,
+  PROTOCOL_FEATURES_BIT,
+  SessionRig,
+  singleRegion,
+  vringAddr,
+  vringState,
+} from '../../test/support/session-rig.ts';
+import { turns, until } from '../../test/support/waiting.ts';
+import { TargetError } from '../base/errors.ts';
+import { MessageReader } from '../initiator/message-reader.ts';
+import { OwnedMemory } from '../initiator/owned-memory.ts';
+import { closeFd, createEventFd } from '../sys/events.ts';
+import { socketPair } from '../sys/socket.ts';
+import {
+  ConfigHead,
+  encodeU64,
+  maskOf,
+  ProtocolFeature,
+  REQUESTS,
+  type RequestName,
+  type RequestSpec,
+  requestName,
+  U64,
+  VringState,
+} from './messages.ts';
+
+const PAGE = 4096;
+const rows = Object.entries(REQUESTS) as [RequestName, RequestSpec][];
+/** Request codes of the specification and some that nobody knows. */
+const UNKNOWN_CODES = [...Array(64).keys(), 255, 256, 0x7fff_ffff, 0xffff_ffff].filter(
+  (code) => requestName(code) === undefined,
+);
+
+let rig: SessionRig;
+let memory: OwnedMemory;
+let fdsBefore = 0;
+
+beforeEach(async () => {
+  await turns();
+  fdsBefore = openFdCount();
+  memory = OwnedMemory.single(64 * PAGE, 0);
+  rig = await SessionRig.negotiated();
+});
+
+afterEach(async () => {
+  await rig.close();
+  memory.close();
+  await until(() => openFdCount() === fdsBefore, 'end without a descriptor left over');
+  assert.deepEqual([rig.device.endCount, rig.endings, rig.device.running.size], [1, 1, 0]);
+});
+
+/** Replaces the session of the test by another. */
+async function useRig(next: SessionRig): Promise<void> {
+  await rig.close();
+  rig = next;
+}
+
+function config(offset: number, bytes: Uint8Array, flags = 0): Uint8Array {
+  return Buffer.concat([ConfigHead.encode({ offset, size: bytes.length, flags }), bytes]);
+}
+
+/** A payload that the request accepts at this point, and how many descriptors go along. */
+function validPayload(name: RequestName): { payload: Uint8Array; fds: 'none' | 'memory' | 'event' | 'socket' } {
+  const region = memory.regions[0] as OwnedMemory['regions'][number];
+  const unshared = { ...region, guestAddress: 1 << 30, userAddress: 1 << 30 };
+  switch (name) {
+    case 'SET_FEATURES':
+      return { payload: encodeU64(PROTOCOL_FEATURES_BIT), fds: 'none' };
+    case 'SET_PROTOCOL_FEATURES':
+      return { payload: encodeU64(PROTOCOL_FEATURES), fds: 'none' };
+    case 'SET_MEM_TABLE':
+      return { payload: memoryTable(memory), fds: 'memory' };
+    case 'ADD_MEM_REG':
+      return { payload: singleRegion(unshared), fds: 'memory' };
+    case 'REM_MEM_REG':
+      return { payload: singleRegion(region), fds: 'none' };
+    case 'SET_VRING_NUM':
+      return { payload: vringState(0, 128), fds: 'none' };
+    case 'SET_VRING_ADDR':
+      return { payload: vringAddr(memory, 0), fds: 'none' };
+    case 'SET_VRING_KICK':
+    case 'SET_VRING_CALL':
+    case 'SET_VRING_ERR':
+      return { payload: encodeU64(0), fds: 'event' };
+    case 'SET_BACKEND_REQ_FD':
+      return { payload: new Uint8Array(0), fds: 'socket' };
+    case 'GET_CONFIG':
+    case 'SET_CONFIG':
+      return { payload: config(32, Uint8Array.of(1)), fds: 'none' };
+    default: {
+      const { payload } = REQUESTS[name];
+      return { payload: new Uint8Array(payload?.size ?? 0), fds: 'none' };
+    }
+  }
+}
+
+/** The descriptors, and a function that closes this side's. */
+function openFds(kind: 'none' | 'memory' | 'event' | 'socket'): { fds: number[]; close: () => void } {
+  if (kind === 'none') return { fds: [], close: () => {} };
+  if (kind === 'memory') return { fds: [memory.regions[0]?.fd as number], close: () => {} };
+  const own = kind === 'event' ? [createEventFd()] : socketPair();
+  return { fds: own.slice(0, 1), close: () => own.forEach(closeFd) };
+}
+
+describe('features', () => {
+  it('are told at any time, with the bit of the protocol', async () => {
+    await useRig(new SessionRig());
+    const offered = await rig.askU64('GET_FEATURES');
+    expect(offered).toBe(rig.device.features | PROTOCOL_FEATURES_BIT);
+    expect(await rig.askU64('GET_PROTOCOL_FEATURES')).toBe(PROTOCOL_FEATURES);
+    rig.send('SET_OWNER');
+    expect(await rig.askU64('GET_FEATURES')).toBe(offered);
+  });
+
+  it('leave out what needs a configuration space when the device has none', async () => {
+    await useRig(new SessionRig({ hasConfig: false }));
+    const { CONFIG, BACKEND_REQ, MQ } = ProtocolFeature;
+    const offered = await rig.askU64('GET_PROTOCOL_FEATURES');
+    expect(offered & maskOf(CONFIG, BACKEND_REQ, MQ)).toBe(maskOf(MQ));
+  });
+
+  it('reach the device without those that the machine added', async () => {
+    // A front-end acks CHANGE (bit 2) and others below 24 that its machine has.
+    await rig.accept('SET_FEATURES', encodeU64(PROTOCOL_FEATURES_BIT | maskOf(2, 3, 6, 23, 32)));
+    const expected = PROTOCOL_FEATURES_BIT | maskOf(6, 32);
+    expect(rig.device.events).toEqual([`features 0x${expected.toString(16)}`]);
+  });
+
+  it.each([24, 28, 33, 34, 63])('that were never offered, such as bit %i, are refused', async (bit) => {
+    expect(await rig.refusal('SET_FEATURES', encodeU64(maskOf(bit)))).toContain('never offered');
+    expect(rig.device.events).toEqual([]);
+  });
+
+  it.each([1, 2, 12, 19, 63])('of the protocol that were never offered, such as bit %i, are refused', async (bit) => {
+    const offered = await rig.askU64('GET_PROTOCOL_FEATURES');
+    const extra = maskOf(bit) & ~offered;
+    const isAccepted = await rig.isAccepted('SET_PROTOCOL_FEATURES', encodeU64(PROTOCOL_FEATURES | maskOf(bit)));
+    expect(isAccepted).toBe(extra === 0n);
+  });
+});
+
+describe('a request', () => {
+  it.each(rows.filter(([, { hasReply }]) => !hasReply))('%s is acknowledged when it asks for it', async (name) => {
+    await rig.shareMemory(memory);
+    const { payload, fds } = validPayload(name);
+    const { fds: open, close } = openFds(fds);
+    expect([rig.lines.at(-1), await rig.isAccepted(name, payload, open)]).toEqual([undefined, true]);
+    close();
+    // And only once: the next message is the next reply.
+    await rig.settled();
+  });
+
+  it.each(rows.filter(([, { hasReply }]) => hasReply))('%s has one reply, asked for or not', async (name) => {
+    const { payload } = validPayload(name);
+    for (const needReply of [false, true]) {
+      const reply = await rig.ask(name, payload, { needReply });
+      expect(reply.length > 0).toBe(true);
+      await rig.settled();
+    }
+  });
+
+  it('has a reply with its own code and the flags of a reply', async () => {
+    rig.send('GET_QUEUE_NUM', undefined, { needReply: true });
+    const { request, flags, payload, fds } = await rig.receive();
+    expect([request, flags, U64.decode(payload).value, fds.length]).toEqual([17, 0x5, 4n, 0]);
+  });
+
+  it('has no acknowledgement when it does not ask, or when REPLY_ACK was not negotiated', async () => {
+    rig.send('SET_OWNER');
+    rig.send('GET_FEATURES');
+    expect((await rig.receive()).request).toBe(REQUESTS.GET_FEATURES.code);
+    await useRig(new SessionRig());
+    rig.send('SET_OWNER', undefined, { needReply: true });
+    rig.send('GET_FEATURES');
+    expect((await rig.receive()).request).toBe(REQUESTS.GET_FEATURES.code);
+  });
+
+  it.each(UNKNOWN_CODES)('%i, which nobody knows, is refused where a refusal can be said', async (code) => {
+    rig.sendRaw(code, new Uint8Array(8), { needReply: true });
+    const { request, payload } = await rig.receive();
+    expect([request, U64.decode(payload).value === 0n]).toEqual([code, false]);
+    await rig.settled();
+  });
+
+  it.each(UNKNOWN_CODES.slice(0, 4))(
+    '%i, which nobody knows, ends a connection that asked for no answer',
+    async (code) => {
+      rig.sendRaw(code, new Uint8Array(8));
+      expect(await rig.disconnection()).toContain(`request ${code} is not supported`);
+    },
+  );
+});
+
+describe('a request with the wrong form', () => {
+  it.each(rows)(
+    '%s with a payload that is too short or too long is refused',
+    async (name, { payload, payloadMax, hasReply }) => {
+      const fewest = payload?.size ?? 0;
+      const sizes = [fewest - 1, (payloadMax ?? fewest) + 1].filter((size) => size >= 0);
+      for (const size of sizes) {
+        await useRig(await SessionRig.negotiated());
+        rig.send(name, new Uint8Array(size), { needReply: true });
+        if (hasReply) expect(await rig.disconnection()).toContain('bytes of payload');
+        else expect(U64.decode((await rig.receive()).payload).value).not.toBe(0n);
+      }
+    },
+  );
+
+  it.each(rows)(
+    '%s with too many descriptors is refused, and none is kept',
+    async (name, { fds: [, most], hasReply }) => {
+      const { payload } = validPayload(name);
+      const event = createEventFd();
+      rig.send(name, payload, { needReply: true, fds: Array.from({ length: most + 1 }, () => event) });
+      closeFd(event);
+      if (hasReply) expect(await rig.disconnection()).toContain('descriptors, expected');
+      else expect(U64.decode((await rig.receive()).payload).value).not.toBe(0n);
+    },
+  );
+
+  it.each(
+    rows.filter(
+      ([
+        ,
+        {
+          fds: [fewest],
+        },
+      ]) => fewest > 0,
+    ),
+  )('%s without its descriptor is refused', async (name) => {
+    expect(await rig.refusal(name, validPayload(name).payload)).toContain('0 descriptors, expected 1');
+  });
+
+  it.each(rows.filter(([, { needs }]) => needs !== undefined))(
+    '%s is refused without its feature',
+    async (name, spec) => {
+      await useRig(new SessionRig());
+      const without = PROTOCOL_FEATURES & ~maskOf(ProtocolFeature[spec.needs as keyof typeof ProtocolFeature]);
+      rig.send('SET_PROTOCOL_FEATURES', encodeU64(without));
+      const { payload, fds } = validPayload(name);
+      const { fds: open, close } = openFds(fds);
+      rig.send(name, payload, { fds: open });
+      close();
+      expect(await rig.disconnection()).toContain(`${name} needs protocol feature ${spec.needs}`);
+    },
+  );
+});
+
+describe('an error', () => {
+  it('ends the connection when no answer was asked for', async () => {
+    rig.send('SET_VRING_NUM', vringState(0, 3));
+    expect(await rig.disconnection()).toContain('SET_VRING_NUM');
+  });
+
+  it('ends the connection when the request has a reply of its own, which could not say so', async () => {
+    rig.send('GET_VRING_BASE', vringState(4, 0), { needReply: true });
+    expect(await rig.disconnection()).toContain('there is no queue 4');
+  });
+
+  it('of one session does not touch another', async () => {
+    const other = new SessionRig({ fdSet: rig.fdSet });
+    other.send('SET_VRING_NUM', vringState(9999, 3));
+    expect(await other.disconnection()).toContain('there is no queue 9999');
+    await rig.settled();
+    await other.close();
+  });
+
+  it('of our own is logged with its place and answered as a failure', async () => {
+    rig.device.config = { read: () => new Uint8Array(0), write: () => Promise.reject(new TypeError('our mistake')) };
+    await rig.refusal('SET_CONFIG', config(32, Uint8Array.of(1)));
+    expect(rig.lines.some((line) => line.startsWith('error: SET_CONFIG') && line.includes('our mistake'))).toBe(true);
+    await rig.settled();
+  });
+});
+
+describe('the configuration space', () => {
+  const bytes = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i + 1);
+
+  it.each([
+    ['all of it', 0, 60, bytes(0, 60)],
+    ['a part', 20, 4, bytes(20, 4)],
+    ['one byte', 59, 1, [60]],
+    ['more than there is, the rest as zeroes', 0, 96, [...bytes(0, 60), ...Array(36).fill(0)]],
+    ['a part that reaches over the end', 56, 8, [57, 58, 59, 60, 0, 0, 0, 0]],
+    ['only what is not there', 60, 4, [0, 0, 0, 0]],
+    ['as much as a message may hold', 0, 256, [...bytes(0, 60), ...Array(196).fill(0)]],
+    ['nothing', 0, 0, []],
+    ['all of it at 0x100, as some front-ends count', 0x100, 60, bytes(0, 60)],
+    ['a part at 0x100 and more', 0x100 + 32, 1, [33]],
+    ['what is far outside', 0xffff_ffff, 4, [0, 0, 0, 0]],
+  ])('is read: %s', async (_, offset, size, expected) => {
+    const reply = await rig.ask('GET_CONFIG', config(offset, new Uint8Array(size), 1));
+    expect(ConfigHead.decode(reply)).toEqual({ offset, size, flags: 1 });
+    expect([...reply.subarray(12)]).toEqual(expected);
+  });
+
+  it('is read by a request that leaves its bytes out', async () => {
+    const reply = await rig.ask('GET_CONFIG', ConfigHead.encode({ offset: 0, size: 60, flags: 0 }));
+    expect(reply).toHaveLength(12 + 60);
+  });
+
+  it('is not read when more is asked for than a message may hold', async () => {
+    rig.send('GET_CONFIG', ConfigHead.encode({ offset: 0, size: 257, flags: 0 }));
+    expect(await rig.disconnection()).toContain('257 bytes of configuration');
+  });
+
+  it('is written where and what the front-end says', async () => {
+    await rig.accept('SET_CONFIG', config(32, Uint8Array.of(1)));
+    await rig.accept('SET_CONFIG', config(7, Uint8Array.of(4, 5, 6)));
+    // Bytes after those that the message announces are not its own.
+    await rig.accept('SET_CONFIG', Buffer.concat([config(8, Uint8Array.of(9)), Uint8Array.of(1, 2, 3)]));
+    expect(rig.device.events).toEqual(['write 32: 1', 'write 7: 4,5,6', 'write 8: 9']);
+  });
+
+  it('is not written when bytes are missing, or when the device refuses', async () => {
+    const short = ConfigHead.encode({ offset: 0, size: 2, flags: 0 });
+    expect(await rig.refusal('SET_CONFIG', Buffer.concat([short, Uint8Array.of(1)]))).toContain('1 bytes of config');
+    rig.device.config = {
+      read: () => new Uint8Array(0),
+      write: () => Promise.reject(new TargetError('VHOST_CONFIG', 'not this field')),
+    };
+    expect(await rig.refusal('SET_CONFIG', config(0, Uint8Array.of(1)))).toContain('not this field');
+    expect(rig.device.events).toEqual([]);
+  });
+});
+
+describe('a change of the configuration', () => {
+  it('is told on the socket that the front-end sent', async () => {
+    expect(rig.session.notifyConfigChange()).toBe(false);
+    const [ours, theirs] = socketPair();
+    await rig.accept('SET_BACKEND_REQ_FD', undefined, [theirs]);
+    closeFd(theirs);
+    expect(rig.session.notifyConfigChange()).toBe(true);
+    const result = new MessageReader(ours).read();
+    expect(result).toMatchObject({ kind: 'message', message: { request: 2, flags: 1, payload: new Uint8Array(0) } });
+    closeFd(ours);
+  });
+
+  it('is told on the newest socket, and the older one is closed', async () => {
+    const [firstOurs, firstTheirs] = socketPair();
+    const [secondOurs, secondTheirs] = socketPair();
+    await rig.accept('SET_BACKEND_REQ_FD', undefined, [firstTheirs]);
+    await rig.accept('SET_BACKEND_REQ_FD', undefined, [secondTheirs]);
+    closeFd(firstTheirs);
+    closeFd(secondTheirs);
+    expect(rig.session.notifyConfigChange()).toBe(true);
+    expect(new MessageReader(firstOurs).read()).toEqual({ kind: 'end', errno: 0 });
+    expect(new MessageReader(secondOurs).read().kind).toBe('message');
+    closeFd(firstOurs);
+    closeFd(secondOurs);
+  });
+
+  it('cannot be told to a front-end that is gone, reads nothing or gave no socket, and that is all', async () => {
+    const [ours, theirs] = socketPair();
+    await rig.accept('SET_BACKEND_REQ_FD', undefined, [theirs]);
+    closeFd(theirs);
+    let told = 0;
+    while (rig.session.notifyConfigChange() && told < 1e6) told++;
+    expect(told).toBeLessThan(1e6);
+    closeFd(ours);
+    expect(rig.session.notifyConfigChange()).toBe(false);
+    const event = createEventFd();
+    await rig.accept('SET_BACKEND_REQ_FD', undefined, [event]);
+    closeFd(event);
+    expect(rig.session.notifyConfigChange()).toBe(false);
+    await rig.settled();
+  });
+});
+
+describe('ownership', () => {
+  it('may be taken twice', async () => {
+    expect([await rig.isAccepted('SET_OWNER'), await rig.isAccepted('SET_OWNER')]).toEqual([true, true]);
+  });
+
+  it('may be given up: the session goes on', async () => {
+    await rig.accept('RESET_OWNER');
+    expect(await rig.askU64('GET_QUEUE_NUM')).toBe(4n);
+  });
+});
+
+describe('a device reset', () => {
+  it('puts the device and its rings back to the start, and keeps connection and memory', async () => {
+    await rig.shareMemory(memory);
+    await rig.accept('SET_VRING_NUM', vringState(1, 16));
+    await rig.accept('SET_VRING_BASE', vringState(1, 77));
+    await rig.accept('RESET_DEVICE');
+    expect(rig.device.events).toEqual(['reset']);
+    expect(VringState.decode(await rig.ask('GET_VRING_BASE', vringState(1, 0)))).toEqual({ index: 1, num: 0 });
+    expect(rig.session.memory.count).toBe(1);
+  });
+});
