@@ -7,6 +7,7 @@ import { Chain } from '../virtio/chain.ts';
 import {
   decodeLun,
   decodeTarget,
+  NO_LUN,
   SCSI_AN_BYTES,
   SCSI_AN_RESPONSE_BYTES,
   SCSI_TMF_BYTES,
@@ -50,15 +51,16 @@ export class ScsiControlQueue extends RequestQueue {
     if (chain.readableBytes < SCSI_TMF_BYTES || !this.data.gather(chain, 0, REQUEST, 0, SCSI_TMF_BYTES)) {
       return this.#answer(chain, Uint8Array.of(ScsiResponse.FAILURE));
     }
-    const subtype = REQUEST_VIEW.getUint32(ScsiTmfOffset.subtype, true);
-    const target = this.isDetached ? null : this.#device.target(decodeTarget(REQUEST, ScsiTmfOffset.lun));
-    if (target === null) return this.#answer(chain, Uint8Array.of(ScsiResponse.BAD_TARGET));
-    const lun = decodeLun(REQUEST, ScsiTmfOffset.lun);
-    const tagLow = REQUEST_VIEW.getUint32(ScsiTmfOffset.tag, true);
-    const tagHigh = REQUEST_VIEW.getUint32(ScsiTmfOffset.tag + 4, true);
+    const target = this.isDetached ? NO_LUN : decodeTarget(REQUEST, ScsiTmfOffset.lun);
+    const request = {
+      function: REQUEST_VIEW.getUint32(ScsiTmfOffset.subtype, true),
+      lun: decodeLun(REQUEST, ScsiTmfOffset.lun),
+      tagLow: REQUEST_VIEW.getUint32(ScsiTmfOffset.tag, true),
+      tagHigh: REQUEST_VIEW.getUint32(ScsiTmfOffset.tag + 4, true),
+    };
     const own = new Chain(chain.count);
     own.copyFrom(chain);
-    this.#device.manage(target, subtype, lun, tagLow, tagHigh, (response) => {
+    this.#device.manage(target, request, (response) => {
       this.#answer(own, Uint8Array.of(response));
     });
     return true;

@@ -33,6 +33,12 @@ export interface AddTargetParams extends LunConfig {
   readonly bdev: BdevEntry;
 }
 
+/**
+ * How long commands in flight on a LUN that goes may take. Guests give a command 30 s before they abort it; an operator
+ * waits for less.
+ */
+export const REMOVAL_MS_MAX = 10_000;
+
 let nextControllerId = 1;
 
 /** One LUN of a target, and what connects it with its bdev. */
@@ -77,7 +83,7 @@ export class ScsiController extends Controller<ScsiSession> {
 
   /** Makes the device in the reactor. Before anything else. */
   async open(): Promise<void> {
-    await this.reactor.call(ScsiCall.open, { controllerId: this.id, name: this.name });
+    await this.reactor.call(ScsiCall.open, this.id);
   }
 
   /** In ascending order of target and LUN. */
@@ -115,7 +121,8 @@ export class ScsiController extends Controller<ScsiSession> {
 
   /**
    * Removes a target, or only one of its LUNs. Resolves when nothing of it is in flight. Throws `ENODEV` when there is
-   * none, `EBUSY` when it is being removed, `ENOTSUP` when the driver could not be told.
+   * none, `EBUSY` when it is being removed, `ENOTSUP` when the driver could not be told, `ETIMEDOUT` when commands do not
+   * end: they keep their buffers until the bdev gives them back, because until then it may use them.
    */
   async removeTarget(target: number, lun: number | undefined): Promise<void> {
     const all = [...(this.#targets.get(target)?.values() ?? [])];
@@ -130,7 +137,10 @@ export class ScsiController extends Controller<ScsiSession> {
     if (this.session?.isUnawareOfHotplug === true) {
       throw new TargetError('ENOTSUP', "the guest's driver does not know removal: end its use of the controller first");
     }
-    await Promise.all(wanted.map((one) => this.removeLun(one)));
+    await withinDeadline(
+      Promise.all(wanted.map((one) => this.removeLun(one))),
+      `the bdev of target ${target} still works on commands of the guest after ${REMOVAL_MS_MAX / 1000} s; new ones are refused`,
+    );
   }
 
   /** Every way out of a LUN ends here. */
@@ -237,4 +247,14 @@ export class ScsiSession extends DeviceSession {
 function scsiFeatures(): bigint {
   const { VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT } = VirtioFeature;
   return maskOf(ScsiFeature.HOTPLUG, ScsiFeature.CHANGE, VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT);
+}
+
+async function withinDeadline(work: Promise<unknown>, complaint: string): Promise<void> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new TargetError('ETIMEDOUT', complaint)), REMOVAL_MS_MAX);
+  try {
+    await Promise.race([work, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

@@ -28,7 +28,6 @@ import {
 } from '../virtio/scsi.ts';
 import { ARENA_FULL } from './chain-data.ts';
 import { type QueueOptions, RequestQueue } from './request-queue.ts';
-import type { ScsiDevice } from './scsi-device.ts';
 
 /** Results of `mapData`, as the task interface has them. */
 const MAPPED = 0;
@@ -44,12 +43,23 @@ const HEADER_VIEW = new DataView(HEADER.buffer);
 /** A response whose place is not in one piece is made here. */
 const RESPONSE = new Uint8Array(SCSI_RESPONSE_BYTES);
 
+/** Takes tasks; each ends with `taskDone`, or waits for a list after `mapData` found none. */
+export interface TaskTarget {
+  execute(task: ScsiTask): void;
+}
+
+/** Where the targets are found. */
+export interface TargetDirectory {
+  /** Null when there is no such target. */
+  target(number: number): TaskTarget | null;
+}
+
 export interface ScsiQueueOptions extends QueueOptions {
-  readonly device: ScsiDevice;
+  readonly device: TargetDirectory;
 }
 
 export class ScsiQueue extends RequestQueue implements TaskTransport {
-  readonly #device: ScsiDevice;
+  readonly #device: TargetDirectory;
   /** By slot: where the response goes, or `NOWHERE` when that is not in one piece. */
   readonly #responseWindow: Int32Array;
   readonly #responseOffset: Uint32Array;
@@ -124,6 +134,19 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     task.dataOutBytes = dataOutBytes;
     this.#execute(slot);
     return true;
+  }
+
+  /**
+   * Answers the tasks of a target that wait for segment lists: the target does not know them now, so task management would
+   * miss them. The driver brings them again.
+   */
+  dropRetries(target: number): void {
+    const slots = this.#retries.slice(0, this.#retryCount);
+    this.#retryCount = 0;
+    for (const slot of slots) {
+      if (this.#targetOf[slot] === target) this.#endNow(slot, ScsiResponse.BUSY);
+      else this.#retries[this.#retryCount++] = slot;
+    }
   }
 
   // ---- TaskTransport ------------------------------------------------------------------------------------------------

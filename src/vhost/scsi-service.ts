@@ -3,10 +3,10 @@
  * mailbox, and opens their queues.
  */
 import { TargetError } from '../base/errors.ts';
-import { type Logger, withFields } from '../base/log.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor } from '../reactor/reactor.ts';
+import { BouncePool } from '../scsi/bounce-pool.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
 import { ScsiQueueIndex } from '../virtio/scsi.ts';
 import type { ChannelTable } from './channel-table.ts';
@@ -26,11 +26,6 @@ export interface ScsiQueueParams {
 }
 
 /** Payloads of the calls below; all plain data. */
-export interface OpenCall {
-  readonly controllerId: number;
-  /** For the log. */
-  readonly name: string;
-}
 export interface LunCall {
   readonly controllerId: number;
   readonly target: number;
@@ -55,12 +50,13 @@ export interface ScsiServiceOptions {
   readonly reactor: Reactor;
   readonly channels: ChannelTable;
   readonly arena: IovArena;
-  readonly log: Logger;
 }
 
 export class ScsiService {
   readonly #options: ScsiServiceOptions;
   readonly #devices = new Map<number, ScsiDevice>();
+  /** Made for the first device. */
+  #bounce: BouncePool | null = null;
 
   constructor(options: ScsiServiceOptions) {
     this.#options = options;
@@ -68,7 +64,7 @@ export class ScsiService {
 
   handlers(): Readonly<Record<string, MailboxHandler>> {
     return {
-      [ScsiCall.open]: (call: OpenCall) => this.#open(call),
+      [ScsiCall.open]: (controllerId: number) => this.#open(controllerId),
       [ScsiCall.close]: (controllerId: number) => this.#close(controllerId),
       [ScsiCall.newSession]: (controllerId: number) => this.#device(controllerId).newSession(),
       [ScsiCall.addLun]: ({ controllerId, target, lun, bdev, identity }: AddLunCall) =>
@@ -85,7 +81,9 @@ export class ScsiService {
     device.hasHotplug = params.hasHotplug;
     device.hasChange = params.hasChange;
     if (options.index >= ScsiQueueIndex.requestFirst) {
-      return { queue: new ScsiQueue({ ...options, device }), close: () => {} };
+      const queue = new ScsiQueue({ ...options, device });
+      device.queues.add(queue);
+      return { queue, close: () => device.queues.delete(queue) };
     }
     if (options.index === ScsiQueueIndex.control) {
       return { queue: new ScsiControlQueue({ ...options, device }), close: () => {} };
@@ -101,9 +99,10 @@ export class ScsiService {
     };
   }
 
-  #open({ controllerId, name }: OpenCall): void {
-    const { channels, arena, log } = this.#options;
-    this.#devices.set(controllerId, new ScsiDevice({ channels, arena, log: withFields(log, { ctrlr: name }) }));
+  #open(controllerId: number): void {
+    const { channels, arena } = this.#options;
+    this.#bounce ??= new BouncePool(arena);
+    this.#devices.set(controllerId, new ScsiDevice({ channels, bounce: this.#bounce }));
   }
 
   /** Its LUNs were removed, and its queues are stopped. */

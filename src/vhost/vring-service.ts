@@ -117,7 +117,7 @@ class Service {
     this.#reactor = reactor;
     this.#log = log;
     this.#channels = new ChannelTable(reactor, reactorIndex, this.#arena);
-    this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena, log });
+    this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
   }
 
   start(call: StartCall): void {

@@ -116,8 +116,9 @@ export const SCSI_LUNS_MAX = 16_384;
 /** No target or LUN: the field names none that a device of this kind can have. */
 export const NO_LUN = -1;
 const LUN_FORMAT = 1;
-/** Flat space addressing; Linux sets it always, others only above 255 or never. */
+/** Flat space addressing. In commands Linux sets it always, others only above 255 or never. */
 const FLAT_SPACE = 0x40;
+const FLAT_SPACE_FIRST = 256;
 const METHOD_MASK = 0xc0;
 /** First two bytes of the LUN of the REPORT LUNS well-known logical unit (SAM-5 §4.7.7.5.1), the only one there is. */
 export const REPORT_LUNS_WELL_KNOWN = 0xc101;
@@ -139,11 +140,14 @@ export function decodeLun(bytes: Uint8Array, at: number): number {
   return field === REPORT_LUNS_WELL_KNOWN ? field : NO_LUN;
 }
 
-/** Writes the LUN field as Linux does. */
+/**
+ * Writes the LUN field. Flat space addressing only from 256 up, as in REPORT LUNS: Linux takes the two bytes of an event
+ * as they are for the number of the LUN.
+ */
 export function encodeLun(bytes: Uint8Array, at: number, target: number, lun: number): void {
   bytes.fill(0, at, at + SCSI_LUN_BYTES);
   bytes[at] = LUN_FORMAT;
   bytes[at + 1] = target;
-  bytes[at + 2] = FLAT_SPACE | (lun >>> 8);
+  bytes[at + 2] = lun < FLAT_SPACE_FIRST ? 0 : FLAT_SPACE | (lun >>> 8);
   bytes[at + 3] = lun & 0xff;
 }
