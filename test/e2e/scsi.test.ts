@@ -182,7 +182,9 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
   test('sg3-utils find what the standards ask for', async () => await passesTools(guest, scratch.path));
 
   test('the disks are used again after a reboot', async () => {
-    await guest.run(`head -c 2M /dev/urandom >/tmp/data; dd if=/tmp/data of=${scratch.path} bs=1M oflag=direct 2>/dev/null`);
+    await guest.run(
+      `head -c 2M /dev/urandom >/tmp/data; dd if=/tmp/data of=${scratch.path} bs=1M oflag=direct 2>/dev/null`,
+    );
     const sum = async (path: string): Promise<string> =>
       (await guest.run(`dd if=${path} bs=1M count=2 iflag=direct 2>/dev/null | sha256sum`)).stdout;
     const written = await sum(scratch.path);
@@ -232,7 +234,10 @@ async function passesTools(guest: Guest, path: string): Promise<void> {
     [`sg_requests ${path}`, /^/],
     [`sg_sync ${path}`, /^/],
     [`sg_verify --lba=0 --count=64 ${path}`, /^/],
-    [`sg_unmap --lba=0 --num=8 --force ${path} && dd if=${path} bs=4096 count=1 iflag=direct | tr -d '\\0' | wc -c`, /^0$/m],
+    [
+      `sg_unmap --lba=0 --num=8 --force ${path} && dd if=${path} bs=4096 count=1 iflag=direct | tr -d '\\0' | wc -c`,
+      /^0$/m,
+    ],
     [
       `head -c 512 /dev/urandom >/tmp/block && sg_write_same --in=/tmp/block --lba=8 --num=4 ${path} &&
         for i in 0 1 2 3; do dd if=${path} bs=512 skip=$((8 + i)) count=1 iflag=direct 2>/dev/null | cmp - /tmp/block; done`,
@@ -246,8 +251,14 @@ async function passesTools(guest: Guest, path: string): Promise<void> {
       /^/,
     ],
     [`sg_persist --out --register --param-sark=abc ${path} && sg_persist --in --read-keys ${path}`, /0xabc/],
-    [`sg_persist --out --reserve --param-rk=abc --prout-type=1 ${path} && sg_persist --in --read-reservation ${path}`, /Write Exclusive/],
-    [`sg_persist --out --clear --param-rk=abc ${path} && sg_persist --in --read-keys ${path}`, /no registered|0 registered/i],
+    [
+      `sg_persist --out --reserve --param-rk=abc --prout-type=1 ${path} && sg_persist --in --read-reservation ${path}`,
+      /Write Exclusive/,
+    ],
+    [
+      `sg_persist --out --clear --param-rk=abc ${path} && sg_persist --in --read-keys ${path}`,
+      /no registered|0 registered/i,
+    ],
     [`sg_reset --device ${path}; sg_turs ${path} || sg_turs ${path}`, /^/],
   ];
   const failures: string[] = [];
