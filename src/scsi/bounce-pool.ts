@@ -1,6 +1,6 @@
 /**
- * Memory of the target's own, for commands that must look at data (VERIFY, COMPARE AND WRITE) or multiply it (WRITE SAME).
- * A reactor has one pool; when it is empty, commands wait for a buffer in the order in which they came.
+ * Memory of the target's own, for commands that must look at data (VERIFY, COMPARE AND WRITE) or multiply it (WRITE
+ * SAME). A reactor has one pool; when it is empty, commands wait for a buffer in the order in which they came.
  */
 import { assert } from '../base/assert.ts';
 import type { BdevIo } from '../bdev/bdev-io.ts';

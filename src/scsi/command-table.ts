@@ -1,7 +1,8 @@
 /**
- * The commands of a direct-access unit, one row each: what dispatches them, what REPORT SUPPORTED OPERATION CODES answers
- * and what the documentation lists. The CDB usage data gives the length of the CDB and, bit by bit, what is evaluated; its
- * first byte is the opcode, and the low five bits of the second the service action of opcodes that have them.
+ * The commands of a direct-access unit, one row each: what dispatches them, what REPORT SUPPORTED OPERATION CODES
+ * answers and what the documentation lists. The CDB usage data gives the length of the CDB and, bit by bit, what is
+ * evaluated; its first byte is the opcode, and the low five bits of the second the service action of opcodes that
+ * have them.
  */
 import { assert } from '../base/assert.ts';
 import type { CommandDefinition, Step } from './command.ts';
@@ -133,15 +134,15 @@ export const COMMANDS: readonly CommandDefinition[] = [
 ];
 
 /** By opcode: its row, or its rows by service action. */
-const BY_OPCODE: (CommandDefinition | null)[] = new Array(256).fill(null);
-const BY_ACTION: ((CommandDefinition | null)[] | null)[] = new Array(256).fill(null);
+const BY_OPCODE: (CommandDefinition | null)[] = Array.from({ length: 256 }, () => null);
+const BY_ACTION: ((CommandDefinition | null)[] | null)[] = Array.from({ length: 256 }, () => null);
 for (const definition of COMMANDS) {
   const { opcode, serviceAction } = definition;
   if (serviceAction < 0) {
     assert(BY_OPCODE[opcode] === null, 'an opcode has one row');
     BY_OPCODE[opcode] = definition;
   } else {
-    const actions = BY_ACTION[opcode] ?? new Array<CommandDefinition | null>(32).fill(null);
+    const actions = BY_ACTION[opcode] ?? Array.from({ length: 32 }, () => null);
     BY_ACTION[opcode] = actions;
     actions[serviceAction] = definition;
   }

@@ -1,9 +1,9 @@
 /**
- * One command on its way through a logical unit. Pooled by the unit: all of its state is here, and what it does next is
- * a plain function, so that nothing is allocated and nothing is captured for each command.
+ * One command on its way through a logical unit. Pooled by the unit: all of its state is here, and what it does next
+ * is a plain function, so that nothing is allocated and nothing is captured for each command.
  *
- * A command ends exactly once, with one of `end`, `fail…`, `overrun` or `forget`. A step that submitted I/O returns; the
- * step in `next` runs when the I/O is over.
+ * A command ends exactly once, with one of `end`, `fail…`, `overrun` or `forget`. A step that submitted I/O returns;
+ * the step in `next` runs when the I/O is over.
  */
 import { assert } from '../base/assert.ts';
 import { BdevIo, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';

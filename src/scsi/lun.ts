@@ -1,7 +1,7 @@
 /**
- * A logical unit: its state and its task set (SAM-5 §8). Simple tasks run at once, in any order; an ordered task, and one
- * that reads and writes as one, runs alone: it waits for the older ones and the newer ones wait for it. Tasks at the head
- * of the queue go before all that wait.
+ * A logical unit: its state and its task set (SAM-5 §8). Simple tasks run at once, in any order; an ordered task, and
+ * one that reads and writes as one, runs alone: it waits for the older ones and the newer ones wait for it. Tasks at
+ * the head of the queue go before all that wait.
  */
 import { assert } from '../base/assert.ts';
 import { finishTask, setSense } from './answer.ts';

@@ -1,6 +1,6 @@
 /**
- * Reservations of one logical unit: RESERVE and RELEASE of SPC-2, and persistent reservations (SPC-4 §5.13). They live in
- * the memory of the target and end with it: no persistence through power loss is claimed.
+ * Reservations of one logical unit: RESERVE and RELEASE of SPC-2, and persistent reservations (SPC-4 §5.13). They
+ * live in the memory of the target and end with it: no persistence through power loss is claimed.
  */
 
 export const ReservationType = {

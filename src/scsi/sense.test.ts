@@ -20,7 +20,12 @@ describe('sense data', () => {
   it('points at a field in fixed format', () => {
     const cdb = bytes(Sense.invalidFieldInCdb, false, NO_INFORMATION, fieldPointer(1, 7, true));
     expect(cdb.slice(12)).toEqual([0x24, 0, 0, 0xcf, 0, 1]);
-    const parameter = bytes(Sense.invalidFieldInParameters, false, NO_INFORMATION, fieldPointer(258, WHOLE_BYTE, false));
+    const parameter = bytes(
+      Sense.invalidFieldInParameters,
+      false,
+      NO_INFORMATION,
+      fieldPointer(258, WHOLE_BYTE, false),
+    );
     expect(parameter.slice(12)).toEqual([0x26, 0, 0, 0x80, 1, 2]);
   });
 

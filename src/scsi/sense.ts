@@ -53,7 +53,9 @@ export const NO_FIELD = -1;
 /** Field pointer: the field has no single bit to point at. */
 export const WHOLE_BYTE = -1;
 
-/** Field pointer bytes (SPC-4 §4.5.2.4.2): which byte, and its highest bit, of the CDB or the parameter list is wrong. */
+/**
+ * Field pointer bytes (SPC-4 §4.5.2.4.2): which byte, and its highest bit, of the CDB or the parameter list is wrong.
+ */
 export function fieldPointer(byte: number, bit: number, isInCdb: boolean): number {
   const flags = 0x80 | (isInCdb ? 0x40 : 0) | (bit === WHOLE_BYTE ? 0 : 0x08 | bit);
   return (flags << 16) | byte;

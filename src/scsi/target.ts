@@ -1,6 +1,6 @@
 /**
- * A SCSI target of one reactor: its logical units, what is answered for a LUN that is not there, task management, and the
- * I_T nexuses (SAM-5). Everything runs on the reactor's thread.
+ * A SCSI target of one reactor: its logical units, what is answered for a LUN that is not there, task management, and
+ * the I_T nexuses (SAM-5). Everything runs on the reactor's thread.
  */
 import { assert } from '../base/assert.ts';
 import { finishTask, resetAnswer, SCRATCH, setParameterData, setSense } from './answer.ts';
@@ -132,7 +132,10 @@ export class ScsiTarget implements UnitDirectory {
     else this.#executeMissing(task);
   }
 
-  /** What a target answers for a LUN that it does not have, and for the REPORT LUNS well-known unit (SPC-4 §6.6, §6.33). */
+  /**
+   * What a target answers for a LUN that it does not have, and for the REPORT LUNS well-known unit (SPC-4 §6.6,
+   * §6.33).
+   */
   #executeMissing(task: ScsiTask): void {
     const isWellKnown = task.lun === REPORT_LUNS_UNIT;
     const cdb = task.cdb;

@@ -20,7 +20,10 @@ export const ScsiStatus = {
 } as const;
 export type ScsiStatus = (typeof ScsiStatus)[keyof typeof ScsiStatus];
 
-/** How the service delivery ended; the transport maps it to its own codes (virtio-scsi: OK, OVERRUN, ABORTED, RESET …). */
+/**
+ * How the service delivery ended; the transport maps it to its own codes (virtio-scsi: OK, OVERRUN, ABORTED, RESET
+ * …).
+ */
 export const ServiceResponse = {
   complete: 0,
   /** The command wants more bytes than the buffers hold. */
@@ -65,9 +68,9 @@ export interface TaskTransport {
   /** Reads parameter data at `offset` of data-out. Returns the bytes read, fewer when the buffers end. */
   readDataOut(task: ScsiTask, target: Uint8Array, offset: number, lengthBytes: number): number;
   /**
-   * Makes the segment list of `[offset, offset + length)` of data-in (`isRead`) or data-out in `io.iovFirst/iovCount`.
-   * The list is given back by the transport when the task ends. 0; -1: the buffers are not in the guest's memory; -2: no list
-   * is free now, the transport retries the whole task later.
+   * Makes the segment list of `[offset, offset + length)` of data-in (`isRead`) or data-out in
+   * `io.iovFirst/iovCount`. The list is given back by the transport when the task ends. 0; -1: the buffers are not in
+   * the guest's memory; -2: no list is free now, the transport retries the whole task later.
    */
   mapData(task: ScsiTask, io: BdevIo, isRead: boolean, offset: number, lengthBytes: number): number;
   /** The target's last word on a task. */

@@ -1,6 +1,6 @@
 /**
- * A SCSI target over a RAM disk, and an initiator whose buffers are native memory between guard bytes: runs CDBs and says
- * what came back.
+ * A SCSI target over a RAM disk, and an initiator whose buffers are native memory between guard bytes: runs CDBs and
+ * says what came back.
  */
 import type { BdevDescription } from '../../src/bdev/bdev.ts';
 import { type BdevIo, type IoChannel, IoStatus, type IoType } from '../../src/bdev/bdev-io.ts';
@@ -174,7 +174,8 @@ export class ScsiRig implements TaskTransport {
   /** TEST UNIT READY until it is good, for every unit and nexus. */
   clearAttention(nexusCount = 1): void {
     for (const lun of this.target.lunNumbers) {
-      for (let nexus = 0; nexus < nexusCount; nexus++) while (this.run('00 00 00 00 00 00', { lun, nexus }).status !== 0);
+      for (let nexus = 0; nexus < nexusCount; nexus++)
+        while (this.run('00 00 00 00 00 00', { lun, nexus }).status !== 0);
     }
   }
 
@@ -296,6 +297,11 @@ export class ScsiRig implements TaskTransport {
     this.#memory.close();
     this.arena.close();
   }
+}
+
+/** So many bytes of 0, for expectations. */
+export function zeros(count: number): number[] {
+  return Array.from({ length: count }, () => 0);
 }
 
 /** Key, ASC and ASCQ of either format. */

@@ -95,7 +95,10 @@ export function release(command: Command): void {
   command.end(0);
 }
 
-/** Compatible reservation handling (SPC-4 §5.13.3): nothing for a registrant that has its access, a conflict for others. */
+/**
+ * Compatible reservation handling (SPC-4 §5.13.3): nothing for a registrant that has its access, a conflict for
+ * others.
+ */
 function keepsPersistent(command: Command): void {
   const { unit, task } = command;
   const { reservations } = unit;

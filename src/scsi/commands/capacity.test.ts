@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { describeBdev } from '../../../test/support/bdev-rig.ts';
-import { ScsiRig } from '../../../test/support/scsi-rig.ts';
+import { ScsiRig, zeros } from '../../../test/support/scsi-rig.ts';
 
 describe('capacity', () => {
   let rig: ScsiRig;
@@ -17,19 +17,19 @@ describe('capacity', () => {
     expect(rig.run('25 00 00 00 00 01 00 00 00 00', { in: 8 }).sense).toBe('5/24/00');
     rig.target.addLun(1, huge(2 ** 32));
     rig.clearAttention();
-    expect([...rig.run('25 00 00 00 00 00 00 00 00 00', { in: 8, lun: 1 }).data.subarray(0, 4)]).toEqual(
-      new Array(4).fill(0xff),
-    );
+    expect([...rig.run('25 00 00 00 00 00 00 00 00 00', { in: 8, lun: 1 }).data.subarray(0, 4)]).toEqual([
+      0xff, 0xff, 0xff, 0xff,
+    ]);
     rig.target.addLun(2, huge(2 ** 33));
     rig.clearAttention();
-    expect([...rig.run('25 00 00 00 00 00 00 00 00 00', { in: 8, lun: 2 }).data.subarray(0, 4)]).toEqual(
-      new Array(4).fill(0xff),
-    );
+    expect([...rig.run('25 00 00 00 00 00 00 00 00 00', { in: 8, lun: 2 }).data.subarray(0, 4)]).toEqual([
+      0xff, 0xff, 0xff, 0xff,
+    ]);
   });
 
   it('READ CAPACITY(16) has 64 bits, the physical block and the provisioning', () => {
     const { data } = rig.run('9e 10 00 00 00 00 00 00 00 00 00 00 00 20 00 00', { in: 32 });
-    expect([...data]).toEqual([0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 2, 0, 0, 0, 0xc0, 0, ...new Array(16).fill(0)]);
+    expect([...data]).toEqual([0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 2, 0, 0, 0, 0xc0, 0, ...zeros(16)]);
     rig.target.addLun(1, huge(2 ** 40 + 3));
     rig.clearAttention();
     const far = rig.run('9e 10 00 00 00 00 00 00 00 00 00 00 00 0e 00 00', { in: 255, lun: 1 }).data;

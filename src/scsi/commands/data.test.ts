@@ -147,7 +147,9 @@ describe('WRITE SAME', () => {
     expect(rig.run('93 01 00 00 00 00 00 00 00 00 00 00 00 03 00 00', { lun: 1 }).status).toBe(0);
     expect(typesOf(rig)).toEqual([IoType.write]);
     expect(rig.disk.bytes.subarray(0, 3 * BLOCK)).toEqual(filled(3, 0));
-    expect(rig.run('93 08 00 00 00 00 00 00 00 00 00 00 00 03 00 00', { out: filled(1, 0), lun: 1 }).sense).toBe('5/24/00');
+    expect(rig.run('93 08 00 00 00 00 00 00 00 00 00 00 00 03 00 00', { out: filled(1, 0), lun: 1 }).sense).toBe(
+      '5/24/00',
+    );
   });
 
   it('goes to the end for a length of 0, unless that is too far', () => {
@@ -210,7 +212,10 @@ describe('VERIFY', () => {
 
   it('compares one block with all', () => {
     rig.disk.bytes.fill(0x33, 0, 10 * BLOCK);
-    expect(rig.run(verifyOf[16](0x06, 0, 10), { out: filled(1, 0x33) })).toMatchObject({ status: 0, transferred: BLOCK });
+    expect(rig.run(verifyOf[16](0x06, 0, 10), { out: filled(1, 0x33) })).toMatchObject({
+      status: 0,
+      transferred: BLOCK,
+    });
     rig.disk.bytes[7 * BLOCK + 2] = 0;
     const answer = rig.run(verifyOf[16](0x06, 0, 10), { out: filled(1, 0x33) });
     expect(answer.sense).toBe('e/1D/00');
@@ -253,7 +258,24 @@ describe('COMPARE AND WRITE', () => {
     rig.disk.bytes.fill(0x41);
   });
   afterEach(() => rig.close());
-  const cdb = (lba: number, blocks: number, flags = 0) => [0x89, flags, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, blocks, 0, 0];
+  const cdb = (lba: number, blocks: number, flags = 0) => [
+    0x89,
+    flags,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    lba,
+    0,
+    0,
+    0,
+    blocks,
+    0,
+    0,
+  ];
   const both = (compare: Uint8Array, write: Uint8Array) => Uint8Array.from([...compare, ...write]);
 
   it('writes when the medium is as expected', () => {

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { ScsiRig } from '../../../test/support/scsi-rig.ts';
+import { ScsiRig, zeros } from '../../../test/support/scsi-rig.ts';
 
 const ascii = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 
@@ -15,14 +15,17 @@ describe('INQUIRY', () => {
     expect(status).toBe(0);
     expect([...data.subarray(0, 8)]).toEqual([0x00, 0x00, 0x06, 0x12, 91, 0, 0, 0x02]);
     expect(ascii(data.subarray(8, 36))).toBe('RinghostMalloc disk     0001');
-    expect([...data.subarray(36, 58)]).toEqual(new Array(22).fill(0));
+    expect([...data.subarray(36, 58)]).toEqual(zeros(22));
     expect([...data.subarray(58, 64)]).toEqual([0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0]);
     expect(data).toHaveLength(96);
     expect(residual).toBe(255 - 96);
   });
 
   it('shows the vendor, product and revision that it was given, cut and padded', () => {
-    rig.target.addLun(1, rig.unitOptions({ vendor: 'INTEL', productName: 'A product with a long name', revision: '3' }));
+    rig.target.addLun(
+      1,
+      rig.unitOptions({ vendor: 'INTEL', productName: 'A product with a long name', revision: '3' }),
+    );
     const { data } = rig.run('12 00 00 00 60 00', { in: 96, lun: 1 });
     expect(ascii(data.subarray(8, 36))).toBe('INTEL   A product with a3   ');
   });
@@ -95,7 +98,7 @@ describe('INQUIRY', () => {
     rig.target.addLun(1, rig.unitOptions({ physicalBlockSizeBytes: 4096, ioTypes: [0, 1] }));
     const plain = rig.run('12 01 b0 00 ff 00', { in: 255, lun: 1 }).data;
     expect([...plain.subarray(6, 8)]).toEqual([0, 8]);
-    expect([...plain.subarray(20, 36)]).toEqual(new Array(16).fill(0));
+    expect([...plain.subarray(20, 36)]).toEqual(zeros(16));
   });
 
   it('does not rotate, unless it does', () => {

@@ -1,11 +1,11 @@
-import { IoType } from '../../bdev/bdev-io.ts';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { ScsiRig } from '../../../test/support/scsi-rig.ts';
+import { ScsiRig, zeros } from '../../../test/support/scsi-rig.ts';
+import { IoType } from '../../bdev/bdev-io.ts';
 
 /** READ or WRITE of 6, 10, 12 and 16 bytes, with its flags. */
 function cdb(opcode: number, lba: number, blocks: number, flags = 0): number[] {
   const group = opcode >>> 5;
-  const bytes = new Array<number>(32).fill(0);
+  const bytes = zeros(32);
   bytes[0] = opcode;
   const put = (at: number, size: number, value: number): void => {
     for (let i = 0; i < size; i++) bytes[at + i] = Math.floor(value / 2 ** (8 * (size - 1 - i))) % 256;
@@ -64,7 +64,9 @@ describe('READ and WRITE', () => {
 
   it('refuses addresses of 64 bits that no disk has', () => {
     expect(rig.run('88 00 80 00 00 00 00 00 00 00 00 00 00 01 00 00', { in: 512 }).sense).toBe('5/21/00');
-    expect(rig.run('8a 00 ff ff ff ff ff ff ff ff 00 00 00 01 00 00', { out: new Uint8Array(512) }).sense).toBe('5/21/00');
+    expect(rig.run('8a 00 ff ff ff ff ff ff ff ff 00 00 00 01 00 00', { out: new Uint8Array(512) }).sense).toBe(
+      '5/21/00',
+    );
   });
 
   it('refuses protection information, pointing at it', () => {
@@ -105,7 +107,10 @@ describe('READ and WRITE', () => {
     expect(rig.run(cdb(0x28, 0, 1), { out: new Uint8Array(512) }).response).toBe(1);
     expect(rig.disk.log).toEqual([]);
     expect(rig.run(cdb(0x28, 0, 1), { in: 10_000 })).toMatchObject({ transferred: 512, residual: 9488 });
-    expect(rig.run(cdb(0x2a, 0, 1), { out: new Uint8Array(10_000) })).toMatchObject({ transferred: 512, residual: 9488 });
+    expect(rig.run(cdb(0x2a, 0, 1), { out: new Uint8Array(10_000) })).toMatchObject({
+      transferred: 512,
+      residual: 9488,
+    });
   });
 
   it('refuses more than the unit moves at once', () => {

@@ -1,4 +1,7 @@
-/** REPORT LUNS, REPORT SUPPORTED OPERATION CODES and REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 §6.33 to §6.36). */
+/**
+ * REPORT LUNS, REPORT SUPPORTED OPERATION CODES and REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 §6.33 to
+ * §6.36).
+ */
 import { clearedScratch, SCRATCH } from '../answer.ts';
 import { readU16, readU32, writeU16, writeU32 } from '../big-endian.ts';
 import type { Command } from '../command.ts';

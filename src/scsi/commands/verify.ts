@@ -1,6 +1,6 @@
 /**
- * VERIFY and WRITE AND VERIFY of 10, 12 and 16 bytes (SBC-3 §5.32 to §5.34, §5.36 to §5.38): the medium is read, piece by
- * piece, and compared with data-out when BYTCHK asks for it.
+ * VERIFY and WRITE AND VERIFY of 10, 12 and 16 bytes (SBC-3 §5.32 to §5.34, §5.36 to §5.38): the medium is read,
+ * piece by piece, and compared with data-out when BYTCHK asks for it.
  */
 import { IoType } from '../../bdev/bdev-io.ts';
 import { SCRATCH } from '../answer.ts';
