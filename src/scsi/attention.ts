@@ -13,7 +13,6 @@ const CONDITIONS = [
   Sense.mediumMayHaveChanged,
   Sense.capacityChanged,
   Sense.modeParametersChanged,
-  Sense.inquiryDataChanged,
   Sense.reportedLunsChanged,
 ] as const;
 export type AttentionCondition = (typeof CONDITIONS)[number];

@@ -28,6 +28,7 @@ export class BouncePool {
   readonly #lists: number[] = [];
   readonly #free: number[] = [];
   #waiting: BounceWaiter[] = [];
+  #isServing = false;
 
   constructor(arena: IovArena, buffers = BUFFERS, bytesEach = BOUNCE_BYTES) {
     this.bytesEach = bytesEach;
@@ -56,9 +57,16 @@ export class BouncePool {
   }
 
   release(index: number): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free.push(index);
-    else next.bounceReady(index);
+    this.#free.push(index);
+    // Commands that end at once give their buffer back in here: one loop, however many wait.
+    if (this.#isServing) return;
+    this.#isServing = true;
+    while (this.#waiting.length > 0) {
+      const free = this.#free.pop();
+      if (free === undefined) break;
+      (this.#waiting.shift() as BounceWaiter).bounceReady(free);
+    }
+    this.#isServing = false;
   }
 
   bytes(index: number): Uint8Array {

@@ -43,7 +43,6 @@ import { unmap } from './commands/unmap.ts';
 import { verify, writeAndVerify } from './commands/verify.ts';
 import { writeSame10, writeSame16 } from './commands/write-same.ts';
 import { AccessKind } from './reservations.ts';
-import type { UnitState } from './unit-state.ts';
 
 interface Options {
   readonly action?: boolean;
@@ -51,7 +50,7 @@ interface Options {
   readonly ignoresAttention?: boolean;
   readonly needsMedium?: boolean;
   readonly isAtomic?: boolean;
-  readonly isSupportedBy?: (unit: UnitState) => boolean;
+  readonly needsUnmap?: boolean;
 }
 
 const FREE: Options = { access: AccessKind.free };
@@ -65,7 +64,7 @@ const WRITE_STATE: Options = { access: AccessKind.write };
 const ATOMIC: Options = { ...WRITE, isAtomic: true };
 const RESERVE: Options = { access: AccessKind.reserve };
 const PERSISTENT: Options = { access: AccessKind.persistentReserve, action: true };
-const UNMAP: Options = { ...WRITE, isSupportedBy: (unit) => unit.canUnmap };
+const UNMAP: Options = { ...WRITE, needsUnmap: true };
 
 /** In the order of opcodes. */
 export const COMMANDS: readonly CommandDefinition[] = [
@@ -177,7 +176,7 @@ function row(name: string, usage: string, options: Options, run: Step): CommandD
     ignoresAttention: options.ignoresAttention ?? false,
     needsMedium: options.needsMedium ?? false,
     isAtomic: options.isAtomic ?? false,
-    isSupportedBy: options.isSupportedBy ?? (() => true),
+    needsUnmap: options.needsUnmap ?? false,
     run,
   };
 }

@@ -81,9 +81,12 @@ export class LogicalUnit implements CommandOwner {
       task.response = response;
       finishTask(task);
     }
-    const watch: Watch = { commands: new Set(commands), done };
-    if (commands.length > 0) this.#watches.push(watch);
-    for (const command of commands) command.abort(response);
+    const sequences = commands.map(({ sequence }) => sequence);
+    if (commands.length > 0) this.#watches.push({ commands: new Set(commands), done });
+    commands.forEach((command, i) => {
+      // The end of one may have ended another, whose record serves a newer task by now.
+      if (command.isActive && command.sequence === sequences[i]) command.abort(response);
+    });
     if (commands.length === 0) done();
     if (this.#waiting.length > 0) this.#drain();
   }
@@ -154,7 +157,7 @@ export class LogicalUnit implements CommandOwner {
     const state = this.state;
     if (task.attribute === TaskAttribute.aca) return this.#refuse(task, Sense.invalidMessage);
     if (!definition.ignoresAttention && this.#tellAttention(task)) return false;
-    if (!definition.isSupportedBy(state)) return this.#refuse(task, Sense.invalidOpcode);
+    if (!state.supports(definition)) return this.#refuse(task, Sense.invalidOpcode);
     if (((task.cdb[definition.usage.length - 1] as number) & NACA) !== 0) {
       return this.#refuse(task, Sense.invalidFieldInCdb, fieldPointer(definition.usage.length - 1, 2, true));
     }

@@ -5,11 +5,9 @@ import { writeU32, writeU64 } from './big-endian.ts';
 /** Sense key, ASC and ASCQ in one number: `0xKKAAQQ`. */
 export const Sense = {
   none: 0x00_00_00,
-  becomingReady: 0x02_04_01,
   mediumNotPresent: 0x02_3a_00,
   writeError: 0x03_0c_00,
   unrecoveredReadError: 0x03_11_00,
-  internalTargetFailure: 0x04_44_00,
   parameterListLength: 0x05_1a_00,
   invalidOpcode: 0x05_20_00,
   lbaOutOfRange: 0x05_21_00,
@@ -19,7 +17,6 @@ export const Sense = {
   invalidRelease: 0x05_26_04,
   savingNotSupported: 0x05_39_00,
   removalPrevented: 0x05_53_02,
-  insufficientRegistrationResources: 0x05_55_04,
   mediumMayHaveChanged: 0x06_28_00,
   powerOn: 0x06_29_00,
   deviceReset: 0x06_29_03,
@@ -30,7 +27,6 @@ export const Sense = {
   registrationsPreempted: 0x06_2a_05,
   capacityChanged: 0x06_2a_09,
   commandsCleared: 0x06_2f_00,
-  inquiryDataChanged: 0x06_3f_03,
   reportedLunsChanged: 0x06_3f_0e,
   writeProtected: 0x07_27_00,
   softwareWriteProtected: 0x07_27_02,

@@ -56,7 +56,8 @@ export interface CommandDescription {
   /** CDB usage data: one byte for each byte of the CDB, the bits that are evaluated. */
   readonly usage: Uint8Array;
   readonly access: AccessKind;
-  isSupportedBy(unit: UnitState): boolean;
+  /** Only for a unit whose bdev unmaps. */
+  readonly needsUnmap: boolean;
 }
 
 /** The other units of the same target. */
@@ -134,6 +135,10 @@ export class UnitState {
     this.directory = directory;
     this.commands = commands;
     this.nexusNames = nexusNames;
+  }
+
+  supports(command: CommandDescription): boolean {
+    return !command.needsUnmap || this.canUnmap;
   }
 
   /** In blocks; grows when the bdev does. */

@@ -101,13 +101,13 @@ export function reportSupportedOpcodes(command: Command): void {
   }
   const action = readU16(cdb, 4);
   const row = rows.find(
-    (candidate) => candidate.isSupportedBy(unit) && (candidate.serviceAction < 0 || candidate.serviceAction === action),
+    (candidate) => unit.supports(candidate) && (candidate.serviceAction < 0 || candidate.serviceAction === action),
   );
   command.endWithData(oneCommand(row, hasTimeouts), allocation);
 }
 
 function allCommands(unit: UnitState, hasTimeouts: boolean): number {
-  const rows = unit.commands.filter((row) => row.isSupportedBy(unit));
+  const rows = unit.commands.filter((row) => unit.supports(row));
   const each = 8 + (hasTimeouts ? TIMEOUTS_BYTES : 0);
   const data = clearedScratch(4 + rows.length * each);
   writeU32(data, 0, rows.length * each);
