@@ -37,9 +37,12 @@ const MAP_RETRY = -2;
 /** Descriptors of the chain that every slot has room for: a page list of 48 KiB, or an indirect table's usual length. */
 const SLOT_DESCRIPTORS = 16;
 
-/** One for all queues of a thread: a request is parsed in one go. */
+/** Bytes of a CDB whose opcode is not in a group of longer ones: 3, variable length, and 6 and 7, vendor specific. */
+const SHORT_CDB_BYTES = 16;
+const LONG_CDB_GROUPS = (1 << 3) | (1 << 6) | (1 << 7);
+
+/** A request that is not in one piece is put together here. */
 const HEADER = new Uint8Array(SCSI_REQUEST_BYTES);
-const HEADER_VIEW = new DataView(HEADER.buffer);
 /** A response whose place is not in one piece is made here. */
 const RESPONSE = new Uint8Array(SCSI_RESPONSE_BYTES);
 
@@ -112,24 +115,35 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     if (chain.writableBytes < SCSI_RESPONSE_BYTES) return this.refuse(chain, 'has no room for the response');
     if (!this.#locateResponse(chain)) return this.refuse(chain, 'has its response outside the memory');
     this.#keep(chain);
-    const isWhole = chain.readableBytes >= SCSI_REQUEST_BYTES;
-    if (!isWhole || !this.data.gather(chain, 0, HEADER, 0, SCSI_REQUEST_BYTES)) {
-      return this.#endNow(slot, ScsiResponse.FAILURE);
-    }
+    if (chain.readableBytes < SCSI_REQUEST_BYTES) return this.#endNow(slot, ScsiResponse.FAILURE);
+    const isTogether = (chain.lengths[0] as number) >= SCSI_REQUEST_BYTES;
+    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, SCSI_REQUEST_BYTES) : NOWHERE;
+    if (window !== NOWHERE) return this.#parse(chain, this.memory.window(window).bytes, this.memory.offset);
+    if (!this.data.gather(chain, 0, HEADER, 0, SCSI_REQUEST_BYTES)) return this.#endNow(slot, ScsiResponse.FAILURE);
+    return this.#parse(chain, HEADER, 0);
+  }
+
+  /** Reads the request at `bytes[at]`, which may be the guest's own memory: every byte is read once. */
+  #parse(chain: Chain, bytes: Uint8Array, at: number): true {
+    const slot = chain.head;
     const dataOutBytes = chain.readableBytes - SCSI_REQUEST_BYTES;
     const dataInBytes = chain.writableBytes - SCSI_RESPONSE_BYTES;
     // Both directions in one request need INOUT, which is not offered.
     if (dataOutBytes > 0 && dataInBytes > 0) return this.#endNow(slot, ScsiResponse.FAILURE);
-    const target = this.isDetached ? NO_LUN : decodeTarget(HEADER, ScsiRequestOffset.lun);
+    const target = this.isDetached ? NO_LUN : decodeTarget(bytes, at + ScsiRequestOffset.lun);
     if (target === NO_LUN) return this.#endNow(slot, ScsiResponse.BAD_TARGET);
     this.#targetOf[slot] = target;
     const task = this.#taskOf(slot);
-    task.lun = decodeLun(HEADER, ScsiRequestOffset.lun);
-    task.tagLow = HEADER_VIEW.getUint32(ScsiRequestOffset.tag, true);
-    task.tagHigh = HEADER_VIEW.getUint32(ScsiRequestOffset.tag + 4, true);
-    task.attribute = HEADER[ScsiRequestOffset.attribute] as number;
+    task.lun = decodeLun(bytes, at + ScsiRequestOffset.lun);
+    task.tagLow = readU32(bytes, at + ScsiRequestOffset.tag);
+    task.tagHigh = readU32(bytes, at + ScsiRequestOffset.tag + 4);
+    task.attribute = bytes[at + ScsiRequestOffset.attribute] as number;
     const { cdb } = task;
-    for (let i = 0; i < SCSI_CDB_BYTES; i++) cdb[i] = HEADER[ScsiRequestOffset.cdb + i] as number;
+    const cdbAt = at + ScsiRequestOffset.cdb;
+    const opcode = bytes[cdbAt] as number;
+    cdb[0] = opcode;
+    const cdbBytes = (LONG_CDB_GROUPS & (1 << (opcode >>> 5))) === 0 ? SHORT_CDB_BYTES : SCSI_CDB_BYTES;
+    for (let i = 1; i < cdbBytes; i++) cdb[i] = bytes[cdbAt + i] as number;
     task.dataInBytes = dataInBytes;
     task.dataOutBytes = dataOutBytes;
     this.#execute(slot);
@@ -324,4 +338,10 @@ function encodeResponse(bytes: Uint8Array, at: number, task: ScsiTask, response:
   bytes[at + ScsiResponseOffset.response] = response;
   const senseAt = at + ScsiResponseOffset.sense;
   for (let i = 0; i < senseBytes; i++) bytes[senseAt + i] = task.sense[i] as number;
+}
+
+/** Little-endian. */
+function readU32(bytes: Uint8Array, at: number): number {
+  const high = ((bytes[at + 3] as number) << 24) | ((bytes[at + 2] as number) << 16);
+  return (high | ((bytes[at + 1] as number) << 8) | (bytes[at] as number)) >>> 0;
 }

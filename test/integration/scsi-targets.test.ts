@@ -1,8 +1,10 @@
 /** A scsi controller of the daemon as its driver sees it: identity, data, queues, targets and LUNs, task management. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { BlockStamps } from '../../src/initiator/block-stamps.ts';
+import { ScsiLoadGenerator } from '../../src/initiator/load-generator.ts';
 import { senseText } from '../../src/initiator/scsi-request.ts';
 import { ScsiControlType, ScsiResponse, ScsiTmf } from '../../src/virtio/scsi.ts';
-import { pattern, sameBytes } from './blk-case-helpers.ts';
+import { MIB, pattern, sameBytes } from './blk-case-helpers.ts';
 import { attentions, BLOCK_BYTES, CTRLR, inquiry, read10, ScsiBench, TEST_UNIT_READY, write10 } from './scsi-bench.ts';
 
 let bench: ScsiBench;
@@ -146,6 +148,20 @@ describe('data', () => {
     await Promise.all(blocks.map((i) => host.good({ cdb: write10(i, 1), out: pattern(512, i + 1), queue: i % 2 })));
     const read = await host.good({ cdb: read10(0, 40), inBytes: 40 * 512 });
     for (const i of blocks) sameBytes(read.subarray(i * 512, i * 512 + 512), pattern(512, i + 1), `block ${i}`);
+  });
+});
+
+describe('load', () => {
+  test('of reads and writes on two queues reads what it wrote', async () => {
+    await bench.addDisk('Load', 0);
+    const host = await bench.connect({ requestQueues: 2 });
+    await attentions(host, {});
+    const stamps = new BlockStamps(1024, 4096);
+    const disk = { target: 0, lun: 0, sizeBytes: 4 * MIB, logicalBlockBytes: BLOCK_BYTES };
+    const load = new ScsiLoadGenerator(host, disk, { depth: 16, writePercent: 50, stamps });
+    const result = await load.runAsync({ count: 20_000 });
+    expect(result).toMatchObject({ ios: 20_000, errors: 0, mismatches: 0, firstMismatch: null });
+    load.close();
   });
 });
 
