@@ -8,7 +8,7 @@ import { type IovArena, NO_LIST } from '../sys/iov-arena.ts';
 import { Mapping, MappingViews } from '../sys/mapping.ts';
 
 /** One buffer: the longest COMPARE AND WRITE, 255 blocks of 512 bytes, twice over. */
-export const BOUNCE_BYTES = 256 * 1024;
+const BOUNCE_BYTES = 256 * 1024;
 const BUFFERS = 8;
 
 export const NO_BOUNCE = -1;

@@ -7,9 +7,9 @@ export const ModePageCode = { errorRecovery: 0x01, caching: 0x08, control: 0x0a,
 export const ALL_SUBPAGES = 0xff;
 
 /** Byte 2 of the caching page. */
-export const WCE = 0x04;
+const WCE = 0x04;
 /** Byte 2 of the control page. */
-export const D_SENSE = 0x04;
+const D_SENSE = 0x04;
 /** Byte 4 of the control page. */
 const SWP = 0x08;
 

@@ -38,7 +38,7 @@ export type Sense = (typeof Sense)[keyof typeof Sense];
 const FIXED_CURRENT = 0x70;
 const DESCRIPTOR_CURRENT = 0x72;
 /** Bytes of fixed sense without vendor bytes. */
-export const FIXED_SENSE_BYTES = 18;
+const FIXED_SENSE_BYTES = 18;
 const VALID = 0x80;
 const TWO_32 = 2 ** 32;
 

@@ -8,7 +8,7 @@ import { ModePages } from './mode-pages.ts';
 import { type AccessKind, Reservations } from './reservations.ts';
 
 /** Bytes moved by one READ, WRITE or VERIFY, so that one command does not hold up a reactor for long. */
-export const TRANSFER_BYTES_MAX = 32 * 2 ** 20;
+const TRANSFER_BYTES_MAX = 32 * 2 ** 20;
 /** Bytes cleared in one go: about a millisecond of a RAM disk. */
 export const CLEAR_BYTES_MAX = 32 * 2 ** 20;
 /** NUMBER OF LOGICAL BLOCKS of one COMPARE AND WRITE is one byte. */
@@ -44,8 +44,8 @@ export interface UnitOptions {
   readonly isRotational?: boolean;
 }
 
-export const DEFAULT_VENDOR = 'Ringhost';
-export const DEFAULT_REVISION = '0001';
+const DEFAULT_VENDOR = 'Ringhost';
+const DEFAULT_REVISION = '0001';
 
 /** A row of the command table, as REPORT SUPPORTED OPERATION CODES and the documentation see it. */
 export interface CommandDescription {

@@ -14,7 +14,7 @@ import { IovArena, NO_LIST } from '../../src/sys/iov-arena.ts';
 import { Mapping, MappingViews } from '../../src/sys/mapping.ts';
 import { ALL_IO_TYPES, describeBdev } from './bdev-rig.ts';
 
-export const UUID = '12345678-9abc-4def-8123-456789abcdef';
+const UUID = '12345678-9abc-4def-8123-456789abcdef';
 const GUARD_BYTES = 64;
 const GUARD = 0xee;
 /** Polls after which a task counts as hanging. */
