@@ -218,6 +218,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
         senseBytes,
       );
     } else {
+      RESPONSE.fill(0);
       encodeResponse(RESPONSE, 0, task, response, senseBytes);
       this.data.scatter(this.#chains[slot] as Chain, 0, RESPONSE, 0, SCSI_RESPONSE_BYTES);
     }
@@ -325,19 +326,24 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   }
 }
 
+/** Sense bytes behind `senseBytes` are left as they are: nearly always all of them, a cache line that needs no transfer. */
 function encodeResponse(bytes: Uint8Array, at: number, task: ScsiTask, response: number, senseBytes: number): void {
-  bytes.fill(0, at, at + SCSI_RESPONSE_BYTES);
-  bytes[at + ScsiResponseOffset.senseLength] = senseBytes;
-  const residual = task.residualBytes;
-  const residualAt = at + ScsiResponseOffset.residual;
-  bytes[residualAt] = residual;
-  bytes[residualAt + 1] = residual >>> 8;
-  bytes[residualAt + 2] = residual >>> 16;
-  bytes[residualAt + 3] = residual >>> 24;
+  writeU32(bytes, at + ScsiResponseOffset.senseLength, senseBytes);
+  writeU32(bytes, at + ScsiResponseOffset.residual, task.residualBytes);
+  bytes[at + ScsiResponseOffset.statusQualifier] = 0;
+  bytes[at + ScsiResponseOffset.statusQualifier + 1] = 0;
   bytes[at + ScsiResponseOffset.status] = task.status;
   bytes[at + ScsiResponseOffset.response] = response;
   const senseAt = at + ScsiResponseOffset.sense;
   for (let i = 0; i < senseBytes; i++) bytes[senseAt + i] = task.sense[i] as number;
+}
+
+/** Little-endian. */
+function writeU32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
 }
 
 /** Little-endian. */
