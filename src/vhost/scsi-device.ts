@@ -32,7 +32,7 @@ export interface LunIdentity {
 }
 
 export interface ScsiDeviceOptions {
-  readonly channels: ChannelTable;
+  readonly channels: Pick<ChannelTable, 'take' | 'release'>;
   readonly bounce: BouncePool;
 }
 
@@ -43,7 +43,7 @@ export class ScsiDevice {
   /** What the driver understands. */
   hasHotplug = false;
   hasChange = false;
-  readonly #channels: ChannelTable;
+  readonly #channels: Pick<ChannelTable, 'take' | 'release'>;
   readonly #bounce: BouncePool;
   readonly #targets = new Array<ScsiTarget | null>(SCSI_TARGETS_MAX).fill(null);
   /** By target and LUN. */
