@@ -1,18 +1,18 @@
 /** What the daemon prints when it is ready: what it serves, and how to attach it to a virtual machine. */
-import type { BlkController } from '../vhost/blk-controller.ts';
+import type { AnyController } from '../vhost/registry.ts';
 import type { Daemon } from './daemon.ts';
 import { VERSION } from './version.ts';
 
 const MIB = 2 ** 20;
+/** QEMU spells the number of queues in two ways. */
+const BLK_DEVICE = 'vhost-user-blk-pci,num-queues=2';
+const SCSI_DEVICE = 'vhost-user-scsi-pci,num_queues=2';
 
 export function readyBanner(daemon: Daemon): string {
   const lines = [`Ringhost ${VERSION} is ready.`, '', `  RPC      ${daemon.options.rpcSocket}`];
   const controllers = daemon.vhost.list();
   for (const controller of controllers) {
-    const size = Math.floor(controller.bdev.sizeBytes / MIB);
-    const access = controller.isReadonly ? ', read-only' : '';
-    const what = `vhost-user-blk: ${controller.bdev.name}, ${size} MiB${access}`;
-    lines.push(`  ${controller.name.padEnd(8)} ${controller.socketPath}  (${what})`);
+    lines.push(`  ${controller.name.padEnd(8)} ${controller.socketPath}  (${describe(controller)})`);
   }
   if (controllers.length === 0) {
     lines.push('', 'Nothing is served yet. For a RAM disk:', ...createCommands(daemon.options.rpcSocket));
@@ -24,14 +24,23 @@ export function readyBanner(daemon: Daemon): string {
 }
 
 /** The QEMU command line that attaches a controller, one option a line. */
-export function qemuCommand(controller: BlkController): string[] {
+export function qemuCommand(controller: AnyController): string[] {
   return [
     '  qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem -smp 2 -m 1G \\',
     '    -object memory-backend-memfd,id=mem,size=1G,share=on \\',
     `    -chardev socket,id=ringhost0,path=${controller.socketPath},reconnect=1 \\`,
-    '    -device vhost-user-blk-pci,chardev=ringhost0,num-queues=2 \\',
+    `    -device ${controller.kind === 'blk' ? BLK_DEVICE : SCSI_DEVICE},chardev=ringhost0 \\`,
     '    -drive file=YOUR-GUEST.qcow2,if=virtio',
   ];
+}
+
+function describe(controller: AnyController): string {
+  if (controller.kind === 'scsi') {
+    const disks = controller.luns().map(({ target, bdev }) => `target ${target} ${bdev.name}`);
+    return `vhost-user-scsi: ${disks.length === 0 ? 'no targets' : disks.join(', ')}`;
+  }
+  const size = Math.floor(controller.bdev.sizeBytes / MIB);
+  return `vhost-user-blk: ${controller.bdev.name}, ${size} MiB${controller.isReadonly ? ', read-only' : ''}`;
 }
 
 function createCommands(rpcSocket: string): string[] {

@@ -45,7 +45,7 @@ export class Daemon {
       ...bdevRpc(this.bdevs),
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
       ...nullRpc(this.bdevs),
-      ...vhostRpc(this.vhost),
+      ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };
     this.#server = new RpcServer({ handlers: this.#handlers, log, version: VERSION });

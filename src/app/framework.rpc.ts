@@ -24,6 +24,7 @@ type FrameworkMethod =
 const SUBSYSTEMS = [
   { subsystem: 'bdev', depends_on: [] },
   { subsystem: 'vhost_blk', depends_on: ['bdev'] },
+  { subsystem: 'vhost_scsi', depends_on: ['bdev'] },
 ];
 
 export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
@@ -59,7 +60,8 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
 
     framework_get_config({ name }) {
       if (name === 'bdev') return daemon.bdevs.list().map(({ bdev }) => ({ ...bdev.toConfig() }));
-      if (name === 'vhost_blk') return vhostConfig(daemon.vhost);
+      if (name === 'vhost_blk') return vhostConfig(daemon.vhost, 'blk');
+      if (name === 'vhost_scsi') return vhostConfig(daemon.vhost, 'scsi');
       throw new TargetError(
         'EINVAL',
         `there is no subsystem "${name}": framework_get_subsystems lists those there are`,

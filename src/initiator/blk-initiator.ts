@@ -22,11 +22,10 @@ import {
   BlkStatus,
   SECTOR_BYTES,
 } from '../virtio/blk.ts';
-import { type BlkRequest, BlkRequestBuffers, type BlkResult } from './blk-request.ts';
+import { type BlkRequest, type BlkResult, createBlkBuffers, STATUS_UNTOUCHED } from './blk-request.ts';
 import type { DriverQueue } from './driver-queue.ts';
 import { FrontendSession, type SessionOptions } from './frontend-session.ts';
 import type { OwnedMemory } from './owned-memory.ts';
-import { NO_HEAD } from './split-driver-ring.ts';
 import type { VhostUserFrontend } from './vhost-user-frontend.ts';
 
 export type BlkConfiguration = ReturnType<typeof BlkConfig.decode>;
@@ -97,21 +96,10 @@ export class BlkInitiator {
 
   /** Sends a request of any shape and waits until the device gives it back, whatever its status. */
   async request(request: BlkRequest): Promise<BlkResult> {
-    const queue = this.queue(request.queue ?? 0);
-    const buffers = new BlkRequestBuffers(this.memory, request);
-    const { segments } = buffers;
-    const tableAddress = request.isIndirect === true ? this.memory.allocate(16 * segments.length) : null;
-    const { ring } = queue;
-    const head = tableAddress === null ? ring.addChain(segments) : ring.addIndirect(segments, tableAddress);
-    assert(head !== NO_HEAD, 'the ring has room for the chain: make fewer requests at once');
-    // After a failure the device may still write to the buffers: they are not given back.
-    const { usedLen, order } = await queue.submit(head, this.session.timeoutMs);
-    try {
-      return buffers.collect(usedLen, order);
-    } finally {
-      buffers.release();
-      if (tableAddress !== null) this.memory.release(tableAddress);
-    }
+    const buffers = createBlkBuffers(this.memory, request);
+    const answer = await buffers.exchange(this.queue(request.queue ?? 0), this.session.timeoutMs);
+    const status = answer.writable.at(-1) ?? STATUS_UNTOUCHED;
+    return { ...answer, status, data: answer.writable.subarray(0, request.inBytes ?? 0) };
   }
 
   async read(sector: number, bytes: number, shape: BlkRequestShape = {}): Promise<Uint8Array> {

@@ -11,10 +11,15 @@ import { TargetError } from '../base/errors.ts';
 import { clockNs } from '../sys/thread.ts';
 import { SECTOR_BYTES } from '../virtio/blk.ts';
 import { VirtioFeature } from '../virtio/features.ts';
+import { ScsiQueueIndex } from '../virtio/scsi.ts';
 import { type BlkInitiator, capacityBytes } from './blk-initiator.ts';
 import type { BlockStamps } from './block-stamps.ts';
+import type { DriverQueue } from './driver-queue.ts';
+import type { FrontendSession } from './frontend-session.ts';
 import { LatencyHistogram } from './latency-histogram.ts';
+import { BlkProtocol, type LoadProtocol, ScsiProtocol } from './load-protocol.ts';
 import { LoadQueue, type LoadState } from './load-queue.ts';
+import type { ScsiInitiator } from './scsi-initiator.ts';
 
 export interface LoadOptions {
   /** Requests in flight on each queue. */
@@ -73,8 +78,25 @@ const SPINS_PER_LOOK = 4096;
 /** Length of a burst of `runAsync` between two turns of the event loop. */
 const BURST_NS = 1e6;
 
-export class BlkLoadGenerator {
-  readonly #initiator: BlkInitiator;
+/** A LUN under load. */
+export interface ScsiLoadTarget {
+  readonly target: number;
+  readonly lun: number;
+  readonly sizeBytes: number;
+  /** Size of a logical block. */
+  readonly logicalBlockBytes: number;
+}
+
+/** What load runs on: a session, the queues that may carry it, and the disk's size. */
+interface LoadHost {
+  readonly session: FrontendSession;
+  readonly queues: readonly DriverQueue[];
+  readonly sizeBytes: number;
+  readonly protocol: LoadProtocol;
+}
+
+abstract class LoadGenerator {
+  readonly #session: FrontendSession;
   readonly #queues: LoadQueue[];
   readonly #state: LoadState;
   readonly #histogram = new LatencyHistogram();
@@ -87,13 +109,14 @@ export class BlkLoadGenerator {
   #startNs = 0;
   #isStopping = false;
 
-  constructor(initiator: BlkInitiator, options: LoadOptions) {
+  constructor(host: LoadHost, options: LoadOptions) {
     const { blockBytes = DEFAULT_BLOCK_BYTES, stamps, seed = 1 } = options;
-    const spanBytes = options.spanBytes ?? capacityBytes(initiator.config);
+    const { session } = host;
+    const spanBytes = options.spanBytes ?? host.sizeBytes;
     const blockCount = stamps?.blockCount ?? Math.floor(spanBytes / blockBytes);
     assert(blockBytes % SECTOR_BYTES === 0 && blockCount > 0, 'a block is whole sectors and the disk holds one');
     assert(stamps === undefined || stamps.blockWords * 4 === blockBytes, 'stamps are for blocks of the same size');
-    this.#initiator = initiator;
+    this.#session = session;
     this.#blockBytes = blockBytes;
     this.#stallNs = (options.stallMs ?? DEFAULT_STALL_MS) * NS_PER_MS;
     this.#state = {
@@ -108,20 +131,22 @@ export class BlkLoadGenerator {
       cursor: 0,
       random: seed | 0 || 1,
     };
-    const indexes = options.queues ?? initiator.queues.map((queue) => queue.index);
-    this.#queues = indexes.map(
-      (index) =>
-        new LoadQueue(initiator.memory, initiator.queue(index), this.#state, {
-          depth: options.depth,
-          blockBytes,
-          blockCount,
-          isSequential: options.pattern === 'sequential',
-          writePercent: options.writePercent ?? 0,
-          isIndirect: options.isIndirect ?? initiator.hasFeature(VirtioFeature.INDIRECT_DESC),
-          stamps: stamps ?? null,
-          histogram: options.measuresLatency === false ? null : this.#histogram,
-        }),
-    );
+    const indexes = options.queues ?? host.queues.map((_, index) => index);
+    this.#queues = indexes.map((index) => {
+      const queue = host.queues[index];
+      assert(queue !== undefined, `queue ${index} exists`);
+      return new LoadQueue(session.memory, queue, this.#state, {
+        protocol: host.protocol,
+        depth: options.depth,
+        blockBytes,
+        blockCount,
+        isSequential: options.pattern === 'sequential',
+        writePercent: options.writePercent ?? 0,
+        isIndirect: options.isIndirect ?? session.hasFeature(VirtioFeature.INDIRECT_DESC),
+        stamps: stamps ?? null,
+        histogram: options.measuresLatency === false ? null : this.#histogram,
+      });
+    });
   }
 
   /** Runs in this thread until the limit, and until everything in flight is done. May be called again. */
@@ -198,7 +223,7 @@ export class BlkLoadGenerator {
   }
 
   #checkStall(): void {
-    if (this.#initiator.frontend.isClosed) {
+    if (this.#session.frontend.isClosed) {
       throw new TargetError('VHOST_CLOSED', 'the back-end closed the connection under load');
     }
     if (this.#hasProgress) this.#lastDoneNs = this.#state.nowNs;
@@ -227,5 +252,25 @@ export class BlkLoadGenerator {
       kicks: state.kicks,
       latency,
     };
+  }
+}
+
+/** Load on a blk disk. */
+export class BlkLoadGenerator extends LoadGenerator {
+  constructor(initiator: BlkInitiator, options: LoadOptions) {
+    const { session, queues, config } = initiator;
+    const protocol = new BlkProtocol(options.blockBytes ?? DEFAULT_BLOCK_BYTES);
+    super({ session, queues, sizeBytes: capacityBytes(config), protocol }, options);
+  }
+}
+
+/** Load on a LUN; `queues` of the options are request queues, from 0. Take its unit attentions first. */
+export class ScsiLoadGenerator extends LoadGenerator {
+  constructor(initiator: ScsiInitiator, disk: ScsiLoadTarget, options: LoadOptions) {
+    const { target, lun, sizeBytes, logicalBlockBytes } = disk;
+    const blockBytes = options.blockBytes ?? DEFAULT_BLOCK_BYTES;
+    const protocol = new ScsiProtocol(target, lun, blockBytes, logicalBlockBytes);
+    const queues = initiator.queues.slice(ScsiQueueIndex.requestFirst);
+    super({ session: initiator.session, queues, sizeBytes, protocol }, options);
   }
 }

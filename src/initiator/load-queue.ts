@@ -2,14 +2,15 @@
 import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';
 import { clockNs } from '../sys/thread.ts';
-import { BlkRequestType, BlkStatus, SECTOR_BYTES } from '../virtio/blk.ts';
 import type { BlockStamps } from './block-stamps.ts';
 import type { DriverQueue } from './driver-queue.ts';
 import type { LatencyHistogram } from './latency-histogram.ts';
+import type { LoadProtocol } from './load-protocol.ts';
 import type { OwnedMemory } from './owned-memory.ts';
-import { DescriptorFlag, NO_HEAD, type Segment, type SplitDriverRing } from './split-driver-ring.ts';
+import { DescriptorFlag, encodeDescriptor, NO_HEAD, type Segment, type SplitDriverRing } from './split-driver-ring.ts';
 
 export interface LoadQueueOptions {
+  readonly protocol: LoadProtocol;
   readonly depth: number;
   readonly blockBytes: number;
   readonly blockCount: number;
@@ -35,21 +36,20 @@ export interface LoadState {
   random: number;
 }
 
-/** A slot's control block: header at 0, indirect table at 64, status at 128; lines that different sides write apart. */
+/** A slot's control block: header at 0, indirect table at 64, answer at 128; lines that different sides write apart. */
 const SLOT_BYTES = 256;
 const SLOT_WORDS = SLOT_BYTES / 4;
 const TABLE_OFFSET = 64;
-const STATUS_OFFSET = 128;
+const ANSWER_OFFSET = 128;
 const CHAIN_DESCRIPTORS = 3;
-const HEADER_BYTES = 16;
+const DESCRIPTOR_BYTES = 16;
 const NO_SLOT = -1;
 const TWO_32 = 2 ** 32;
 const PAGE_BYTES = 4096;
 const ROUNDS_PER_CLOCK = 256;
 /** Completions between two refusals of calls: with EVENT_IDX one holds for half a turn of the index. */
 const REFUSE_EVERY = 0x4000;
-/** Flags and next of the data descriptor share a word. */
-const FLAGS_MASK = 0xffff;
+const NEXT_SHIFT = 16;
 
 export class LoadQueue {
   inFlight = 0;
@@ -58,15 +58,18 @@ export class LoadQueue {
   readonly #state: LoadState;
   readonly #memory: OwnedMemory;
   readonly #options: LoadQueueOptions;
-  readonly #sectorsPerBlock: number;
+  readonly #protocol: LoadProtocol;
   readonly #controlGpa: number;
   readonly #dataGpa: number;
   readonly #controlWords: Uint32Array;
   readonly #controlBytes: Uint8Array;
   readonly #dataWords: Uint32Array;
-  /** Where each slot's data descriptor has its flags: words of the ring or of the slot's table. */
-  readonly #flagWords: Uint32Array;
-  readonly #flagIndex: Int32Array;
+  /** Where each slot's second and third descriptor are: in the ring or in the slot's table. */
+  readonly #descriptors: Uint32Array;
+  readonly #second: Int32Array;
+  readonly #third: Int32Array;
+  /** 1 where a slot's descriptors are those of a write. */
+  readonly #isLaidOutForWrite: Uint8Array;
   readonly #headOfSlot: Int32Array;
   readonly #slotOfHead: Int32Array;
   readonly #submittedNs: Float64Array;
@@ -95,14 +98,16 @@ export class LoadQueue {
     this.#memory = memory;
     this.#options = options;
     this.#clockEvery = options.histogram === null ? ROUNDS_PER_CLOCK : 1;
-    this.#sectorsPerBlock = blockBytes / SECTOR_BYTES;
+    this.#protocol = options.protocol;
     this.#controlGpa = memory.allocate(depth * SLOT_BYTES, { alignment: SLOT_BYTES });
     this.#dataGpa = memory.allocate(depth * blockBytes, { alignment: PAGE_BYTES });
     this.#controlWords = memory.uint32s(this.#controlGpa, depth * SLOT_WORDS);
     this.#controlBytes = memory.bytes(this.#controlGpa, depth * SLOT_BYTES);
     this.#dataWords = memory.uint32s(this.#dataGpa, (depth * blockBytes) / 4);
-    this.#flagWords = isIndirect ? this.#controlWords : ring.descriptors;
-    this.#flagIndex = new Int32Array(depth);
+    this.#descriptors = isIndirect ? this.#controlWords : ring.descriptors;
+    this.#second = new Int32Array(depth);
+    this.#third = new Int32Array(depth);
+    this.#isLaidOutForWrite = new Uint8Array(depth);
     this.#headOfSlot = new Int32Array(depth);
     this.#slotOfHead = new Int32Array(ring.size).fill(NO_SLOT);
     this.#submittedNs = new Float64Array(depth);
@@ -157,21 +162,50 @@ export class LoadQueue {
 
   #buildChain(slot: number): void {
     const { blockBytes, isIndirect } = this.#options;
+    const { headerBytes, answerBytes } = this.#protocol;
     const control = this.#controlGpa + slot * SLOT_BYTES;
     const segments: Segment[] = [
-      { gpa: control, lengthBytes: HEADER_BYTES, isWritable: false },
+      { gpa: control, lengthBytes: headerBytes, isWritable: false },
       { gpa: this.#dataGpa + slot * blockBytes, lengthBytes: blockBytes, isWritable: true },
-      { gpa: control + STATUS_OFFSET, lengthBytes: 1, isWritable: true },
+      { gpa: control + ANSWER_OFFSET, lengthBytes: answerBytes, isWritable: true },
     ];
     const ring = this.#ring;
     const head = isIndirect ? ring.addIndirect(segments, control + TABLE_OFFSET) : ring.addChain(segments);
     assert(head !== NO_HEAD, 'free descriptors were counted before');
     this.#headOfSlot[slot] = head;
     this.#slotOfHead[head] = slot;
-    // Flags and next: the last word of a descriptor.
-    const tableWord = slot * SLOT_WORDS + TABLE_OFFSET / 4;
-    const dataDescriptor = isIndirect ? 1 : (ring.descriptors[head * 4 + 3] as number) >>> 16;
-    this.#flagIndex[slot] = (isIndirect ? tableWord : 0) + dataDescriptor * 4 + 3;
+    const table = (slot * SLOT_BYTES + TABLE_OFFSET) / DESCRIPTOR_BYTES;
+    const second = isIndirect ? table + 1 : this.#nextOf(head);
+    this.#second[slot] = second;
+    this.#third[slot] = isIndirect ? table + 2 : this.#nextOf(second);
+    this.#protocol.prepare(this.#controlBytes, slot * SLOT_BYTES);
+    this.#layOut(slot, false);
+  }
+
+  #nextOf(index: number): number {
+    return (this.#descriptors[index * 4 + 3] as number) >>> NEXT_SHIFT;
+  }
+
+  /** Writes the descriptors behind the header: data and answer, in the order that the direction asks for. */
+  #layOut(slot: number, isWrite: boolean): void {
+    const { blockBytes } = this.#options;
+    const { answerBytes, isAnswerFirst } = this.#protocol;
+    const second = this.#second[slot] as number;
+    const third = this.#third[slot] as number;
+    const isSwapped = isAnswerFirst && !isWrite;
+    const dataFlag = isWrite ? 0 : DescriptorFlag.write;
+    const data = this.#dataGpa + slot * blockBytes;
+    const answer = this.#controlGpa + slot * SLOT_BYTES + ANSWER_OFFSET;
+    const words = this.#descriptors;
+    const next = this.#nextOf(second);
+    if (isSwapped) {
+      encodeDescriptor(words, second, answer, answerBytes, DescriptorFlag.write + DescriptorFlag.next, next);
+      encodeDescriptor(words, third, data, blockBytes, dataFlag, 0);
+    } else {
+      encodeDescriptor(words, second, data, blockBytes, dataFlag + DescriptorFlag.next, next);
+      encodeDescriptor(words, third, answer, answerBytes, DescriptorFlag.write, 0);
+    }
+    this.#isLaidOutForWrite[slot] = isWrite ? 1 : 0;
   }
 
   /** Takes a completed chain apart; returns its slot. */
@@ -189,7 +223,7 @@ export class LoadQueue {
     state.ios++;
     const { stamps, histogram } = this.#options;
     if (histogram !== null) histogram.record(state.nowNs - (this.#submittedNs[slot] as number));
-    const isOk = this.#controlBytes[slot * SLOT_BYTES + STATUS_OFFSET] === BlkStatus.OK;
+    const isOk = this.#protocol.isGood(this.#controlBytes, slot * SLOT_BYTES + ANSWER_OFFSET);
     if (!isOk) state.errors++;
     if (stamps !== null) this.#verify(slot, isOk, stamps);
     return slot;
@@ -203,16 +237,10 @@ export class LoadQueue {
     const block = stamps === null ? this.#nextBlock() : this.#claimBlock(stamps);
     const isWrite = writePercent > 0 && (this.#random() >>> 0) % 100 < writePercent;
     this.#blockOfSlot[slot] = block;
-    const sector = block * this.#sectorsPerBlock;
-    const word = slot * SLOT_WORDS;
-    const words = this.#controlWords;
-    words[word] = isWrite ? BlkRequestType.OUT : BlkRequestType.IN;
-    words[word + 2] = sector;
-    words[word + 3] = sector / TWO_32;
-    const at = this.#flagIndex[slot] as number;
-    const flags = DescriptorFlag.next + (isWrite ? 0 : DescriptorFlag.write);
-    this.#flagWords[at] = ((this.#flagWords[at] as number) & ~FLAGS_MASK) | flags;
-    this.#controlBytes[slot * SLOT_BYTES + STATUS_OFFSET] = 0xff;
+    const control = slot * SLOT_BYTES;
+    this.#protocol.encode(this.#controlBytes, control, block, isWrite);
+    this.#protocol.spoil(this.#controlBytes, control + ANSWER_OFFSET);
+    if ((this.#isLaidOutForWrite[slot] === 1) !== isWrite) this.#layOut(slot, isWrite);
     if (isWrite) state.writes++;
     if (stamps !== null) this.#prepareStamp(slot, block, isWrite, stamps);
     this.#submittedNs[slot] = state.nowNs;

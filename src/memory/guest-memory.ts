@@ -130,6 +130,13 @@ export class GuestMemory {
     targetOffset: number,
     lengthBytes: number,
   ): boolean {
+    const whole = this.locate(addresses, index, skip, lengthBytes);
+    if (whole !== NOWHERE) {
+      const bytes = this.window(whole).bytes;
+      const at = this.offset;
+      for (let i = 0; i < lengthBytes; i++) target[targetOffset + i] = bytes[at + i] as number;
+      return true;
+    }
     for (let i = 0; i < lengthBytes; i++) {
       const window = this.locate(addresses, index, skip + i, 1);
       if (window === NOWHERE) return false;
@@ -147,6 +154,13 @@ export class GuestMemory {
     sourceOffset: number,
     lengthBytes: number,
   ): boolean {
+    const whole = this.locate(addresses, index, skip, lengthBytes);
+    if (whole !== NOWHERE) {
+      const bytes = this.window(whole).bytes;
+      const at = this.offset;
+      for (let i = 0; i < lengthBytes; i++) bytes[at + i] = source[sourceOffset + i] as number;
+      return true;
+    }
     for (let i = 0; i < lengthBytes; i++) {
       const window = this.locate(addresses, index, skip + i, 1);
       if (window === NOWHERE) return false;

@@ -6,14 +6,10 @@
  * it, so that nothing is allocated per request.
  */
 
-import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
-import type { LimitedLog } from '../base/log.ts';
 import { BdevIo, type BdevIo as Io, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
-import { type GuestMemory, NOWHERE } from '../memory/guest-memory.ts';
-import type { Source } from '../reactor/reactor.ts';
-import { signalEventFd } from '../sys/events.ts';
-import { IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../sys/iov-arena.ts';
+import { NOWHERE } from '../memory/guest-memory.ts';
+import { NO_LIST } from '../sys/iov-arena.ts';
 import {
   BLK_HEADER_BYTES,
   BLK_ID_BYTES,
@@ -23,48 +19,25 @@ import {
   BlkStatus,
   SECTOR_BYTES,
 } from '../virtio/blk.ts';
-import { Chain, RING_FAULT_TEXT, RingFault } from '../virtio/chain.ts';
-import type { SplitRing } from '../virtio/split-ring.ts';
+import type { Chain } from '../virtio/chain.ts';
 import { type BlkDeviceParams, DISCARD_SECTORS_MAX, RANGES_MAX } from './blk-device.ts';
-import { QueueCounter, type QueueCounters } from './queue-counters.ts';
+import { type QueueOptions, RequestQueue } from './request-queue.ts';
 
 const TWO_32 = 2 ** 32;
 
 /** One for all queues of a thread: a request is parsed in one go. */
-const CHAIN = new Chain();
 const SCRATCH = new Uint8Array(Math.max(BLK_HEADER_BYTES, RANGES_MAX * BLK_RANGE_BYTES));
 const SCRATCH_VIEW = new DataView(SCRATCH.buffer);
 
-export interface BlkQueueOptions {
-  readonly index: number;
-  readonly ring: SplitRing;
-  readonly memory: GuestMemory;
-  readonly arena: IovArena;
+export interface BlkQueueOptions extends QueueOptions {
   readonly channel: BdevChannel;
   readonly device: BlkDeviceParams;
-  readonly callFd: number;
-  readonly errFd: number;
-  /** False: the driver does not kick, so the queue is always polled. */
-  readonly canSleep: boolean;
-  readonly counters: QueueCounters;
-  readonly faults: LimitedLog;
 }
 
-export class BlkQueue implements Source, IoOwner {
-  readonly index: number;
-  callFd: number;
-  /** The controller was deleted under its guest: every request fails. */
-  isDetached = false;
-  readonly #errFd: number;
-  readonly #ring: SplitRing;
-  readonly #memory: GuestMemory;
-  readonly #arena: IovArena;
+export class BlkQueue extends RequestQueue implements IoOwner {
   readonly #channel: BdevChannel;
   readonly #device: BlkDeviceParams;
   readonly #id: Uint8Array;
-  readonly #canSleep: boolean;
-  readonly #counters: QueueCounters;
-  readonly #faults: LimitedLog;
   readonly #sectorsPerBlock: number;
 
   /** By slot: where the status byte goes, what the used element will say, the segment list, I/Os still to end. */
@@ -76,26 +49,13 @@ export class BlkQueue implements Source, IoOwner {
   readonly #status: Uint8Array;
   readonly #ios: Io[] = [];
   #ioCount = 0;
-  #isStopping = false;
-  #hasReportedFault = false;
-  /** A chain was put back because the arena was full. */
-  #isStarved = false;
-  #onDrained: (() => void) | null = null;
 
   constructor(options: BlkQueueOptions) {
+    super(options);
     const size = options.ring.size;
-    this.index = options.index;
-    this.callFd = options.callFd;
-    this.#errFd = options.errFd;
-    this.#ring = options.ring;
-    this.#memory = options.memory;
-    this.#arena = options.arena;
     this.#channel = options.channel;
     this.#device = options.device;
     this.#id = new TextEncoder().encode(options.device.serial).subarray(0, BLK_ID_BYTES);
-    this.#canSleep = options.canSleep;
-    this.#counters = options.counters;
-    this.#faults = options.faults;
     this.#sectorsPerBlock = options.channel.blockSizeBytes / SECTOR_BYTES;
     this.#statusWindow = new Int32Array(size);
     this.#statusOffset = new Uint32Array(size);
@@ -105,89 +65,27 @@ export class BlkQueue implements Source, IoOwner {
     this.#status = new Uint8Array(size);
   }
 
-  // ---- Source -------------------------------------------------------------------------------------------------------
-
-  take(): number {
-    if (this.#isStopping) return 0;
-    const ring = this.#ring;
-    let taken = 0;
-    this.#isStarved = false;
-    while (taken < CHAINS_PER_ROUND_MAX && ring.pop(CHAIN)) {
-      if (!this.#accept(CHAIN)) {
-        ring.unpop(CHAIN.head);
-        this.#isStarved = true;
-        break;
-      }
-      taken++;
-    }
-    if (ring.fault !== RingFault.none && !this.#hasReportedFault) this.#reportFault(ring.fault);
-    if (taken > 0) this.#counters[QueueCounter.requests] = (this.#counters[QueueCounter.requests] as number) + taken;
-    return taken;
-  }
-
-  publish(): void {
-    if (this.#ring.publish() && this.callFd >= 0) {
-      signalEventFd(this.callFd);
-      this.#counters[QueueCounter.calls] = (this.#counters[QueueCounter.calls] as number) + 1;
-    }
-    if (this.#onDrained !== null && this.#ring.inFlightCount === 0) {
-      const onDrained = this.#onDrained;
-      this.#onDrained = null;
-      onDrained();
-    }
-  }
-
-  get isBusy(): boolean {
-    return !this.#canSleep || this.#isStarved || this.#ring.inFlightCount > 0;
-  }
-
-  arm(): boolean {
-    return this.#ring.armKick();
-  }
-
-  disarm(): void {
-    this.#ring.disarmKick();
-  }
-
-  /** The driver kicked. */
-  kicked(): void {
-    this.#counters[QueueCounter.kicks] = (this.#counters[QueueCounter.kicks] as number) + 1;
-  }
-
-  /** Takes no more requests; resolves with the next available entry to take when none is in flight. */
-  async stop(): Promise<number> {
-    this.#isStopping = true;
-    if (this.#ring.inFlightCount > 0) await new Promise<void>((resolve) => (this.#onDrained = resolve));
-    this.publish();
-    const nextAvail = this.#ring.nextAvail;
-    this.#ring.close();
-    return nextAvail;
-  }
-
-  // ---- requests -----------------------------------------------------------------------------------------------------
-
-  /** False when the request must wait for room in the arena. */
-  #accept(chain: Chain): boolean {
+  protected override accept(chain: Chain): boolean {
     const slot = chain.head;
     this.#segments[slot] = NO_LIST;
     this.#pending[slot] = 0;
     this.#status[slot] = BlkStatus.OK;
     this.#usedLength[slot] = chain.writableBytes;
-    if (!this.#locateStatus(chain)) return this.#refuse(chain, 'has no room for the status byte');
+    if (!this.#locateStatus(chain)) return this.refuse(chain, 'has no room for the status byte');
     if (this.isDetached || chain.readableBytes < BLK_HEADER_BYTES) return this.#endNow(slot, BlkStatus.IOERR);
     let type: number;
     let sector: number;
     const window =
       (chain.lengths[0] as number) < BLK_HEADER_BYTES
         ? NOWHERE
-        : this.#memory.locate(chain.addresses, 0, 0, BLK_HEADER_BYTES);
-    if (window !== NOWHERE && (this.#memory.offset & 3) === 0) {
-      const words = this.#memory.window(window).words;
-      const at = this.#memory.offset >>> 2;
+        : this.memory.locate(chain.addresses, 0, 0, BLK_HEADER_BYTES);
+    if (window !== NOWHERE && (this.memory.offset & 3) === 0) {
+      const words = this.memory.window(window).words;
+      const at = this.memory.offset >>> 2;
       type = words[at] as number;
       sector = (words[at + 3] as number) * TWO_32 + (words[at + 2] as number);
     } else {
-      if (!this.#gather(chain, 0, BLK_HEADER_BYTES)) return this.#endNow(slot, BlkStatus.IOERR);
+      if (!this.data.gather(chain, 0, SCRATCH, 0, BLK_HEADER_BYTES)) return this.#endNow(slot, BlkStatus.IOERR);
       type = SCRATCH_VIEW.getUint32(0, true);
       sector = SCRATCH_VIEW.getUint32(12, true) * TWO_32 + SCRATCH_VIEW.getUint32(8, true);
     }
@@ -211,8 +109,9 @@ export class BlkQueue implements Source, IoOwner {
     }
     if (count === 0) return this.#endNow(slot, BlkStatus.OK);
     const first = isRead ? chain.readableCount : 0;
-    const segments = this.#mapData(chain, first, isRead ? 0 : BLK_HEADER_BYTES, length);
+    const segments = this.data.map(chain, first, isRead ? 0 : BLK_HEADER_BYTES, length);
     if (segments < 0) return segments === NOWHERE ? this.#endNow(slot, BlkStatus.IOERR) : false;
+    this.#segments[slot] = this.data.list;
     const io = this.#takeIo();
     io.type = isRead ? IoType.read : IoType.write;
     io.offsetBlocks = offset;
@@ -239,14 +138,7 @@ export class BlkQueue implements Source, IoOwner {
     if (chain.writableBytes < BLK_ID_BYTES + 1) return this.#endNow(slot, BlkStatus.IOERR);
     SCRATCH.fill(0, 0, BLK_ID_BYTES);
     SCRATCH.set(this.#id, 0);
-    let written = 0;
-    for (let i = chain.readableCount; i < chain.count && written < BLK_ID_BYTES; i++) {
-      const length = Math.min(chain.lengths[i] as number, BLK_ID_BYTES - written);
-      if (!this.#memory.write(chain.addresses, i, 0, SCRATCH, written, length)) {
-        return this.#endNow(slot, BlkStatus.IOERR);
-      }
-      written += length;
-    }
+    if (!this.data.scatter(chain, 0, SCRATCH, 0, BLK_ID_BYTES)) return this.#endNow(slot, BlkStatus.IOERR);
     return this.#endNow(slot, BlkStatus.OK);
   }
 
@@ -258,7 +150,7 @@ export class BlkQueue implements Source, IoOwner {
     if (this.#device.isReadonly) return this.#endNow(slot, BlkStatus.IOERR);
     if (!this.#device.hasRanges) return this.#endNow(slot, BlkStatus.UNSUPP);
     if (!Number.isInteger(count) || count === 0 || count > RANGES_MAX) return this.#endNow(slot, BlkStatus.IOERR);
-    if (!this.#gather(chain, BLK_HEADER_BYTES, length)) return this.#endNow(slot, BlkStatus.IOERR);
+    if (!this.data.gather(chain, BLK_HEADER_BYTES, SCRATCH, 0, length)) return this.#endNow(slot, BlkStatus.IOERR);
     const allowedFlags = type === IoType.writeZeroes ? BLK_RANGE_UNMAP : 0;
     const blocks = this.#sectorsPerBlock;
     for (let i = 0; i < count; i++) {
@@ -306,17 +198,10 @@ export class BlkQueue implements Source, IoOwner {
   }
 
   #finish(slot: number): void {
-    const window = this.#memory.window(this.#statusWindow[slot] as number);
+    const window = this.memory.window(this.#statusWindow[slot] as number);
     window.bytes[this.#statusOffset[slot] as number] = this.#status[slot] as number;
-    if (this.#segments[slot] !== NO_LIST) this.#arena.release(this.#segments[slot] as number);
-    this.#ring.push(slot, this.#usedLength[slot] as number);
-  }
-
-  /** A chain that cannot carry a status is given back empty. */
-  #refuse(chain: Chain, reason: string): true {
-    this.#faults.warn(`blk-${reason}`, `queue ${this.index}: a request ${reason}`);
-    this.#ring.push(chain.head, 0);
-    return true;
+    if (this.#segments[slot] !== NO_LIST) this.arena.release(this.#segments[slot] as number);
+    this.complete(slot, this.#usedLength[slot] as number);
   }
 
   /** The status byte is the last byte of the device-writable part. */
@@ -324,74 +209,10 @@ export class BlkQueue implements Source, IoOwner {
     if (chain.writableBytes === 0) return false;
     let last = chain.count - 1;
     while ((chain.lengths[last] as number) === 0) last--;
-    const window = this.#memory.locate(chain.addresses, last, (chain.lengths[last] as number) - 1, 1);
+    const window = this.memory.locate(chain.addresses, last, (chain.lengths[last] as number) - 1, 1);
     if (window === NOWHERE) return false;
     this.#statusWindow[chain.head] = window;
-    this.#statusOffset[chain.head] = this.#memory.offset;
-    return true;
-  }
-
-  /**
-   * Makes the segment list of `length` bytes that start `skip` bytes into descriptor `first`. Returns its entries;
-   * `NOWHERE` when the buffers are not in the memory; another negative number when the arena has no list.
-   */
-  #mapData(chain: Chain, first: number, skip: number, length: number): number {
-    const arena = this.#arena;
-    const isShort = chain.count <= IOV_SHORT_ENTRIES;
-    let list = isShort ? arena.takeShort() : arena.takeLong();
-    if (list === NO_LIST) return ARENA_FULL;
-    let end = this.#appendData(chain, first, skip, length, list);
-    if (isShort && end > list + IOV_SHORT_ENTRIES) {
-      // Buffers cross so many region borders that a short list does not do.
-      arena.release(list);
-      list = arena.takeLong();
-      if (list === NO_LIST) return ARENA_FULL;
-      end = this.#appendData(chain, first, skip, length, list);
-    }
-    if (end === NOWHERE || end > list + arena.entriesOf(list)) {
-      arena.release(list);
-      return NOWHERE;
-    }
-    this.#segments[chain.head] = list;
-    return end - list;
-  }
-
-  #appendData(chain: Chain, first: number, skip: number, length: number, list: number): number {
-    const end = list + this.#arena.entriesOf(list);
-    let entry = list;
-    let left = length;
-    let toSkip = skip;
-    for (let i = first; left > 0; i++) {
-      const whole = chain.lengths[i] as number;
-      if (whole <= toSkip) {
-        toSkip -= whole;
-        continue;
-      }
-      const part = whole - toSkip;
-      const take = Math.min(part, left);
-      entry = this.#memory.appendSegments(chain.addresses, i, toSkip, take, this.#arena, entry, end);
-      if (entry === NOWHERE || entry > end) return entry;
-      left -= take;
-      toSkip = 0;
-    }
-    return entry;
-  }
-
-  /** Copies `length` readable bytes from `skip` on into the scratch buffer. */
-  #gather(chain: Chain, skip: number, length: number): boolean {
-    let toSkip = skip;
-    let filled = 0;
-    for (let i = 0; i < chain.readableCount && filled < length; i++) {
-      const whole = chain.lengths[i] as number;
-      if (whole <= toSkip) {
-        toSkip -= whole;
-        continue;
-      }
-      const take = Math.min(whole - toSkip, length - filled);
-      if (!this.#memory.read(chain.addresses, i, toSkip, SCRATCH, filled, take)) return false;
-      filled += take;
-      toSkip = 0;
-    }
+    this.#statusOffset[chain.head] = this.memory.offset;
     return true;
   }
 
@@ -409,17 +230,4 @@ export class BlkQueue implements Source, IoOwner {
     io.tag = slot;
     if (type === IoType.flush) this.#pending[slot] = 1;
   }
-
-  #reportFault(fault: RingFault): void {
-    this.#hasReportedFault = true;
-    this.#counters[QueueCounter.faults] = (this.#counters[QueueCounter.faults] as number) + 1;
-    this.#faults.warn(
-      `ring-${fault}`,
-      `queue ${this.index} is broken until it is set up again: ${RING_FAULT_TEXT[fault]}`,
-    );
-    if (this.#errFd >= 0) signalEventFd(this.#errFd);
-  }
 }
-
-/** See `#mapData`. */
-const ARENA_FULL = -2;

@@ -214,7 +214,7 @@ describe('the calls of controllers', () => {
     METHODS.vhost_create_blk_controller.params.parse({ ctrlr: 'c0', dev_name: 'A', ...parts });
 
   it('make, list and delete them, in the form of the table', async () => {
-    const rpc = vhostRpc(registry);
+    const rpc = vhostRpc(registry, bdevs);
     expect(rpc.vhost_create_blk_controller(params({ cpumask: '[0]', readonly: true, serial: 'S' }), context)).toBe(
       true,
     );
@@ -243,7 +243,7 @@ describe('the calls of controllers', () => {
   });
 
   it('refuse a transport that is not known', () => {
-    const rpc = vhostRpc(registry);
+    const rpc = vhostRpc(registry, bdevs);
     expect(() => rpc.vhost_create_blk_controller(params({ transport: 'vfio_user' }), context)).toThrow(
       expect.objectContaining({ code: 'EINVAL' }),
     );
@@ -251,7 +251,7 @@ describe('the calls of controllers', () => {
   });
 
   it('show a bdev that is gone as null', async () => {
-    const rpc = vhostRpc(registry);
+    const rpc = vhostRpc(registry, bdevs);
     rpc.vhost_create_blk_controller(params(), context);
     await bdevs.delete(bdevs.get('A'));
     expect(await rpc.vhost_get_controllers({}, context)).toMatchObject([
@@ -260,10 +260,10 @@ describe('the calls of controllers', () => {
   });
 
   it('can be made again from the configuration', async () => {
-    const rpc = vhostRpc(registry);
+    const rpc = vhostRpc(registry, bdevs);
     rpc.vhost_create_blk_controller(params({ serial: 'S', cpumask: '0x2' }), context);
     rpc.vhost_create_blk_controller(params({ ctrlr: 'c1', readonly: true }), context);
-    const saved = vhostConfig(registry);
+    const saved = vhostConfig(registry, 'blk');
     expect(saved.map((call) => call.method)).toEqual(Array(2).fill('vhost_create_blk_controller'));
     expect(saved.map((call) => METHODS.vhost_create_blk_controller.params.parse(call.params))).toMatchObject([
       { ctrlr: 'c0', dev_name: 'A', cpumask: '0x2', readonly: false, serial: 'S' },

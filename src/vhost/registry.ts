@@ -9,6 +9,8 @@ import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { FdSet } from '../sys/events.ts';
 import { truncationEventFd } from '../sys/mapping.ts';
 import { BlkController } from './blk-controller.ts';
+import type { ControllerOptions } from './controller.ts';
+import { ScsiController } from './scsi-controller.ts';
 
 /** Longest path of a Unix socket (sun_path of sockaddr_un, with its NUL). */
 const SOCKET_PATH_BYTES_MAX = 107;
@@ -28,11 +30,20 @@ export interface CreateBlkParams {
   readonly serial: string | undefined;
 }
 
+export interface CreateScsiParams {
+  readonly name: string;
+  readonly cpumask: string | undefined;
+  /** Make no socket until `start`. */
+  readonly isDelayed: boolean;
+}
+
+export type AnyController = BlkController | ScsiController;
+
 export class VhostRegistry {
   readonly #options: VhostRegistryOptions;
-  readonly #controllers = new Map<string, BlkController>();
+  readonly #controllers = new Map<string, AnyController>();
   /** Deleted with a front-end that is still connected. */
-  readonly #retired = new Set<BlkController>();
+  readonly #retired = new Set<AnyController>();
   readonly #fdSet = new FdSet();
 
   constructor(options: VhostRegistryOptions) {
@@ -47,40 +58,32 @@ export class VhostRegistry {
   }
 
   createBlk(params: CreateBlkParams): BlkController {
-    const { socketDirectory, reactors, bdevs, log } = this.#options;
-    const { name } = params;
-    if (this.#controllers.has(name)) {
-      throw new TargetError('EEXIST', `a controller "${name}" exists already: choose another name or delete it first`);
-    }
-    if (name.includes('/') || name.includes('\0') || name === '.' || name === '..') {
-      throw new TargetError('EINVAL', `"${name}" cannot name a socket: leave out slashes and NULs`);
-    }
-    const socketPath = join(socketDirectory, name);
-    if (Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX) {
-      throw new TargetError('EINVAL', `${socketPath} is longer than a socket path may be: use a shorter -S or name`);
-    }
-    const bdev = bdevs.get(params.bdevName);
-    const all = reactors.map((reactor) => reactor.core);
-    const cores = params.cpumask === undefined ? all : parseCpuset(params.cpumask);
-    const reactor = placeController(reactors, cores);
-    const controller = new BlkController({
-      name,
-      socketPath,
-      bdev,
-      isReadonly: params.isReadonly,
-      serial: params.serial,
-      cores,
-      reactor,
-      fdSet: this.#fdSet,
-      log,
-    });
+    const { name, isReadonly, serial } = params;
+    const place = this.#place(name, params.cpumask);
+    const bdev = this.#options.bdevs.get(params.bdevName);
+    const controller = new BlkController({ ...place, bdev, isReadonly, serial });
     this.#controllers.set(name, controller);
-    log.info(`Controller ${name}: new controller added`, { ctrlr: name, bdev: bdev.name, core: reactor.core });
+    this.#logCreated(controller, controller.bdev.name);
+    return controller;
+  }
+
+  async createScsi({ name, cpumask, isDelayed }: CreateScsiParams): Promise<ScsiController> {
+    const controller = new ScsiController(this.#place(name, cpumask));
+    this.#controllers.set(name, controller);
+    try {
+      await controller.open();
+      if (!isDelayed) controller.listen();
+    } catch (error) {
+      this.#controllers.delete(name);
+      await controller.retire();
+      throw error;
+    }
+    this.#logCreated(controller);
     return controller;
   }
 
   /** Throws `ENODEV` when there is none. */
-  get(name: string): BlkController {
+  get(name: string): AnyController {
     const controller = this.#controllers.get(name);
     if (controller === undefined) {
       throw new TargetError('ENODEV', `there is no controller "${name}": vhost_get_controllers lists those there are`);
@@ -88,8 +91,15 @@ export class VhostRegistry {
     return controller;
   }
 
+  /** Throws `ENODEV` when there is none, `EINVAL` when it is one of another kind. */
+  getScsi(name: string): ScsiController {
+    const controller = this.get(name);
+    if (controller.kind === 'scsi') return controller;
+    throw new TargetError('EINVAL', `"${name}" is a ${controller.kind} controller, which has no SCSI targets`);
+  }
+
   /** In the order of creation. */
-  list(): BlkController[] {
+  list(): AnyController[] {
     return [...this.#controllers.values()];
   }
 
@@ -117,5 +127,27 @@ export class VhostRegistry {
     await Promise.all([...this.#controllers.values(), ...this.#retired].map((controller) => controller.close()));
     this.#controllers.clear();
     this.#fdSet.close();
+  }
+
+  /** Checks the name and chooses a reactor. */
+  #place(name: string, cpumask: string | undefined): ControllerOptions {
+    const { socketDirectory, reactors, log } = this.#options;
+    if (this.#controllers.has(name)) {
+      throw new TargetError('EEXIST', `a controller "${name}" exists already: choose another name or delete it first`);
+    }
+    if (name.includes('/') || name.includes('\0') || name === '.' || name === '..') {
+      throw new TargetError('EINVAL', `"${name}" cannot name a socket: leave out slashes and NULs`);
+    }
+    const socketPath = join(socketDirectory, name);
+    if (Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX) {
+      throw new TargetError('EINVAL', `${socketPath} is longer than a socket path may be: use a shorter -S or name`);
+    }
+    const cores = cpumask === undefined ? reactors.map((reactor) => reactor.core) : parseCpuset(cpumask);
+    return { name, socketPath, cores, reactor: placeController(reactors, cores), fdSet: this.#fdSet, log };
+  }
+
+  #logCreated({ name, reactor }: AnyController, bdevName?: string): void {
+    const bdev = bdevName === undefined ? {} : { bdev: bdevName };
+    this.#options.log.info(`Controller ${name}: new controller added`, { ctrlr: name, ...bdev, core: reactor.core });
   }
 }

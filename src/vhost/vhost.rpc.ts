@@ -1,9 +1,11 @@
 /** The RPC methods of vhost controllers. Field names of the wire are mapped here and nowhere else. */
 import { formatCpumask } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
+import type { BdevRegistry } from '../bdev/registry.ts';
 import type { Handlers, Result } from '../rpc/methods.ts';
 import type { BlkController } from './blk-controller.ts';
-import type { VhostRegistry } from './registry.ts';
+import type { AnyController, VhostRegistry } from './registry.ts';
+import type { ScsiController } from './scsi-controller.ts';
 
 const BLK_TRANSPORT = 'vhost_user_blk';
 /** SPDK's default of a setting that has no effect while `delay_base_us` is 0. */
@@ -11,10 +13,21 @@ const IOPS_THRESHOLD = 60_000;
 
 type VhostHandlers = Pick<
   Handlers,
-  'vhost_create_blk_controller' | 'vhost_delete_controller' | 'vhost_get_controllers'
+  | 'vhost_create_blk_controller'
+  | 'vhost_create_scsi_controller'
+  | 'vhost_start_scsi_controller'
+  | 'vhost_scsi_controller_add_target'
+  | 'vhost_scsi_controller_remove_target'
+  | 'vhost_delete_controller'
+  | 'vhost_get_controllers'
 >;
 
-export function vhostRpc(registry: VhostRegistry): VhostHandlers {
+interface ConfigCall {
+  readonly method: string;
+  readonly params: Record<string, unknown>;
+}
+
+export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHandlers {
   return {
     vhost_create_blk_controller(params) {
       if (params.transport.toLowerCase() !== BLK_TRANSPORT) {
@@ -33,6 +46,28 @@ export function vhostRpc(registry: VhostRegistry): VhostHandlers {
       return true;
     },
 
+    async vhost_create_scsi_controller({ ctrlr, cpumask, delay }) {
+      await registry.createScsi({ name: ctrlr, cpumask, isDelayed: delay });
+      return true;
+    },
+
+    vhost_start_scsi_controller({ ctrlr }) {
+      registry.getScsi(ctrlr).listen();
+      return true;
+    },
+
+    async vhost_scsi_controller_add_target(params) {
+      const { scsi_target_num: target, lun, vendor, model, serial } = params;
+      const controller = registry.getScsi(params.ctrlr);
+      const bdev = bdevs.get(params.bdev_name);
+      return await controller.addTarget({ target, lun, bdev, vendor, model, serial });
+    },
+
+    async vhost_scsi_controller_remove_target({ ctrlr, scsi_target_num: target, lun }) {
+      await registry.getScsi(ctrlr).removeTarget(target, lun);
+      return true;
+    },
+
     async vhost_delete_controller({ ctrlr, force }) {
       await registry.delete(ctrlr, force);
       return true;
@@ -45,7 +80,7 @@ export function vhostRpc(registry: VhostRegistry): VhostHandlers {
   };
 }
 
-function describe(controller: BlkController): Result<'vhost_get_controllers'>[number] {
+function describe(controller: AnyController): Result<'vhost_get_controllers'>[number] {
   const { session } = controller;
   const running = session?.session.runningVrings.length ?? 0;
   return {
@@ -67,19 +102,36 @@ function describe(controller: BlkController): Result<'vhost_get_controllers'>[nu
               inflight_task_cnt: 0,
             },
           ],
-    backend_specific: {
-      block: {
-        readonly: controller.isReadonly,
-        bdev: controller.isBdevRemoved ? null : controller.bdev.name,
-        transport: BLK_TRANSPORT,
-      },
-    },
+    backend_specific: controller.kind === 'blk' ? describeBlk(controller) : describeScsi(controller),
   };
 }
 
-/** The calls that would create the controllers again, for `framework_get_config`. */
-export function vhostConfig(registry: VhostRegistry): { method: string; params: Record<string, unknown> }[] {
-  return registry.list().map((controller) => ({
+function describeBlk(controller: BlkController) {
+  const bdev = controller.isBdevRemoved ? null : controller.bdev.name;
+  return { block: { readonly: controller.isReadonly, bdev, transport: BLK_TRANSPORT } };
+}
+
+function describeScsi(controller: ScsiController) {
+  const byTarget = Map.groupBy(controller.luns(), (lun) => lun.target);
+  const scsi = [...byTarget].map(([target, luns]) => ({
+    scsi_dev_num: target,
+    id: target,
+    target_name: `Target ${target}`,
+    luns: luns.map(({ lun, bdev }) => ({ id: lun, bdev_name: bdev.name })),
+  }));
+  return { scsi };
+}
+
+/** The calls that would create the controllers of a kind again, for `framework_get_config`. */
+export function vhostConfig(registry: VhostRegistry, kind: AnyController['kind']): ConfigCall[] {
+  return registry.list().flatMap((controller) => {
+    if (controller.kind !== kind) return [];
+    return controller.kind === 'blk' ? [blkConfig(controller)] : scsiConfig(controller);
+  });
+}
+
+function blkConfig(controller: BlkController): ConfigCall {
+  return {
     method: 'vhost_create_blk_controller',
     params: {
       ctrlr: controller.name,
@@ -88,5 +140,26 @@ export function vhostConfig(registry: VhostRegistry): { method: string; params: 
       readonly: controller.isReadonly,
       ...(controller.configuredSerial === undefined ? {} : { serial: controller.configuredSerial }),
     },
+  };
+}
+
+/** Targets come before the socket, so that a guest that reconnects finds all of them. */
+function scsiConfig(controller: ScsiController): ConfigCall[] {
+  const ctrlr = controller.name;
+  const create = { ctrlr, cpumask: formatCpumask(controller.cores), delay: true };
+  const targets = controller.luns().map(({ target, lun, bdev, config }) => ({
+    method: 'vhost_scsi_controller_add_target',
+    params: {
+      ctrlr,
+      scsi_target_num: target,
+      bdev_name: bdev.name,
+      ...(lun === 0 ? {} : { lun }),
+      ...Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined)),
+    },
   }));
+  return [
+    { method: 'vhost_create_scsi_controller', params: create },
+    ...targets,
+    ...(controller.isListening ? [{ method: 'vhost_start_scsi_controller', params: { ctrlr } }] : []),
+  ];
 }

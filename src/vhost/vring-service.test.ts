@@ -87,8 +87,11 @@ class Guest {
           hostAddress: userAddress,
         })),
       },
-      bdev: describeBdev({ kind: 'null', ...parts.bdev }),
-      device: { isReadonly: false, hasRanges: true, isWriteThrough: parts.isWriteThrough ?? false, serial: 'S' },
+      device: {
+        kind: 'blk',
+        bdev: describeBdev({ kind: 'null', ...parts.bdev }),
+        params: { isReadonly: false, hasRanges: true, isWriteThrough: parts.isWriteThrough ?? false, serial: 'S' },
+      },
       counters: this.counters,
     };
   }

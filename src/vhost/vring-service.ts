@@ -1,16 +1,14 @@
 /**
- * The reactor's side of the vhost room: starts and stops queues, opens and closes bdev channels, as the main thread
- * asks through the mailbox.
+ * The reactor's side of the vhost room: starts and stops queues, whatever their device, as the main thread asks through
+ * the mailbox, and carries bdev changes to the open channels.
  *
  * Guest memory is one map per session and set of regions, shared by the session's queues here; a channel is one per
- * bdev, shared by all queues here that use it. Both are counted and closed with their last user.
+ * bdev, shared by everything here that uses it. Both are counted and closed with their last user.
  */
 
 import { TargetError } from '../base/errors.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
-import { BdevChannel } from '../bdev/channel.ts';
-import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor } from '../reactor/reactor.ts';
@@ -20,6 +18,14 @@ import { NO_FD, type VringStart } from '../vhost-user/device.ts';
 import { SplitRing } from '../virtio/split-ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
+import { ChannelTable } from './channel-table.ts';
+import type { OpenQueue, QueueOptions } from './request-queue.ts';
+import { type ScsiQueueParams, ScsiService } from './scsi-service.ts';
+
+/** The device behind a queue, as plain data. */
+export type QueueDevice =
+  | { readonly kind: 'blk'; readonly bdev: BdevDescription; readonly params: BlkDeviceParams }
+  | ({ readonly kind: 'scsi' } & ScsiQueueParams);
 
 /** Payloads of the calls below; all plain data. */
 export interface StartCall {
@@ -28,8 +34,7 @@ export interface StartCall {
   /** For the log. */
   readonly controller: string;
   readonly vring: VringStart;
-  readonly bdev: BdevDescription;
-  readonly device: BlkDeviceParams;
+  readonly device: QueueDevice;
   readonly counters: SharedArrayBuffer;
 }
 export interface VringCall {
@@ -44,17 +49,9 @@ export interface SetWriteThroughCall {
   readonly isWriteThrough: boolean;
 }
 
-interface Channel {
-  readonly channel: BdevChannel;
-  users: number;
-}
-
-interface Running {
-  readonly queue: BlkQueue;
+interface Running extends OpenQueue {
   readonly memory: SharedMemory;
-  readonly channel: Channel;
   readonly kickFd: number;
-  readonly device: { -readonly [K in keyof BlkDeviceParams]: BlkDeviceParams[K] };
 }
 
 class SharedMemory {
@@ -93,60 +90,59 @@ export function createVringService(
     [VringService.detach]: (sessionId: number) => service.detach(sessionId),
     [VringService.bdevChanged]: (bdev: BdevDescription) => service.bdevChanged(bdev),
     [VringService.bdevRemoved]: (bdevId: number) => service.bdevRemoved(bdevId),
+    ...service.scsi.handlers(),
   };
 }
 
 class Service {
+  readonly scsi: ScsiService;
   readonly #reactor: Reactor;
-  readonly #reactorIndex: number;
   readonly #log: Logger;
   readonly #arena = new IovArena();
   readonly #kicks = new FdSet();
   readonly #running = new Map<string, Running>();
   readonly #memories = new Map<string, SharedMemory>();
-  readonly #channels = new Map<number, Channel>();
+  readonly #channels: ChannelTable;
 
   constructor(reactor: Reactor, reactorIndex: number, log: Logger) {
     this.#reactor = reactor;
-    this.#reactorIndex = reactorIndex;
     this.#log = log;
+    this.#channels = new ChannelTable(reactor, reactorIndex, this.#arena);
+    this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
   }
 
   start(call: StartCall): void {
     const { vring } = call;
     const key = keyOf(call.sessionId, vring.index);
     if (this.#running.has(key)) throw new TargetError('EBUSY', `queue ${key} is already running`);
-    const channel = this.#takeChannel(call.bdev);
     const memory = this.#takeMemory(call);
-    const device = { ...call.device };
     const ring = new SplitRing(vring, memory.map);
-    const queue = new BlkQueue({
-      index: vring.index,
-      ring,
-      memory: memory.map,
-      arena: this.#arena,
-      channel: channel.channel,
-      device,
-      callFd: vring.callFd,
-      errFd: vring.errFd,
-      canSleep: vring.kickFd !== NO_FD,
-      counters: new Float64Array(call.counters),
-      faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
-    });
+    let open: OpenQueue | null = null;
     try {
-      this.#watchKick(vring.kickFd, queue);
+      open = this.#open(call.device, {
+        index: vring.index,
+        ring,
+        memory: memory.map,
+        arena: this.#arena,
+        callFd: vring.callFd,
+        errFd: vring.errFd,
+        canSleep: vring.kickFd !== NO_FD,
+        counters: new Float64Array(call.counters),
+        faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
+      });
+      this.#watchKick(vring.kickFd, open.queue);
     } catch (error) {
-      // The front-end sent something else than an eventfd. Its memory will be unmapped: nothing may look at it then.
+      // The kick may be something else than an eventfd. The memory will be unmapped: nothing may look at it then.
       ring.close();
       this.#releaseMemory(memory);
-      this.#releaseChannel(channel);
+      open?.close();
       throw error;
     }
-    this.#running.set(key, { queue, memory, channel, kickFd: vring.kickFd, device });
-    this.#reactor.add(queue);
+    this.#running.set(key, { ...open, memory, kickFd: vring.kickFd });
+    this.#reactor.add(open.queue);
   }
 
-  #watchKick(kickFd: number, queue: BlkQueue): void {
+  #watchKick(kickFd: number, queue: OpenQueue['queue']): void {
     if (kickFd === NO_FD) return;
     // Edge-triggered: every kick is one event, and the descriptor, which is the peer's too, is never read.
     this.#kicks.add(
@@ -168,7 +164,7 @@ class Service {
     this.#reactor.remove(running.queue);
     this.#running.delete(key);
     this.#releaseMemory(running.memory);
-    this.#releaseChannel(running.channel);
+    running.close();
     return nextAvail;
   }
 
@@ -178,7 +174,7 @@ class Service {
   }
 
   setWriteThrough(call: SetWriteThroughCall): void {
-    for (const { device } of this.#ofSession(call.sessionId)) device.isWriteThrough = call.isWriteThrough;
+    for (const running of this.#ofSession(call.sessionId)) running.setWriteThrough?.(call.isWriteThrough);
   }
 
   /** The session's requests fail from now on. */
@@ -187,11 +183,27 @@ class Service {
   }
 
   bdevChanged(bdev: BdevDescription): void {
-    this.#channels.get(bdev.id)?.channel.update(bdev);
+    this.#channels.find(bdev.id)?.update(bdev);
   }
 
   async bdevRemoved(bdevId: number): Promise<void> {
-    await this.#channels.get(bdevId)?.channel.remove();
+    await this.#channels.find(bdevId)?.remove();
+  }
+
+  #open(device: QueueDevice, options: QueueOptions): OpenQueue {
+    return device.kind === 'blk' ? this.#openBlk(device, options) : this.scsi.openQueue(device, options);
+  }
+
+  #openBlk({ bdev, params }: QueueDevice & { kind: 'blk' }, options: QueueOptions): OpenQueue {
+    const channel = this.#channels.take(bdev);
+    const device: { -readonly [K in keyof BlkDeviceParams]: BlkDeviceParams[K] } = { ...params };
+    return {
+      queue: new BlkQueue({ ...options, channel, device }),
+      setWriteThrough: (isWriteThrough) => {
+        device.isWriteThrough = isWriteThrough;
+      },
+      close: () => this.#channels.release(channel),
+    };
   }
 
   #ofSession(sessionId: number): Running[] {
@@ -211,30 +223,10 @@ class Service {
     return memory;
   }
 
-  #takeChannel(bdev: BdevDescription): Channel {
-    let channel = this.#channels.get(bdev.id);
-    if (channel === undefined) {
-      const factory = CHANNEL_FACTORIES[bdev.kind];
-      if (factory === undefined) throw new TargetError('ENOSYS', `a reactor cannot open a bdev of kind "${bdev.kind}"`);
-      channel = { channel: new BdevChannel(bdev, factory, { arena: this.#arena }, this.#reactorIndex), users: 0 };
-      this.#channels.set(bdev.id, channel);
-      this.#reactor.addDrive(channel.channel);
-    }
-    channel.users++;
-    return channel;
-  }
-
   #releaseMemory(memory: SharedMemory): void {
     if (--memory.users > 0) return;
     this.#memories.delete(memory.key);
     memory.map.close();
-  }
-
-  #releaseChannel(channel: Channel): void {
-    if (--channel.users > 0) return;
-    this.#reactor.removeDrive(channel.channel);
-    this.#channels.delete(channel.channel.id);
-    channel.channel.close();
   }
 }
 

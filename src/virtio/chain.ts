@@ -41,15 +41,34 @@ export class Chain {
   /** Descriptor index that identifies the chain in the used ring. */
   head = 0;
   /** Guest physical address of each buffer. */
-  readonly addresses = new Float64Array(CHAIN_DESCRIPTORS_MAX);
+  readonly addresses: Float64Array;
   /** Length of each buffer in bytes. */
-  readonly lengths = new Float64Array(CHAIN_DESCRIPTORS_MAX);
+  readonly lengths: Float64Array;
   /** Buffers in all; the device-readable ones come first. */
   count = 0;
   /** How many of them the device may only read. */
   readableCount = 0;
   readableBytes = 0;
   writableBytes = 0;
+
+  constructor(descriptorsMax = CHAIN_DESCRIPTORS_MAX) {
+    this.addresses = new Float64Array(descriptorsMax);
+    this.lengths = new Float64Array(descriptorsMax);
+  }
+
+  /** Takes over what another chain holds; there is room for it. */
+  copyFrom(other: Chain): void {
+    const { count } = other;
+    for (let i = 0; i < count; i++) {
+      this.addresses[i] = other.addresses[i] as number;
+      this.lengths[i] = other.lengths[i] as number;
+    }
+    this.head = other.head;
+    this.count = count;
+    this.readableCount = other.readableCount;
+    this.readableBytes = other.readableBytes;
+    this.writableBytes = other.writableBytes;
+  }
 
   reset(head: number): void {
     this.head = head;

@@ -16,10 +16,14 @@ import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
 import { NO_HEAD, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { REACTOR_COUNTERS, Reactor } from '../../src/reactor/reactor.ts';
+import { BouncePool } from '../../src/scsi/bounce-pool.ts';
+import { ScsiTarget } from '../../src/scsi/target.ts';
 import { IovArena } from '../../src/sys/iov-arena.ts';
 import { BlkQueue } from '../../src/vhost/blk-queue.ts';
 import { QUEUE_COUNTERS } from '../../src/vhost/queue-counters.ts';
-import { BLK_HEADER_BYTES, BlkRequestType } from '../../src/virtio/blk.ts';
+import { ScsiQueue } from '../../src/vhost/scsi-queue.ts';
+import { BlkRequestType } from '../../src/virtio/blk.ts';
+import { encodeLun, SCSI_REQUEST_BYTES, SCSI_RESPONSE_BYTES, ScsiRequestOffset } from '../../src/virtio/scsi.ts';
 import { SplitRing } from '../../src/virtio/split-ring.ts';
 
 const RING_SIZE = 128;
@@ -34,7 +38,7 @@ const ROUNDS = 40_000;
 const HEAP_GROWTH_BYTES_MAX = 256 * 1024;
 
 /** Everything from the ring to the copy engine, and a driver that submits the same requests again and again. */
-function createPath() {
+function createPath(kind: 'blk' | 'scsi') {
   const memory = OwnedMemory.single(16 << 20);
   const driver = new SplitDriverRing(memory, { size: RING_SIZE, hasEventIdx: true });
   const regions = memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
@@ -65,34 +69,56 @@ function createPath() {
     },
     guest,
   );
-  const queue = new BlkQueue({
-    index: 0,
+  const options = {
+    index: 2,
     ring,
     memory: guest,
     arena,
-    channel,
-    device: { isReadonly: false, hasRanges: true, isWriteThrough: false, serial: 'hot' },
     callFd: -1,
     errFd: -1,
     canSleep: true,
     counters: new Float64Array(QUEUE_COUNTERS),
     faults: new LimitedLog(SILENT),
-  });
+  };
+  const device = { isReadonly: false, hasRanges: true, isWriteThrough: false, serial: 'hot' };
+  const target = new ScsiTarget();
+  const bounce = new BouncePool(arena);
+  target.addLun(0, { channel, bounce, uuid: bdev.uuid, productName: 'Hot', ioTypes: bdev.ioTypes });
+  const queue =
+    kind === 'blk'
+      ? new BlkQueue({ ...options, channel, device })
+      : new ScsiQueue({ ...options, device: { target: () => target } });
   const reactor = new Reactor('poll', new Float64Array(REACTOR_COUNTERS));
   reactor.add(queue);
   reactor.addDrive(channel);
   const heads = Array.from({ length: DEPTH }, (_, slot) => {
-    const header = memory.allocate(BLK_HEADER_BYTES);
     const isRead = slot % 2 === 0;
-    const words = new Uint32Array([isRead ? BlkRequestType.IN : BlkRequestType.OUT, 0, slot * 8, 0]);
-    memory.write(header, new Uint8Array(words.buffer));
-    return driver.addChain([
-      { gpa: header, lengthBytes: BLK_HEADER_BYTES, isWritable: false },
-      { gpa: memory.allocate(BLOCK_BYTES), lengthBytes: BLOCK_BYTES, isWritable: isRead },
-      { gpa: memory.allocate(1), lengthBytes: 1, isWritable: true },
-    ]);
+    const header = kind === 'blk' ? blkHeader(slot * 8, isRead) : scsiHeader(slot * 8, isRead);
+    const place = (lengthBytes: number, isWritable: boolean) => ({
+      gpa: memory.allocate(lengthBytes),
+      lengthBytes,
+      isWritable,
+    });
+    const request = place(header.length, false);
+    memory.write(request.gpa, header);
+    const data = place(BLOCK_BYTES, isRead);
+    const answer = place(kind === 'blk' ? 1 : SCSI_RESPONSE_BYTES, true);
+    return driver.addChain(kind === 'scsi' && isRead ? [request, answer, data] : [request, data, answer]);
   });
   return { reactor, driver, heads };
+}
+
+function blkHeader(sector: number, isRead: boolean): Uint8Array {
+  const words = new Uint32Array([isRead ? BlkRequestType.IN : BlkRequestType.OUT, 0, sector, 0]);
+  return new Uint8Array(words.buffer);
+}
+
+/** READ(10) or WRITE(10) of 8 blocks. */
+function scsiHeader(block: number, isRead: boolean): Uint8Array {
+  const header = new Uint8Array(SCSI_REQUEST_BYTES);
+  encodeLun(header, ScsiRequestOffset.lun, 0, 0);
+  header.set([isRead ? 0x28 : 0x2a, 0, 0, 0, block >> 8, block & 0xff, 0, 0, 8, 0], ScsiRequestOffset.cdb);
+  return header;
 }
 
 /** Requests that completed. */
@@ -107,10 +133,10 @@ function run({ reactor, driver, heads }: ReturnType<typeof createPath>, rounds: 
   return done;
 }
 
-test('a million requests allocate nothing and collect no garbage', async () => {
+test.each(['blk', 'scsi'] as const)('a million %s requests allocate nothing and collect no garbage', async (kind) => {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as () => void;
-  const path = createPath();
+  const path = createPath(kind);
   expect(run(path, WARM_UP_ROUNDS)).toBe(WARM_UP_ROUNDS * DEPTH);
   let collections = 0;
   const observer = new PerformanceObserver((list) => {

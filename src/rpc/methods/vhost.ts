@@ -22,6 +22,13 @@ const blockBackend = z.object({
   transport: z.string(),
 });
 
+const scsiTarget = z.object({
+  scsi_dev_num: z.int().describe('Number of the target, 0 to 255.'),
+  id: z.int().describe('The same.'),
+  target_name: z.string(),
+  luns: z.array(z.object({ id: z.int().describe('LUN.'), bdev_name: z.string() })),
+});
+
 const vhostController = z.object({
   ctrlr: z.string(),
   cpumask: z.string().describe('Cores that its queues may run on, in hexadecimal with `0x`.'),
@@ -29,8 +36,26 @@ const vhostController = z.object({
   iops_threshold: z.int(),
   socket: z.string().describe('Path of the vhost-user socket.'),
   sessions: z.array(vhostSession),
-  backend_specific: z.object({ block: blockBackend }),
+  backend_specific: z.union([z.object({ block: blockBackend }), z.object({ scsi: z.array(scsiTarget) })]),
 });
+
+const cpumask = z
+  .string()
+  .min(1)
+  .optional()
+  .describe('Cores to run on: a hexadecimal mask (`0x2`) or a list (`[0,2-3]`). Default: all cores of the daemon.');
+
+const targetNumber = (firstNumber: number) => z.int().min(firstNumber).max(255);
+
+/** What INQUIRY carries: fields of a fixed width, padded with spaces. */
+const inquiryText = (charactersMax: number, what: string, fallback: string) =>
+  z
+    .string()
+    .min(1)
+    .max(charactersMax)
+    .regex(/^[\x20-\x7e]*$/, { error: 'only printable ASCII can be shown' })
+    .optional()
+    .describe(`${what}, at most ${charactersMax} characters. Default: ${fallback}. An addition of Ringhost.`);
 
 const ENODEV = { code: 'ENODEV', when: 'no controller has this name' } as const;
 
@@ -43,13 +68,7 @@ export const vhostMethods = {
     params: z.strictObject({
       ctrlr: ctrlrName,
       dev_name: z.string().min(1).describe('Bdev to serve (its name, alias or UUID).'),
-      cpumask: z
-        .string()
-        .min(1)
-        .optional()
-        .describe(
-          'Cores to run on: a hexadecimal mask (`0x2`) or a list (`[0,2-3]`). Default: all cores of the daemon.',
-        ),
+      cpumask,
       readonly: z.boolean().default(false).describe('Whether the guest may only read. Default: false.'),
       packed_ring: z.boolean().default(false).describe('Offer packed virtqueues. Default: false.'),
       packed_ring_recovery: z
@@ -114,6 +133,157 @@ export const vhostMethods = {
     example: { params: { ctrlr: 'vhost.0', dev_name: 'Malloc0', cpumask: '0x1' }, result: true },
   }),
 
+  vhost_create_scsi_controller: defineMethod({
+    summary: 'Create a vhost-user-scsi controller, without targets yet',
+    details:
+      'Creates the socket at once, or with `delay` at `vhost_start_scsi_controller`: targets added before that are ' +
+      'there when the guest looks first. The queues of the controller and its targets run on the reactor that has the ' +
+      'fewest controllers among those of `cpumask`.',
+    params: z.strictObject({
+      ctrlr: ctrlrName,
+      cpumask,
+      delay: z.boolean().default(false).describe('Make no socket until the controller is started. Default: false.'),
+    }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [
+      { code: 'EEXIST', when: 'a controller with this name exists' },
+      { code: 'EINVAL', when: '`cpumask` cannot be read or names a core that the daemon does not have' },
+      { code: 'EADDRINUSE', when: 'another process listens on the socket path' },
+    ],
+    aliases: [{ name: 'construct_vhost_scsi_controller' }],
+    cli: {
+      positionals: [{ name: 'ctrlr', kind: 'string', help: 'name of the controller' }],
+      flags: [
+        { names: ['--cpumask'], dest: 'cpumask', kind: 'string', help: 'cores to run on, such as 0x2 or [0,2-3]' },
+        { names: ['--delay'], dest: 'delay', kind: 'switch', help: 'make no socket until it is started' },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0', cpumask: '0x1' }, result: true },
+  }),
+
+  vhost_start_scsi_controller: defineMethod({
+    summary: 'Make the socket of a controller that was created with delay',
+    details: 'Does nothing when the controller was started already.',
+    params: z.strictObject({ ctrlr: ctrlrName }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [
+      ENODEV,
+      { code: 'EINVAL', when: 'the controller is not a scsi controller' },
+      { code: 'EADDRINUSE', when: 'another process listens on the socket path' },
+    ],
+    cli: {
+      positionals: [{ name: 'ctrlr', kind: 'string', help: 'name of the controller' }],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0' }, result: true },
+  }),
+
+  vhost_scsi_controller_add_target: defineMethod({
+    summary: 'Show a bdev as a LUN of a SCSI target',
+    details:
+      'The target is new, or has other LUNs. A running guest is told, and finds the disk by itself. ' +
+      "The result is the target's number.",
+    params: z.strictObject({
+      ctrlr: ctrlrName,
+      scsi_target_num: targetNumber(-1).describe('Number of the target, 0 to 255; -1 for the first free one.'),
+      bdev_name: z.string().min(1).describe('Bdev to show (its name, alias or UUID).'),
+      lun: z
+        .int()
+        .min(0)
+        .max(16_383)
+        .default(0)
+        .describe('LUN in the target, 0 to 16383. Default: 0. An addition of Ringhost.'),
+      vendor: inquiryText(8, 'Vendor that the guest sees', '`INTEL`, as with SPDK'),
+      model: inquiryText(16, 'Model that the guest sees', 'the product name of the bdev, such as `Malloc disk`'),
+      serial: inquiryText(64, 'Serial number that the guest sees', 'the name of the bdev'),
+    }),
+    result: z.int(),
+    errorStyle: 'invalid_params',
+    errors: [
+      { code: 'ENODEV', when: 'no controller or bdev has this name' },
+      { code: 'EINVAL', when: 'the controller is not a scsi controller, or a number is out of range' },
+      { code: 'EEXIST', when: 'the target has this LUN already' },
+      { code: 'ENOSPC', when: 'every target is in use' },
+    ],
+    aliases: [
+      {
+        name: 'add_vhost_scsi_lun',
+        note: 'Names of the parameters as in 2018: `scsi_dev_num` and `lun_name` are taken too.',
+        toParams: (params) => renamed(params, { scsi_dev_num: 'scsi_target_num', lun_name: 'bdev_name' }),
+      },
+    ],
+    cli: {
+      positionals: [
+        { name: 'ctrlr', kind: 'string', help: 'name of the controller' },
+        { name: 'scsi_target_num', kind: 'int', help: 'number of the target, or -1 for the first free one' },
+        { name: 'bdev_name', kind: 'string', help: 'bdev to show' },
+      ],
+      flags: [
+        { names: ['--lun'], dest: 'lun', kind: 'int', help: 'LUN in the target (Ringhost only)', isAddition: true },
+        { names: ['--vendor'], dest: 'vendor', kind: 'string', help: 'vendor (Ringhost only)', isAddition: true },
+        { names: ['--model'], dest: 'model', kind: 'string', help: 'model (Ringhost only)', isAddition: true },
+        {
+          names: ['--serial'],
+          dest: 'serial',
+          kind: 'string',
+          help: 'serial number (Ringhost only)',
+          isAddition: true,
+        },
+      ],
+      print: 'json',
+    },
+    example: { params: { ctrlr: 'vhost.0', scsi_target_num: 0, bdev_name: 'Malloc0' }, result: 0 },
+  }),
+
+  vhost_scsi_controller_remove_target: defineMethod({
+    summary: 'Take a SCSI target away from a controller, with its LUNs',
+    details:
+      'A running guest is told. Commands in flight are finished first; the call answers when that is done. Deleting a ' +
+      'bdev does the same to every LUN that shows it.',
+    params: z.strictObject({
+      ctrlr: ctrlrName,
+      scsi_target_num: targetNumber(0).describe('Number of the target.'),
+      lun: z
+        .int()
+        .min(0)
+        .max(16_383)
+        .optional()
+        .describe('Only this LUN. Default: all of the target. An addition of Ringhost.'),
+    }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [
+      { code: 'ENODEV', when: 'there is no such controller, target or LUN' },
+      { code: 'EINVAL', when: 'the controller is not a scsi controller' },
+      { code: 'EBUSY', when: 'the target is being removed already' },
+      { code: 'ENOTSUP', when: "the guest's driver runs and does not know removal" },
+      { code: 'ETIMEDOUT', when: 'commands of the guest did not end in time; the target is gone for new ones' },
+    ],
+    aliases: [
+      {
+        name: 'remove_vhost_scsi_dev',
+        note: 'The number may be called `scsi_dev_num`, as in 2018.',
+        toParams: (params) => renamed(params, { scsi_dev_num: 'scsi_target_num' }),
+      },
+      {
+        name: 'remove_vhost_scsi_target',
+        toParams: (params) => renamed(params, { scsi_dev_num: 'scsi_target_num' }),
+      },
+    ],
+    cli: {
+      positionals: [
+        { name: 'ctrlr', kind: 'string', help: 'name of the controller' },
+        { name: 'scsi_target_num', kind: 'int', help: 'number of the target' },
+      ],
+      flags: [{ names: ['--lun'], dest: 'lun', kind: 'int', help: 'only this LUN (Ringhost only)', isAddition: true }],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0', scsi_target_num: 0 }, result: true },
+  }),
+
   vhost_delete_controller: defineMethod({
     summary: 'Delete a controller and its socket',
     details:
@@ -175,3 +345,10 @@ export const vhostMethods = {
     },
   }),
 };
+
+function renamed(
+  params: Readonly<Record<string, unknown>>,
+  names: Readonly<Record<string, string>>,
+): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(Object.entries(params).map(([name, value]) => [names[name] ?? name, value]));
+}

@@ -1,0 +1,135 @@
+/**
+ * Reservations of one logical unit: RESERVE and RELEASE of SPC-2, and persistent reservations (SPC-4 §5.13). They
+ * live in the memory of the target and end with it: no persistence through power loss is claimed.
+ */
+
+export const ReservationType = {
+  none: 0,
+  writeExclusive: 1,
+  exclusiveAccess: 3,
+  writeExclusiveRegistrants: 5,
+  exclusiveAccessRegistrants: 6,
+  writeExclusiveAll: 7,
+  exclusiveAccessAll: 8,
+} as const;
+export type ReservationType = (typeof ReservationType)[keyof typeof ReservationType];
+
+/** What a command does to the unit, as far as reservations ask. */
+export const AccessKind = {
+  /** Allowed whatever is reserved. */
+  free: 0,
+  /** Allowed under a persistent reservation, not under RESERVE of another nexus. */
+  persistentFree: 1,
+  read: 2,
+  write: 3,
+  /** RESERVE and RELEASE: they decide themselves. */
+  reserve: 4,
+  /** PERSISTENT RESERVE IN and OUT: they decide themselves, and do not mix with RESERVE. */
+  persistentReserve: 5,
+} as const;
+export type AccessKind = (typeof AccessKind)[keyof typeof AccessKind];
+
+export const NO_NEXUS = -1;
+
+/** One registered I_T nexus with its key, 64 bits as two words. */
+export interface Registration {
+  readonly nexus: number;
+  keyHigh: number;
+  keyLow: number;
+}
+
+export class Reservations {
+  /** Nexus that holds the SPC-2 reservation. */
+  reservedBy = NO_NEXUS;
+  /** Changes with every change of registrations. */
+  generation = 0;
+  /** In the order of registration. */
+  registrations: Registration[] = [];
+  type: ReservationType = ReservationType.none;
+  /** Holder of a reservation that is not for all registrants. */
+  holder = NO_NEXUS;
+
+  /** False on the hot path of a unit that nobody reserved. */
+  get isInForce(): boolean {
+    return this.reservedBy !== NO_NEXUS || this.type !== ReservationType.none;
+  }
+
+  conflicts(nexus: number, access: AccessKind): boolean {
+    if (access === AccessKind.free) return false;
+    if (this.reservedBy !== NO_NEXUS) {
+      if (access === AccessKind.persistentReserve) return true;
+      return access !== AccessKind.reserve && nexus !== this.reservedBy;
+    }
+    if (this.type === ReservationType.none || access === AccessKind.reserve) return false;
+    if (access === AccessKind.persistentReserve || access === AccessKind.persistentFree) return false;
+    if (this.isHolder(nexus)) return false;
+    if (this.isForRegistrants && this.find(nexus) !== undefined) return false;
+    return access === AccessKind.write || !isWriteExclusive(this.type);
+  }
+
+  find(nexus: number): Registration | undefined {
+    return this.registrations.find((registration) => registration.nexus === nexus);
+  }
+
+  isHolder(nexus: number): boolean {
+    if (this.isForAll) return this.find(nexus) !== undefined;
+    return this.type !== ReservationType.none && this.holder === nexus;
+  }
+
+  /** All registrants hold it. */
+  get isForAll(): boolean {
+    return this.type === ReservationType.writeExclusiveAll || this.type === ReservationType.exclusiveAccessAll;
+  }
+
+  /** Registrants only, or all registrants: those may access. */
+  get isForRegistrants(): boolean {
+    return this.type >= ReservationType.writeExclusiveRegistrants;
+  }
+
+  reserve(nexus: number, type: ReservationType): void {
+    this.type = type;
+    this.holder = this.isForAll ? NO_NEXUS : nexus;
+  }
+
+  release(): void {
+    this.type = ReservationType.none;
+    this.holder = NO_NEXUS;
+  }
+
+  register(nexus: number, keyHigh: number, keyLow: number): void {
+    const registration = this.find(nexus);
+    if (registration === undefined) {
+      this.registrations.push({ nexus, keyHigh, keyLow });
+    } else {
+      registration.keyHigh = keyHigh;
+      registration.keyLow = keyLow;
+    }
+  }
+
+  /** True when the reservation ended with it. */
+  unregister(nexus: number): boolean {
+    const wasHolder = this.isHolder(nexus);
+    this.registrations = this.registrations.filter((registration) => registration.nexus !== nexus);
+    const ends = wasHolder && (!this.isForAll || this.registrations.length === 0);
+    if (ends) this.release();
+    return ends;
+  }
+
+  bumpGeneration(): void {
+    this.generation = (this.generation + 1) >>> 0;
+  }
+}
+
+/** Type of a PERSISTENT RESERVE OUT CDB, or null when there is no such type. */
+export function reservationType(code: number): ReservationType | null {
+  const types: readonly number[] = Object.values(ReservationType);
+  return code !== ReservationType.none && types.includes(code) ? (code as ReservationType) : null;
+}
+
+function isWriteExclusive(type: ReservationType): boolean {
+  return (
+    type === ReservationType.writeExclusive ||
+    type === ReservationType.writeExclusiveRegistrants ||
+    type === ReservationType.writeExclusiveAll
+  );
+}

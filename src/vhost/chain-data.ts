@@ -1,0 +1,104 @@
+/**
+ * The bytes of a descriptor chain: segment lists of its buffers for bdevs, and copies of the few bytes that the device
+ * itself reads or writes. Buffers may be cut anywhere, so every position is an offset into the readable or the writable
+ * part as a whole.
+ */
+import { type GuestMemory, NOWHERE } from '../memory/guest-memory.ts';
+import { IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../sys/iov-arena.ts';
+import type { Chain } from '../virtio/chain.ts';
+
+/** The arena has no list now: try again when a request has ended. */
+export const ARENA_FULL = -2;
+
+export class ChainData {
+  /** Set by `map`: the list that was taken, to be released in the arena. */
+  list = NO_LIST;
+  readonly #memory: GuestMemory;
+  readonly #arena: IovArena;
+
+  constructor(memory: GuestMemory, arena: IovArena) {
+    this.#memory = memory;
+    this.#arena = arena;
+  }
+
+  /**
+   * Makes the segment list of `length` bytes that start `skip` bytes into descriptor `first`; the chain has them.
+   * Returns its entries; `NOWHERE` when the buffers are not in the memory; `ARENA_FULL`.
+   */
+  map(chain: Chain, first: number, skip: number, length: number): number {
+    const arena = this.#arena;
+    const isShort = chain.count <= IOV_SHORT_ENTRIES;
+    let list = isShort ? arena.takeShort() : arena.takeLong();
+    if (list === NO_LIST) return ARENA_FULL;
+    let end = this.#append(chain, first, skip, length, list);
+    if (isShort && end > list + IOV_SHORT_ENTRIES) {
+      // Buffers cross so many region borders that a short list does not do.
+      arena.release(list);
+      list = arena.takeLong();
+      if (list === NO_LIST) return ARENA_FULL;
+      end = this.#append(chain, first, skip, length, list);
+    }
+    if (end === NOWHERE || end > list + arena.entriesOf(list)) {
+      arena.release(list);
+      return NOWHERE;
+    }
+    this.list = list;
+    return end - list;
+  }
+
+  /** Copies `length` bytes that start `skip` bytes into the readable part out of the guest. The chain has them. */
+  gather(chain: Chain, skip: number, target: Uint8Array, targetOffset: number, length: number): boolean {
+    let toSkip = skip;
+    let filled = 0;
+    for (let i = 0; i < chain.readableCount && filled < length; i++) {
+      const whole = chain.lengths[i] as number;
+      if (whole <= toSkip) {
+        toSkip -= whole;
+        continue;
+      }
+      const take = Math.min(whole - toSkip, length - filled);
+      if (!this.#memory.read(chain.addresses, i, toSkip, target, targetOffset + filled, take)) return false;
+      filled += take;
+      toSkip = 0;
+    }
+    return true;
+  }
+
+  /** Copies `length` bytes to the place `skip` bytes into the writable part. The chain has room for them. */
+  scatter(chain: Chain, skip: number, source: Uint8Array, sourceOffset: number, length: number): boolean {
+    let toSkip = skip;
+    let written = 0;
+    for (let i = chain.readableCount; i < chain.count && written < length; i++) {
+      const whole = chain.lengths[i] as number;
+      if (whole <= toSkip) {
+        toSkip -= whole;
+        continue;
+      }
+      const take = Math.min(whole - toSkip, length - written);
+      if (!this.#memory.write(chain.addresses, i, toSkip, source, sourceOffset + written, take)) return false;
+      written += take;
+      toSkip = 0;
+    }
+    return true;
+  }
+
+  #append(chain: Chain, first: number, skip: number, length: number, list: number): number {
+    const end = list + this.#arena.entriesOf(list);
+    let entry = list;
+    let left = length;
+    let toSkip = skip;
+    for (let i = first; left > 0; i++) {
+      const whole = chain.lengths[i] as number;
+      if (whole <= toSkip) {
+        toSkip -= whole;
+        continue;
+      }
+      const take = Math.min(whole - toSkip, left);
+      entry = this.#memory.appendSegments(chain.addresses, i, toSkip, take, this.#arena, entry, end);
+      if (entry === NOWHERE || entry > end) return entry;
+      left -= take;
+      toSkip = 0;
+    }
+    return entry;
+  }
+}

@@ -1,0 +1,213 @@
+/**
+ * What every vhost-user controller does on the main thread, whatever its device: a socket, one front-end's session at a
+ * time, and the reactor that runs the session's queues. A device's controller gives the session's device
+ * (`createSession`) and what retiring means for its bdevs.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { Errno, TargetError } from '../base/errors.ts';
+import { LimitedLog, type Logger, withFields } from '../base/log.ts';
+import type { ReactorThread } from '../reactor/reactor-thread.ts';
+import { closeFd, type FdSet } from '../sys/events.ts';
+import { peerCredentials } from '../sys/socket.ts';
+import { clockNs } from '../sys/thread.ts';
+import type { SessionConfig, SessionDevice, VringStart } from '../vhost-user/device.ts';
+import { Session } from '../vhost-user/session.ts';
+import { QUEUES_MAX } from '../virtio/features.ts';
+import { ControllerListener } from './controller-listener.ts';
+import { QUEUE_COUNTERS } from './queue-counters.ts';
+import { type QueueDevice, type SetCallCall, type StartCall, type VringCall, VringService } from './vring-service.ts';
+
+export interface ControllerOptions {
+  readonly name: string;
+  readonly socketPath: string;
+  /** The cores its queues may run on. */
+  readonly cores: readonly number[];
+  readonly reactor: ReactorThread;
+  readonly fdSet: FdSet;
+  readonly log: Logger;
+}
+
+/** How long a second front-end waits for the first one's connection to end before it is refused. */
+const SECOND_FRONT_END_WAIT_MS = 100;
+/** Lines about what front-ends get wrong, of each kind. */
+const FAULT_LINES_MAX = 20;
+
+let nextSessionId = 1;
+
+export abstract class Controller<S extends DeviceSession = DeviceSession> {
+  readonly name: string;
+  readonly socketPath: string;
+  /** CLOCK_MONOTONIC. */
+  readonly createdNs = clockNs();
+  readonly cores: readonly number[];
+  readonly reactor: ReactorThread;
+  protected readonly log: Logger;
+  readonly #faults: LimitedLog;
+  readonly #fdSet: FdSet;
+  #listener: ControllerListener | null = null;
+  #session: S | null = null;
+  #sessionEnd: Promise<void> = Promise.resolve();
+  /** Set once the controller was retired with a session. */
+  #onGone: (() => void) | null = null;
+
+  constructor(options: ControllerOptions) {
+    this.name = options.name;
+    this.socketPath = options.socketPath;
+    this.cores = options.cores;
+    this.reactor = options.reactor;
+    this.log = withFields(options.log, { ctrlr: options.name });
+    this.#faults = new LimitedLog(this.log, FAULT_LINES_MAX);
+    this.#fdSet = options.fdSet;
+  }
+
+  /** Whether front-ends can connect. */
+  get isListening(): boolean {
+    return this.#listener !== null;
+  }
+
+  get session(): S | null {
+    return this.#session;
+  }
+
+  /** What a new front-end talks to. */
+  protected abstract createSession(): S;
+  /** No front-end can use the controller any more: let go of the bdevs. */
+  protected abstract releaseBdevs(): Promise<void>;
+  /** The controller was deleted, and a guest is still connected: its requests fail from now on. */
+  protected abstract detachGuest(session: S): Promise<void>;
+
+  /** Makes the socket. Throws as `ControllerListener` does. */
+  listen(): void {
+    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, (fd) => {
+      this.#connected(fd).catch((error: Error) => {
+        this.log.error(`a front-end could not be served: ${error.message}`);
+        closeFd(fd);
+      });
+    });
+  }
+
+  /** Ends the session and removes the socket. */
+  async close(): Promise<void> {
+    this.#stopListening();
+    await this.#session?.session.close();
+    await this.releaseBdevs();
+  }
+
+  /**
+   * Removes the socket. A connected guest keeps its session, in which every request fails, until it disconnects:
+   * closing the connection would leave its driver waiting for ever. Resolves with a promise of the session's end.
+   */
+  async retire(): Promise<{ readonly gone: Promise<void> }> {
+    this.#stopListening();
+    this.reactor.controllerCount--;
+    const session = this.#session;
+    if (session === null) {
+      await this.releaseBdevs();
+      return { gone: Promise.resolve() };
+    }
+    const gone = new Promise<void>((resolve) => (this.#onGone = resolve));
+    await this.detachGuest(session);
+    return { gone: gone.then(() => this.releaseBdevs()) };
+  }
+
+  /** A front-end cut off memory that it shares: its session cannot go on. */
+  checkMemory(): void {
+    if (this.#session?.session.memory.wasTruncated !== true) return;
+    void this.#session.session.close(
+      new TargetError('VHOST_MEM_TRUNCATED', 'the front-end truncated the memory that it shares', {
+        errno: Errno.EFAULT,
+      }),
+    );
+  }
+
+  #stopListening(): void {
+    this.#listener?.close();
+    this.#listener = null;
+  }
+
+  async #connected(fd: number): Promise<void> {
+    const { pid, uid } = peerCredentials(fd);
+    // A front-end that reconnects may be accepted before the end of its old connection was seen.
+    if (this.#session !== null) await Promise.race([this.#sessionEnd, delay(SECOND_FRONT_END_WAIT_MS)]);
+    if (this.#session !== null || !this.isListening) {
+      // Two guests that write to one disk without knowing of each other destroy it.
+      this.#faults.warn('second-front-end', 'refused a second front-end: one is connected already', { pid });
+      closeFd(fd);
+      return;
+    }
+    this.log.info('front-end connected', { pid, uid });
+    this.#openSession(fd, pid);
+  }
+
+  #openSession(fd: number, peerPid: number): void {
+    const device = this.createSession();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    device.session = new Session(fd, this.#fdSet, {
+      device,
+      log: this.log,
+      faults: this.#faults,
+      peerPid,
+      onEnd: () => {
+        this.#session = null;
+        this.#onGone?.();
+        this.log.info('front-end disconnected');
+        resolve();
+      },
+    });
+    this.#session = device;
+    this.#sessionEnd = promise;
+  }
+}
+
+/** A controller as one front-end sees it: queues are started and stopped in the controller's reactor. */
+export abstract class DeviceSession implements SessionDevice {
+  readonly id = nextSessionId++;
+  readonly queueCount: number = QUEUES_MAX;
+  abstract readonly features: bigint;
+  abstract readonly config: SessionConfig | null;
+  session!: Session;
+  /** One block a queue, made when it first starts. */
+  readonly counters = new Map<number, SharedArrayBuffer>();
+  protected acked = 0n;
+  readonly #name: string;
+  readonly #reactor: ReactorThread;
+
+  constructor(name: string, reactor: ReactorThread) {
+    this.#name = name;
+    this.#reactor = reactor;
+  }
+
+  /** The device behind the session's queues, as they are started. */
+  protected abstract queueDevice(): QueueDevice;
+
+  setFeatures(features: bigint): void {
+    this.acked = features;
+  }
+
+  async startVring(vring: VringStart): Promise<void> {
+    let counters = this.counters.get(vring.index);
+    if (counters === undefined) {
+      counters = new SharedArrayBuffer(QUEUE_COUNTERS * 8);
+      this.counters.set(vring.index, counters);
+    }
+    const device = this.queueDevice();
+    const call: StartCall = { sessionId: this.id, controller: this.#name, vring, device, counters };
+    await this.#reactor.call(VringService.start, call);
+  }
+
+  async stopVring(index: number): Promise<number> {
+    const call: VringCall = { sessionId: this.id, index };
+    return (await this.#reactor.call(VringService.stop, call)) as number;
+  }
+
+  async setVringCall(index: number, callFd: number): Promise<void> {
+    const call: SetCallCall = { sessionId: this.id, index, callFd };
+    await this.#reactor.call(VringService.setCall, call);
+  }
+
+  reset(): void {
+    this.acked = 0n;
+  }
+
+  ended(): void {}
+}

@@ -1,0 +1,160 @@
+/**
+ * What every virtqueue of a controller does in its reactor, whatever its requests are: takes chains in batches,
+ * publishes what completed, sleeps and wakes, drains and stops, and reports a driver that breaks the ring. A device's
+ * queue gives `accept`, and ends each request with `complete`.
+ */
+import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
+import type { LimitedLog } from '../base/log.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { Source } from '../reactor/reactor.ts';
+import { signalEventFd } from '../sys/events.ts';
+import type { IovArena } from '../sys/iov-arena.ts';
+import { Chain, RING_FAULT_TEXT, RingFault } from '../virtio/chain.ts';
+import type { SplitRing } from '../virtio/split-ring.ts';
+import { ChainData } from './chain-data.ts';
+import { QueueCounter, type QueueCounters } from './queue-counters.ts';
+
+/** One for all queues of a thread: a request is parsed in one go. */
+const CHAIN = new Chain();
+
+export interface QueueOptions {
+  readonly index: number;
+  readonly ring: SplitRing;
+  readonly memory: GuestMemory;
+  readonly arena: IovArena;
+  readonly callFd: number;
+  readonly errFd: number;
+  /** False: the driver does not kick, so the queue is always polled. */
+  readonly canSleep: boolean;
+  readonly counters: QueueCounters;
+  readonly faults: LimitedLog;
+}
+
+export abstract class RequestQueue implements Source {
+  readonly index: number;
+  callFd: number;
+  /** The controller was deleted under its guest: every request fails. */
+  isDetached = false;
+  protected readonly memory: GuestMemory;
+  protected readonly arena: IovArena;
+  protected readonly data: ChainData;
+  protected readonly ring: SplitRing;
+  readonly #errFd: number;
+  readonly #canSleep: boolean;
+  readonly #counters: QueueCounters;
+  readonly #faults: LimitedLog;
+  #isStopping = false;
+  #hasReportedFault = false;
+  /** A chain was put back because the arena was full. */
+  #isStarved = false;
+  #onDrained: (() => void) | null = null;
+
+  constructor(options: QueueOptions) {
+    this.index = options.index;
+    this.callFd = options.callFd;
+    this.memory = options.memory;
+    this.arena = options.arena;
+    this.data = new ChainData(options.memory, options.arena);
+    this.ring = options.ring;
+    this.#errFd = options.errFd;
+    this.#canSleep = options.canSleep;
+    this.#counters = options.counters;
+    this.#faults = options.faults;
+  }
+
+  /** Works on a request. False, with nothing taken, when it must wait for room in the arena. */
+  protected abstract accept(chain: Chain): boolean;
+
+  take(): number {
+    if (this.#isStopping) return 0;
+    const ring = this.ring;
+    let taken = 0;
+    this.#isStarved = false;
+    while (taken < CHAINS_PER_ROUND_MAX && this.wantsMore() && ring.pop(CHAIN)) {
+      if (!this.accept(CHAIN)) {
+        ring.unpop(CHAIN.head);
+        this.#isStarved = true;
+        break;
+      }
+      taken++;
+    }
+    if (ring.fault !== RingFault.none && !this.#hasReportedFault) this.#reportFault(ring.fault);
+    if (taken > 0) this.#counters[QueueCounter.requests] = (this.#counters[QueueCounter.requests] as number) + taken;
+    return taken;
+  }
+
+  publish(): void {
+    if (this.ring.publish() && this.callFd >= 0) {
+      signalEventFd(this.callFd);
+      this.#counters[QueueCounter.calls] = (this.#counters[QueueCounter.calls] as number) + 1;
+    }
+    if (this.#onDrained !== null && this.ring.inFlightCount === 0) {
+      const onDrained = this.#onDrained;
+      this.#onDrained = null;
+      onDrained();
+    }
+  }
+
+  get isBusy(): boolean {
+    return !this.#canSleep || this.#isStarved || this.ring.inFlightCount > 0;
+  }
+
+  arm(): boolean {
+    return this.ring.armKick();
+  }
+
+  disarm(): void {
+    this.ring.disarmKick();
+  }
+
+  /** The driver kicked. */
+  kicked(): void {
+    this.#counters[QueueCounter.kicks] = (this.#counters[QueueCounter.kicks] as number) + 1;
+  }
+
+  /** Takes no more requests; resolves with the next available entry to take when none is in flight. */
+  async stop(): Promise<number> {
+    this.#isStopping = true;
+    if (this.ring.inFlightCount > 0) await new Promise<void>((resolve) => (this.#onDrained = resolve));
+    this.publish();
+    const nextAvail = this.ring.nextAvail;
+    this.ring.close();
+    return nextAvail;
+  }
+
+  /** Whether a chain would be of use now. A queue that the driver fills with buffers for later says when. */
+  protected wantsMore(): boolean {
+    return true;
+  }
+
+  /** Returns a chain to the driver; `lengthBytes` of its writable part were written. */
+  protected complete(head: number, lengthBytes: number): void {
+    this.ring.push(head, lengthBytes);
+  }
+
+  /** A chain that cannot carry an answer is given back empty. */
+  protected refuse(chain: Chain, reason: string): true {
+    this.#faults.warn(`request-${reason}`, `queue ${this.index}: a request ${reason}`);
+    this.ring.push(chain.head, 0);
+    return true;
+  }
+
+  #reportFault(fault: RingFault): void {
+    this.#hasReportedFault = true;
+    this.#counters[QueueCounter.faults] = (this.#counters[QueueCounter.faults] as number) + 1;
+    this.#faults.warn(
+      `ring-${fault}`,
+      `queue ${this.index} is broken until it is set up again: ${RING_FAULT_TEXT[fault]}`,
+    );
+    if (this.#errFd >= 0) signalEventFd(this.#errFd);
+  }
+}
+
+/** A queue with what belongs to it. */
+export interface OpenQueue {
+  readonly queue: RequestQueue;
+  /** Write-through on or off, where the device knows of it. */
+  setWriteThrough?(isWriteThrough: boolean): void;
+  /** The queue was stopped: give back what it used. */
+  close(): void;
+}

@@ -1,0 +1,130 @@
+/**
+ * A vhost-user-scsi controller in its reactor: up to 256 SCSI targets, shared by the controller's queues, and what its
+ * driver has to be told. It lives as long as the controller; sessions come and go.
+ */
+import type { BdevDescription } from '../bdev/bdev.ts';
+import type { BdevChannel } from '../bdev/channel.ts';
+import type { BouncePool } from '../scsi/bounce-pool.ts';
+import { type ManagementRequest, ScsiTarget } from '../scsi/target.ts';
+import {
+  NO_LUN,
+  SCSI_CAPACITY_CHANGED,
+  SCSI_TARGETS_MAX,
+  ScsiEventType,
+  ScsiResetReason,
+  ScsiResponse,
+  ScsiTmf,
+} from '../virtio/scsi.ts';
+import type { ChannelTable } from './channel-table.ts';
+import { ScsiEvents } from './scsi-events.ts';
+import type { ScsiQueue } from './scsi-queue.ts';
+
+/** A virtio-scsi device has one initiator: its driver. */
+const NEXUS = 0;
+
+/** What initiators see of a LUN, as plain data. */
+export interface LunIdentity {
+  readonly vendor: string;
+  readonly model: string;
+  readonly serial: string;
+  readonly uuid: string;
+  readonly physicalBlockSizeBytes: number;
+}
+
+export interface ScsiDeviceOptions {
+  readonly channels: Pick<ChannelTable, 'take' | 'release'>;
+  readonly bounce: BouncePool;
+}
+
+export class ScsiDevice {
+  readonly events = new ScsiEvents();
+  /** Request queues that run. */
+  readonly queues = new Set<ScsiQueue>();
+  /** What the driver understands. */
+  hasHotplug = false;
+  hasChange = false;
+  readonly #channels: Pick<ChannelTable, 'take' | 'release'>;
+  readonly #bounce: BouncePool;
+  readonly #targets = new Array<ScsiTarget | null>(SCSI_TARGETS_MAX).fill(null);
+  /** By target and LUN. */
+  readonly #lunChannels = new Map<string, BdevChannel>();
+
+  constructor(options: ScsiDeviceOptions) {
+    this.#channels = options.channels;
+    this.#bounce = options.bounce;
+  }
+
+  /** Null when there is no such target. `NO_LUN` is none. */
+  target(number: number): ScsiTarget | null {
+    return number === NO_LUN ? null : (this.#targets[number] as ScsiTarget | null);
+  }
+
+  /** A front-end connected: what an older one was to be told is void, and its task set and reservations are lost. */
+  newSession(): void {
+    this.events.clear();
+    this.hasHotplug = false;
+    this.hasChange = false;
+    for (const target of this.#targets) target?.resetNexus(NEXUS);
+  }
+
+  addLun(number: number, lun: number, bdev: BdevDescription, identity: LunIdentity): void {
+    const channel = this.#channels.take(bdev);
+    const target = this.#targets[number] ?? new ScsiTarget();
+    target.addLun(lun, {
+      channel,
+      bounce: this.#bounce,
+      uuid: identity.uuid,
+      vendor: identity.vendor,
+      productName: identity.model,
+      serial: identity.serial,
+      physicalBlockSizeBytes: identity.physicalBlockSizeBytes,
+      ioTypes: bdev.ioTypes,
+    });
+    this.#targets[number] = target;
+    this.#lunChannels.set(keyOf(number, lun), channel);
+    this.#tellTransport(number, lun, ScsiResetReason.RESCAN);
+  }
+
+  /**
+   * Refuses new commands at once, and tells the driver; resolves when none is in flight and the channel is given back.
+   */
+  async removeLun(number: number, lun: number): Promise<void> {
+    const target = this.#targets[number];
+    const channel = this.#lunChannels.get(keyOf(number, lun));
+    if (target === null || target === undefined || channel === undefined) return;
+    this.#lunChannels.delete(keyOf(number, lun));
+    const gone = new Promise<void>((resolve) => target.removeLun(lun, resolve));
+    if (target.lunNumbers.length === 0) this.#targets[number] = null;
+    this.#tellTransport(number, lun, ScsiResetReason.REMOVED);
+    await gone;
+    this.#channels.release(channel);
+  }
+
+  lunChanged(number: number, lun: number): void {
+    this.#targets[number]?.capacityChanged(lun);
+    if (!this.hasChange) return;
+    this.events.add({ type: ScsiEventType.PARAM_CHANGE, target: number, lun, reason: SCSI_CAPACITY_CHANGED });
+  }
+
+  /** Task management; `done` gets the response when the affected commands have ended. */
+  manage(number: number, request: Omit<ManagementRequest, 'nexus'>, done: (response: number) => void): void {
+    const target = this.target(number);
+    if (target === null) {
+      done(ScsiResponse.BAD_TARGET);
+      return;
+    }
+    const isQuery = request.function === ScsiTmf.QUERY_TASK || request.function === ScsiTmf.QUERY_TASK_SET;
+    if (!isQuery) {
+      for (const queue of this.queues) queue.dropRetries(number);
+    }
+    target.manage({ ...request, nexus: NEXUS }, done);
+  }
+
+  #tellTransport(target: number, lun: number, reason: number): void {
+    if (this.hasHotplug) this.events.add({ type: ScsiEventType.TRANSPORT_RESET, target, lun, reason });
+  }
+}
+
+function keyOf(target: number, lun: number): string {
+  return `${target}/${lun}`;
+}
