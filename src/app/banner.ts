@@ -24,7 +24,7 @@ export function readyBanner(daemon: Daemon): string {
 }
 
 /** The QEMU command line that attaches a controller, one option a line. */
-export function qemuCommand(controller: AnyController): string[] {
+function qemuCommand(controller: AnyController): string[] {
   return [
     '  qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem -smp 2 -m 1G \\',
     '    -object memory-backend-memfd,id=mem,size=1G,share=on \\',

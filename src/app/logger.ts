@@ -4,7 +4,7 @@ import pretty from 'pino-pretty';
 import type { LogFields, Logger } from '../base/log.ts';
 
 /** SPDK's names of levels, which its RPC uses, most severe first. */
-export const SPDK_LEVELS = { ERROR: 'error', WARNING: 'warn', NOTICE: 'info', INFO: 'info', DEBUG: 'debug' } as const;
+const SPDK_LEVELS = { ERROR: 'error', WARNING: 'warn', NOTICE: 'info', INFO: 'info', DEBUG: 'debug' } as const;
 export type SpdkLevel = keyof typeof SPDK_LEVELS;
 
 export class DaemonLog implements Logger {

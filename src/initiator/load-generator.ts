@@ -47,13 +47,13 @@ export interface LoadOptions {
 }
 
 /** When a run ends; whichever comes first. */
-export interface LoadLimit {
+interface LoadLimit {
   readonly durationMs?: number;
   /** Requests in all. */
   readonly count?: number;
 }
 
-export interface LoadResult {
+interface LoadResult {
   readonly ios: number;
   readonly reads: number;
   readonly writes: number;

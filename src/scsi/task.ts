@@ -57,9 +57,9 @@ export type ManagementResult = (typeof ManagementResult)[keyof typeof Management
 /** `ScsiTask.lun` of the REPORT LUNS well-known logical unit: its LUN field starts with C1h 01h (SAM-5 §4.7.7.5.1). */
 export const REPORT_LUNS_UNIT = 0xc101;
 
-export const CDB_BYTES_MAX = 32;
+const CDB_BYTES_MAX = 32;
 /** Room for fixed and descriptor sense; virtio-scsi carries 96. */
-export const SENSE_BYTES_MAX = 96;
+const SENSE_BYTES_MAX = 96;
 
 /** What a transport does for the task: bytes in and out of the initiator's buffers, segment lists, and the end. */
 export interface TaskTransport {

@@ -26,7 +26,7 @@ const NO_GUARD = -1;
 const PAGE_BYTES = 4096;
 
 /** `madvise` advice values (asm-generic/mman-common.h). */
-export const Advice = { hugePage: 14 } as const;
+const Advice = { hugePage: 14 } as const;
 
 export class Mapping implements MappingInfo {
   readonly address: number;

@@ -66,8 +66,7 @@ export const ProtocolFeature = {
 } as const;
 export type ProtocolFeature = keyof typeof ProtocolFeature;
 
-/** Bits of the virtio feature space that belong to vhost-user. */
-export const VHOST_F_LOG_ALL = 26;
+/** The bit of the virtio feature space that belongs to vhost-user. */
 export const VHOST_USER_F_PROTOCOL_FEATURES = 30;
 
 /** In the u64 of SET_VRING_KICK, CALL and ERR: bits 0-7 the ring, bit 8 "no descriptor comes with it". */

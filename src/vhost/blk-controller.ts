@@ -1,5 +1,6 @@
 /** A vhost-user-blk controller: one bdev behind one socket, on the main thread. */
 import { TargetError } from '../base/errors.ts';
+import { IoType } from '../bdev/bdev-io.ts';
 import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
 import { hasBit } from '../vhost-user/messages.ts';
 import { BLK_CONFIG_WRITEBACK_OFFSET, BLK_ID_BYTES, BlkFeature } from '../virtio/blk.ts';
@@ -7,6 +8,9 @@ import { QUEUES_MAX } from '../virtio/features.ts';
 import { type BlkDeviceParams, blkConfig, blkFeatures } from './blk-device.ts';
 import { Controller, type ControllerOptions, DeviceSession } from './controller.ts';
 import { type QueueDevice, type SetWriteThroughCall, VringService } from './vring-service.ts';
+
+/** What DISCARD and WRITE_ZEROES need of a bdev. */
+const RANGE_TYPES = [IoType.unmap, IoType.writeZeroes];
 
 export interface BlkControllerOptions extends ControllerOptions {
   readonly bdev: BdevEntry;
@@ -54,7 +58,7 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
   deviceParams(isWriteThrough: boolean): BlkDeviceParams {
     return {
       isReadonly: this.isReadonly,
-      hasRanges: !this.isReadonly,
+      hasRanges: !this.isReadonly && RANGE_TYPES.every((type) => this.bdev.bdev.ioTypes.includes(type)),
       isWriteThrough,
       serial: this.serial,
     };
@@ -86,7 +90,7 @@ export class BlkSession extends DeviceSession {
   constructor(controller: BlkController) {
     super(controller.name, controller.reactor);
     this.#controller = controller;
-    this.features = blkFeatures(controller.isReadonly);
+    this.features = blkFeatures(controller.deviceParams(false));
   }
 
   get isWriteThrough(): boolean {

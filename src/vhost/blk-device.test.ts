@@ -82,11 +82,18 @@ describe('features', () => {
     Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => hasBit(mask, bit));
   const COMMON = [1, 2, 6, 9, 10, 11, 12, 27, 28, 29, 32];
 
+  const featuresOf = (isReadonly: boolean, hasRanges: boolean): number[] =>
+    bitsOf(blkFeatures({ isReadonly, hasRanges, isWriteThrough: false, serial: '' }));
+
   it('of a writable disk are these', () => {
-    expect(bitsOf(blkFeatures(false))).toEqual([...COMMON, 13, 14].toSorted((a, b) => a - b));
+    expect(featuresOf(false, true)).toEqual([...COMMON, 13, 14].toSorted((a, b) => a - b));
+  });
+
+  it('of a disk that cannot discard leave that out', () => {
+    expect(featuresOf(false, false)).toEqual(COMMON);
   });
 
   it('of a read-only disk say so, and offer nothing that writes', () => {
-    expect(bitsOf(blkFeatures(true))).toEqual([...COMMON, 5].toSorted((a, b) => a - b));
+    expect(featuresOf(true, false)).toEqual([...COMMON, 5].toSorted((a, b) => a - b));
   });
 });

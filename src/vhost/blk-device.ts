@@ -24,7 +24,7 @@ export interface BlkDeviceParams {
 }
 
 /** Features offered, without VHOST_USER_F_PROTOCOL_FEATURES. */
-export function blkFeatures(isReadonly: boolean): bigint {
+export function blkFeatures({ isReadonly, hasRanges }: BlkDeviceParams): bigint {
   const { SIZE_MAX, SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, RO, DISCARD, WRITE_ZEROES } = BlkFeature;
   const { VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT } = VirtioFeature;
   const common = maskOf(
@@ -40,7 +40,7 @@ export function blkFeatures(isReadonly: boolean): bigint {
     EVENT_IDX,
     ANY_LAYOUT,
   );
-  return common | (isReadonly ? maskOf(RO) : maskOf(DISCARD, WRITE_ZEROES));
+  return common | (isReadonly ? maskOf(RO) : 0n) | (hasRanges ? maskOf(DISCARD, WRITE_ZEROES) : 0n);
 }
 
 /** The configuration space of `bdev`; the capacity of one that was removed is 0. */

@@ -16,9 +16,9 @@ import { type AddLunCall, type LunCall, ScsiCall } from './scsi-service.ts';
 import { type QueueDevice, VringService } from './vring-service.ts';
 
 /** What initiators see of a LUN when nothing else is configured: the vendor as SPDK has it, the model is the bdev's. */
-export const DEFAULT_VENDOR = 'INTEL';
+const DEFAULT_VENDOR = 'INTEL';
 /** Give the first free target number. */
-export const ANY_TARGET = -1;
+const ANY_TARGET = -1;
 
 export interface LunConfig {
   /** As configured; undefined for the defaults. */
@@ -38,7 +38,7 @@ export interface AddTargetParams extends LunConfig {
  * How long commands in flight on a LUN that goes may take. Guests give a command 30 s before they abort it; an operator
  * waits for less.
  */
-export const REMOVAL_MS_MAX = 10_000;
+const REMOVAL_MS_MAX = 10_000;
 
 let nextControllerId = 1;
 

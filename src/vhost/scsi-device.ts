@@ -45,7 +45,7 @@ export class ScsiDevice {
   hasChange = false;
   readonly #channels: Pick<ChannelTable, 'take' | 'release'>;
   readonly #bounce: BouncePool;
-  readonly #targets = new Array<ScsiTarget | null>(SCSI_TARGETS_MAX).fill(null);
+  readonly #targets: (ScsiTarget | null)[] = Array.from({ length: SCSI_TARGETS_MAX }, () => null);
   /** By target and LUN. */
   readonly #lunChannels = new Map<string, BdevChannel>();
 

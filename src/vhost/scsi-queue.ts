@@ -92,10 +92,10 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     this.#responseOffset = new Uint32Array(size);
     this.#list = new Int32Array(size).fill(NO_LIST);
     this.#isFaulty = new Uint8Array(size);
-    this.#moreLists = new Array<number[] | null>(size).fill(null);
-    this.#tasks = new Array<ScsiTask | null>(size).fill(null);
-    this.#slotChains = new Array<Chain | null>(size).fill(null);
-    this.#chains = new Array<Chain | null>(size).fill(null);
+    this.#moreLists = emptySlots<number[]>(size);
+    this.#tasks = emptySlots<ScsiTask>(size);
+    this.#slotChains = emptySlots<Chain>(size);
+    this.#chains = emptySlots<Chain>(size);
     this.#targetOf = new Uint8Array(size);
     this.#retries = new Int32Array(size);
   }
@@ -327,6 +327,10 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     RESPONSE.fill(0);
     return this.data.scatter(chain, 0, RESPONSE, 0, SCSI_RESPONSE_BYTES);
   }
+}
+
+function emptySlots<T>(size: number): (T | null)[] {
+  return Array.from({ length: size }, () => null);
 }
 
 /**

@@ -10,7 +10,7 @@ import { BouncePool } from '../scsi/bounce-pool.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
 import { ScsiQueueIndex } from '../virtio/scsi.ts';
 import type { ChannelTable } from './channel-table.ts';
-import type { QueueOptions, OpenQueue } from './request-queue.ts';
+import type { OpenQueue, QueueOptions } from './request-queue.ts';
 import { ScsiControlQueue } from './scsi-control-queue.ts';
 import { type LunIdentity, ScsiDevice } from './scsi-device.ts';
 import { ScsiEventQueue } from './scsi-event-queue.ts';

@@ -138,7 +138,9 @@ export function decodeTarget(bytes: Uint8Array, at: number): number {
 export function decodeLun(bytes: Uint8Array, at: number): number {
   const field = ((bytes[at + 2] as number) << 8) | (bytes[at + 3] as number);
   const method = (field >>> 8) & METHOD_MASK;
-  for (let i = at + 4; i < at + SCSI_LUN_BYTES; i++) if (bytes[i] !== 0) return NO_LUN;
+  const rest =
+    (bytes[at + 4] as number) | (bytes[at + 5] as number) | (bytes[at + 6] as number) | (bytes[at + 7] as number);
+  if (rest !== 0) return NO_LUN;
   if (method === 0 || method === FLAT_SPACE) return field & (SCSI_LUNS_MAX - 1);
   return field === REPORT_LUNS_WELL_KNOWN ? field : NO_LUN;
 }

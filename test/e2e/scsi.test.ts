@@ -12,7 +12,7 @@ import { whyNoGuests } from './requirements.ts';
 const MIB = 1 << 20;
 const QUEUES = 4;
 const LONG_MS = 300_000;
-const ATTACH_CYCLES = 20;
+const ATTACH_CYCLES = 100;
 /** Below the slots that `Guest` gives to its disks. */
 const SCSI_SLOT = 0x0f;
 

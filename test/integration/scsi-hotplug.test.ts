@@ -55,23 +55,23 @@ describe('hot attach and detach', () => {
     await bench.addDisk('Busy', 0);
     const host = await bench.connect({ requestQueues: 2 });
     await attentions(host, {});
-    let isRunning = true;
+    const load = { isOn: true };
     const counts = { busy: 0, hot: 0, refused: 0 };
     const busy = async (): Promise<void> => {
-      while (isRunning) {
+      while (load.isOn) {
         await host.good({ cdb: write10(counts.busy++ % 100, 1), out: new Uint8Array(BLOCK_BYTES) });
       }
     };
     /** Reads from the target that comes and goes; only its absence may be an error. */
     const hot = async (): Promise<void> => {
-      while (isRunning) {
+      while (load.isOn) {
         const { response, status } = await host.command({ target: 9, cdb: read10(0, 8), inBytes: 4096, queue: 1 });
         if (response === ScsiResponse.BAD_TARGET) counts.refused++;
         else if (response === 0 && status === 0) counts.hot++;
         else expect([response, status]).toEqual([0, 2]);
       }
     };
-    const load = Promise.all([busy(), busy(), hot(), hot()]);
+    const running = Promise.all([busy(), busy(), hot(), hot()]);
     let fds = 0;
     let mappings = 0;
     for (let cycle = 0; cycle < CYCLES; cycle++) {
@@ -85,8 +85,8 @@ describe('hot attach and detach', () => {
       fds = bench.fds();
       mappings = bench.mappings();
     }
-    isRunning = false;
-    await load;
+    load.isOn = false;
+    await running;
     expect(counts.hot).toBeGreaterThan(0);
     expect(counts.refused).toBeGreaterThan(0);
     expect(bench.fds()).toBeLessThanOrEqual(fds);

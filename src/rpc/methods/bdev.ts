@@ -275,7 +275,7 @@ export const bdevMethods = {
   }),
 
   bdev_null_create: defineMethod({
-    summary: 'Create a disk that drops writes and reads as zeroes',
+    summary: 'Create a disk that drops writes and returns whatever the buffers held',
     details: 'For measuring: it costs nothing but the request itself.',
     params: z.strictObject({
       name: bdevName.describe('Name.'),

@@ -137,8 +137,8 @@ export const vhostMethods = {
     summary: 'Create a vhost-user-scsi controller, without targets yet',
     details:
       'Creates the socket at once, or with `delay` at `vhost_start_scsi_controller`: targets added before that are ' +
-      'there when the guest looks first. The queues of the controller and its targets run on the reactor that has the ' +
-      'fewest controllers among those of `cpumask`.',
+      'there when the guest looks first. The queues of the controller and its targets run on the reactor that has ' +
+      'the fewest controllers among those of `cpumask`.',
     params: z.strictObject({
       ctrlr: ctrlrName,
       cpumask,
@@ -241,8 +241,8 @@ export const vhostMethods = {
   vhost_scsi_controller_remove_target: defineMethod({
     summary: 'Take a SCSI target away from a controller, with its LUNs',
     details:
-      'A running guest is told. Commands in flight are finished first; the call answers when that is done. Deleting a ' +
-      'bdev does the same to every LUN that shows it.',
+      'A running guest is told. Commands in flight are finished first; the call answers when that is done. Deleting ' +
+      'a bdev does the same to every LUN that shows it.',
     params: z.strictObject({
       ctrlr: ctrlrName,
       scsi_target_num: targetNumber(0).describe('Number of the target.'),
