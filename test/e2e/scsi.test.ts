@@ -158,7 +158,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
   test('a bdev that is deleted under I/O takes its disk away, and no other notices', async () => {
     const busy = guest.run(
       `fio --name=other --filename=${scratch.path} --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite --bs=4k \\
-        --size=8M --verify=crc32c --verify_fatal=1 --time_based --runtime=10 --output=/tmp/other.txt || \\
+        --size=8M --verify=crc32c --verify_fatal=1 --time_based --runtime=60 --output=/tmp/other.txt || \\
         { cat /tmp/other.txt; exit 1; }`,
       { timeoutMs: LONG_MS },
     );
