@@ -38,14 +38,15 @@ describe('START STOP UNIT', () => {
     expect(rig.run(READY, { nexus: 1 }).sense).toBe('6/28/00');
   });
 
-  it('does not eject what a nexus holds', () => {
+  it('neither ejects nor loads while a nexus prevents it', () => {
     expect(rig.run('1e 00 00 00 01 00', { nexus: 1 }).status).toBe(0);
     expect(rig.run('1b 00 00 00 02 00').sense).toBe('5/53/02');
     rig.target.resetNexus(1);
     expect(rig.run('1b 00 00 00 02 00').status).toBe(0);
-    expect(rig.run('1b 00 00 00 03 00').status).toBe(0);
     expect(rig.run('1e 00 00 00 01 00').status).toBe(0);
+    expect(rig.run('1b 00 00 00 03 00').sense).toBe('5/53/02');
     expect(rig.run('1e 00 00 00 00 00').status).toBe(0);
+    expect(rig.run('1b 00 00 00 03 00').status).toBe(0);
     expect(rig.run('1b 00 00 00 02 00').status).toBe(0);
   });
 

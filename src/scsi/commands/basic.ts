@@ -39,7 +39,7 @@ export function startStopUnit(command: Command): void {
     return;
   }
   const isStop = (flags & START) === 0;
-  if (isStop && (flags & LOEJ) !== 0 && unit.isRemovalPrevented) command.fail(Sense.removalPrevented);
+  if ((flags & LOEJ) !== 0 && unit.isRemovalPrevented) command.fail(Sense.removalPrevented);
   else if (isStop && (flags & NO_FLUSH) === 0) command.submitBare(IoType.flush, 0, 0, moveMedium);
   else changeMedium(command);
 }
