@@ -1,9 +1,6 @@
 /**
  * One SCSI command on its way through the target: what the transport gives (CDB, LUN, buffers), what the target answers
  * (status, sense, residual). The transport owns and pools it; the target never sees a virtqueue.
- *
- * Added since the transport was begun: `ScsiTask.nexus` (0 when a controller has one session), the LUN number of the
- * REPORT LUNS well-known logical unit, task management (`TaskManagementFunction`, `ManagementResult`).
  */
 import type { BdevIo } from '../bdev/bdev-io.ts';
 
