@@ -47,10 +47,10 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
     this.session?.session.notifyConfigChange();
   }
 
+  /** The guest is not told of a size of 0: reads that end at once, without an error, would hide what happened. */
   async bdevRemoved(): Promise<void> {
     this.isBdevRemoved = true;
     await this.reactor.call(VringService.bdevRemoved, this.bdev.id);
-    this.session?.session.notifyConfigChange();
     this.log.info(`bdev ${this.bdev.name} is gone: requests of the guest fail from now on`);
   }
 
@@ -72,10 +72,9 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
     this.bdev.users.delete(this);
   }
 
-  protected override async detachGuest({ id, session }: BlkSession): Promise<void> {
+  protected override async detachGuest({ id }: BlkSession): Promise<void> {
     this.isBdevRemoved = true;
     await this.reactor.call(VringService.detach, id);
-    session.notifyConfigChange();
   }
 }
 
