@@ -10,6 +10,9 @@ export type IoStatus = (typeof IoStatus)[keyof typeof IoStatus];
 /** No segments. */
 export const NO_SEGMENTS = -1;
 
+/** `wakeFd` of a channel whose completions need polling. */
+export const NO_WAKE_FD = -1;
+
 /** Whoever submitted a request. Called on the reactor's thread, possibly from inside `submit`. */
 export interface IoOwner {
   ioDone(io: BdevIo): void;
@@ -53,6 +56,14 @@ export interface IoChannel {
   submit(io: BdevIo): void;
   /** Carries out what was submitted since the last call and reaps completions. Returns how many. */
   poll(): number;
+  /**
+   * Readable, from `arm` to `disarm`, when a request may have completed, so that a reactor with nothing but waiting I/O
+   * can sleep. `NO_WAKE_FD`: completions need polling. The channel's own: watched, never read or closed by others.
+   */
+  readonly wakeFd: number;
+  /** Asks for `wakeFd`. True when `poll` has something to do already: then it must not be waited for. */
+  arm(): boolean;
+  disarm(): void;
   /** The bdev's size or place changed. */
   update(description: BdevDescription): void;
   /** Nothing is in flight. */

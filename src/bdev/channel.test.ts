@@ -4,7 +4,7 @@ import { describeBdev, HeldChannel, RecordingOwner } from '../../test/support/bd
 import { AssertionError } from '../base/assert.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
 import type { BdevDescription } from './bdev.ts';
-import { IoStatus, IoType } from './bdev-io.ts';
+import { IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
 import { createStats, readStats, statsRows } from './bdev-stats.ts';
 import { BdevChannel } from './channel.ts';
 
@@ -23,6 +23,19 @@ function channelOf(parts: Partial<BdevDescription> = {}): {
     channel: new BdevChannel(describeBdev(parts), () => module, context, 0),
   };
 }
+
+describe('waking', () => {
+  it('is as the module has it, until the bdev is gone', async () => {
+    const { channel, module } = channelOf();
+    module.wakeFd = 42;
+    expect([channel.wakeFd, channel.arm(), module.isArmed]).toEqual([42, false, true]);
+    channel.disarm();
+    expect(module.isArmed).toBe(false);
+    await channel.remove();
+    expect([channel.wakeFd, channel.arm(), module.isArmed]).toEqual([NO_WAKE_FD, false, false]);
+    channel.disarm();
+  });
+});
 
 describe('a request', () => {
   it('goes to the module and ends when the module says so', () => {

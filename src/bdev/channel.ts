@@ -4,7 +4,7 @@
  */
 import { assert } from '../base/assert.ts';
 import type { BdevDescription, ChannelContext, ChannelFactory } from './bdev.ts';
-import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType } from './bdev-io.ts';
+import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
 import { StatsRow } from './bdev-stats.ts';
 
 const IO_TYPE_COUNT = Object.keys(IoType).length;
@@ -51,6 +51,19 @@ export class BdevChannel implements IoAccount {
 
   poll(): number {
     return this.inFlight === 0 || this.#module === null ? 0 : this.#module.poll();
+  }
+
+  /** As the module's: what it says is of use while requests are in flight. */
+  get wakeFd(): number {
+    return this.#module === null ? NO_WAKE_FD : this.#module.wakeFd;
+  }
+
+  arm(): boolean {
+    return this.#module?.arm() ?? false;
+  }
+
+  disarm(): void {
+    this.#module?.disarm();
   }
 
   /** A grown or moved bdev. */

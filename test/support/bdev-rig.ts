@@ -1,6 +1,6 @@
 /** A bdev channel over a module that does what a test tells it to, and owners that keep what they were told. */
 import type { BdevDescription } from '../../src/bdev/bdev.ts';
-import { BdevIo, type IoChannel, type IoOwner, IoStatus, IoType } from '../../src/bdev/bdev-io.ts';
+import { BdevIo, type IoChannel, type IoOwner, IoStatus, IoType, NO_WAKE_FD } from '../../src/bdev/bdev-io.ts';
 import { createStats } from '../../src/bdev/bdev-stats.ts';
 
 export const ALL_IO_TYPES = Object.values(IoType);
@@ -25,6 +25,8 @@ export function describeBdev(parts: Partial<BdevDescription> = {}): BdevDescript
 export class HeldChannel implements IoChannel {
   readonly held: BdevIo[] = [];
   readonly updates: BdevDescription[] = [];
+  wakeFd = NO_WAKE_FD;
+  isArmed = false;
   polls = 0;
   closes = 0;
   /** When set, requests are completed with it inside `submit`. */
@@ -38,6 +40,15 @@ export class HeldChannel implements IoChannel {
   poll(): number {
     this.polls++;
     return 0;
+  }
+
+  arm(): boolean {
+    this.isArmed = true;
+    return false;
+  }
+
+  disarm(): void {
+    this.isArmed = false;
   }
 
   update(description: BdevDescription): void {

@@ -3,7 +3,7 @@
  * says what came back.
  */
 import type { BdevDescription } from '../../src/bdev/bdev.ts';
-import { type BdevIo, type IoChannel, IoStatus, type IoType } from '../../src/bdev/bdev-io.ts';
+import { type BdevIo, type IoChannel, IoStatus, type IoType, NO_WAKE_FD } from '../../src/bdev/bdev-io.ts';
 import { BdevChannel } from '../../src/bdev/channel.ts';
 import { MallocChannel } from '../../src/bdev/modules/malloc/malloc-channel.ts';
 import { BouncePool } from '../../src/scsi/bounce-pool.ts';
@@ -29,6 +29,7 @@ export class TestDisk implements IoChannel {
   isHolding = false;
   /** Completes inside `submit`. */
   isImmediate = false;
+  readonly wakeFd = NO_WAKE_FD;
   readonly bytes: Uint8Array;
   readonly memory: Mapping;
   readonly #views = new MappingViews();
@@ -41,6 +42,12 @@ export class TestDisk implements IoChannel {
     const description = describeBdev({ blockSizeBytes, params: { address: this.memory.address } });
     this.#inner = new MallocChannel(description, { arena });
   }
+
+  arm(): boolean {
+    return this.#inner.arm();
+  }
+
+  disarm(): void {}
 
   submit(io: BdevIo): void {
     this.log.push({ type: io.type, offset: io.offsetBlocks, count: io.countBlocks });

@@ -1,12 +1,13 @@
 /** A RAM disk's channel: every request becomes one operation of the copy engine, run once a round. */
 import { CopyEngine } from '../../../sys/copy-engine.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
-import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
+import { type BdevIo, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from '../../bdev-io.ts';
 
 /** Operations between two runs; the engine runs by itself when more come in one round. */
 const OPERATIONS_PER_RUN_MAX = 1024;
 
 export class MallocChannel implements IoChannel {
+  readonly wakeFd = NO_WAKE_FD;
   readonly #engine: CopyEngine;
   /** Submitted since the last poll, and the list of the poll before it: they change places. */
   #submitted: BdevIo[] = [];
@@ -37,6 +38,12 @@ export class MallocChannel implements IoChannel {
     for (let i = 0; i < count; i++) (completing[i] as BdevIo).complete(IoStatus.success);
     return count;
   }
+
+  arm(): boolean {
+    return this.#count > 0;
+  }
+
+  disarm(): void {}
 
   update(description: BdevDescription): void {
     this.#engine.setDisk(description.params.address as number, description.blockSizeBytes);

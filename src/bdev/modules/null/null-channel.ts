@@ -1,7 +1,9 @@
 /** A null disk's channel: every request succeeds at once; what a read leaves in the buffers is what was there. */
-import { type BdevIo, type IoChannel, IoStatus } from '../../bdev-io.ts';
+import { type BdevIo, type IoChannel, IoStatus, NO_WAKE_FD } from '../../bdev-io.ts';
 
 export class NullChannel implements IoChannel {
+  readonly wakeFd = NO_WAKE_FD;
+
   submit(io: BdevIo): void {
     io.complete(IoStatus.success);
   }
@@ -9,6 +11,12 @@ export class NullChannel implements IoChannel {
   poll(): number {
     return 0;
   }
+
+  arm(): boolean {
+    return false;
+  }
+
+  disarm(): void {}
 
   update(): void {}
 
