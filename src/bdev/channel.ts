@@ -14,6 +14,9 @@ const ADMITTED = 1;
 export class BdevChannel implements IoAccount {
   /** Requests in the module. */
   inFlight = 0;
+  /** Somebody polls. While false, `wake` is called for whatever needs it. */
+  isAwake = true;
+  wake: () => void = () => {};
   /** No new requests: the bdev is gone. */
   isRemoved = false;
   blockCount: number;
@@ -44,6 +47,7 @@ export class BdevChannel implements IoAccount {
   submit(io: BdevIo): void {
     io.account = this;
     this.inFlight++;
+    if (!this.isAwake) this.wake();
     const status = this.#admit(io);
     if (status === ADMITTED && this.#module !== null) this.#module.submit(io);
     else io.complete(status === IoStatus.success ? IoStatus.success : IoStatus.failed);

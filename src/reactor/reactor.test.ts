@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { turns, until } from '../../test/support/waiting.ts';
+import { closeFd, createEventFd, readEventFd, signalEventFd } from '../sys/events.ts';
 import {
   type Drive,
   REACTOR_COUNTERS,
@@ -13,7 +14,9 @@ import {
 } from './reactor.ts';
 
 const opened: Reactor[] = [];
+const fds: number[] = [];
 afterEach(() => {
+  for (const fd of fds.splice(0)) closeFd(fd);
   for (const reactor of opened.splice(0)) reactor.close();
 });
 
@@ -27,12 +30,15 @@ const counterOf = (reactor: Reactor, counter: number): number => reactor.counter
 const isSleeping = (reactor: Reactor): boolean => counterOf(reactor, ReactorCounter.sleeping) === 1;
 
 class FakeSource implements Source {
+  isAwake = false;
+  wake: () => void = () => {};
   isBusy = false;
   /** What `arm` answers, and then false. */
   readonly armAnswers: boolean[] = [];
   /** Work there is. */
   waiting = 0;
   takes = 0;
+  publishes = 0;
   arms = 0;
   disarms = 0;
   onTake: () => void = () => {};
@@ -54,6 +60,7 @@ class FakeSource implements Source {
   }
 
   publish(): void {
+    this.publishes++;
     this.#events.push(`publish ${this.#name}`);
   }
 
@@ -67,6 +74,54 @@ class FakeSource implements Source {
   }
 }
 
+/** A disk that completes when it is told to, and can say so. */
+class FakeDrive implements Drive {
+  isAwake = false;
+  wake: () => void = () => {};
+  inFlight = 0;
+  wakeFd = -1;
+  /** What `arm` answers, and then false. */
+  readonly armAnswers: boolean[] = [];
+  arms = 0;
+  disarms = 0;
+  polls = 0;
+  onPoll: () => number = () => 0;
+
+  poll(): number {
+    this.polls++;
+    return this.onPoll();
+  }
+
+  arm(): boolean {
+    this.arms++;
+    return this.armAnswers.shift() ?? false;
+  }
+
+  disarm(): void {
+    this.disarms++;
+    if (this.wakeFd >= 0) readEventFd(this.wakeFd);
+  }
+
+  submit(): void {
+    this.inFlight++;
+    if (!this.isAwake) this.wake();
+  }
+
+  /** A request ends, which its queue must publish. */
+  complete(source: FakeSource): number {
+    this.inFlight--;
+    if (!source.isAwake) source.wake();
+    return 1;
+  }
+
+  static signalling(): FakeDrive {
+    const drive = new FakeDrive();
+    drive.wakeFd = createEventFd();
+    fds.push(drive.wakeFd);
+    return drive;
+  }
+}
+
 /** Longer than a silent source is polled. */
 const silence = (): Promise<void> => delay((3 * SPIN_NS) / 1e6);
 
@@ -75,10 +130,12 @@ describe('a round', () => {
     const reactor = reactorOf();
     const events: string[] = [];
     const [a, b] = [new FakeSource('a', events), new FakeSource('b', events)];
-    const drive: Drive = { poll: () => events.push('drive') };
+    const drive = new FakeDrive();
+    drive.onPoll = () => events.push('drive');
     reactor.add(a);
     reactor.add(b);
     reactor.addDrive(drive);
+    drive.submit();
     reactor.round();
     expect(events).toEqual(['take a', 'take b', 'drive', 'publish a', 'publish b']);
   });
@@ -87,7 +144,10 @@ describe('a round', () => {
     const reactor = reactorOf();
     const source = new FakeSource();
     reactor.add(source);
-    reactor.addDrive({ poll: () => 5 });
+    const drive = new FakeDrive();
+    drive.onPoll = () => 5;
+    reactor.addDrive(drive);
+    drive.submit();
     source.waiting = 3;
     expect(reactor.round()).toBe(8);
     expect(reactor.round()).toBe(5);
@@ -96,17 +156,17 @@ describe('a round', () => {
   it('leaves out what was removed', () => {
     const reactor = reactorOf();
     const [kept, removed] = [new FakeSource(), new FakeSource()];
-    let polls = 0;
-    const drive: Drive = { poll: () => ++polls };
+    const drive = new FakeDrive();
     reactor.add(kept);
     reactor.add(removed);
     reactor.addDrive(drive);
+    drive.submit();
     reactor.remove(removed);
     reactor.remove(removed);
     reactor.removeDrive(drive);
     reactor.removeDrive(drive);
     reactor.round();
-    expect([kept.takes, removed.takes, polls]).toEqual([1, 0, 0]);
+    expect([kept.takes, removed.takes, drive.polls]).toEqual([1, 0, 0]);
   });
 
   it('goes on with the others when a source removes itself, or is added, in the middle', () => {
@@ -296,22 +356,155 @@ describe('an adaptive reactor', () => {
   });
 });
 
-describe('a reactor in poll mode', () => {
-  it('turns from the start and never sleeps, nor asks for a kick', async () => {
+describe('a drive', () => {
+  it('is polled only while it has something in flight', async () => {
+    const reactor = reactorOf();
+    const [source, drive] = [new FakeSource(), new FakeDrive()];
+    source.isBusy = true;
+    reactor.add(source);
+    reactor.addDrive(drive);
+    reactor.round();
+    expect(drive.polls).toBe(0);
+    drive.submit();
+    reactor.round();
+    expect(drive.polls).toBe(1);
+    drive.complete(source);
+    await until(() => !drive.isAwake, 'the drive to leave');
+    const { polls } = drive;
+    const { takes } = source;
+    await until(() => source.takes > takes + 100, 'rounds without it');
+    expect([drive.polls, drive.arms]).toEqual([polls, 0]);
+  });
+
+  it('that cannot say when something completes keeps the reactor awake, but not its queue', async () => {
+    const reactor = reactorOf();
+    const [source, drive] = [new FakeSource(), new FakeDrive()];
+    reactor.add(source);
+    reactor.addDrive(drive);
+    drive.submit();
+    await until(() => !source.isAwake, 'the queue to wait for its kick');
+    await silence();
+    await turns();
+    expect([isSleeping(reactor), source.arms, drive.arms]).toEqual([false, 1, 0]);
+    const { publishes } = source;
+    drive.onPoll = () => (drive.inFlight > 0 ? drive.complete(source) : 0);
+    await until(() => source.publishes > publishes, 'publishing of what completed');
+    await until(() => isSleeping(reactor), 'sleep');
+  });
+
+  it('that can say so lets the reactor sleep with requests in flight, and is woken by what completes', async () => {
+    const reactor = reactorOf();
+    const [source, drive] = [new FakeSource(), FakeDrive.signalling()];
+    reactor.add(source);
+    reactor.addDrive(drive);
+    for (let i = 1; i <= 3; i++) {
+      drive.onPoll = () => 0;
+      drive.submit();
+      await until(() => isSleeping(reactor), 'sleep');
+      const turned = counterOf(reactor, ReactorCounter.turns);
+      await turns();
+      expect([drive.arms, drive.isAwake, counterOf(reactor, ReactorCounter.turns)]).toEqual([i, false, turned]);
+      const { publishes } = source;
+      drive.onPoll = () => (drive.inFlight > 0 ? drive.complete(source) : 0);
+      signalEventFd(drive.wakeFd);
+      await until(() => source.publishes > publishes, 'publishing of what completed');
+      expect(drive.disarms).toBe(i);
+      await until(() => isSleeping(reactor), 'sleep');
+    }
+  });
+
+  it('that has something to poll for when it is asked stays', async () => {
+    const reactor = reactorOf();
+    const drive = FakeDrive.signalling();
+    drive.armAnswers.push(true, true);
+    reactor.addDrive(drive);
+    drive.submit();
+    await until(() => isSleeping(reactor), 'sleep');
+    expect([drive.arms, drive.disarms]).toEqual([3, 2]);
+  });
+
+  it('is woken by a new request while it waits for an old one', async () => {
+    const reactor = reactorOf();
+    const drive = FakeDrive.signalling();
+    reactor.addDrive(drive);
+    drive.submit();
+    await until(() => isSleeping(reactor), 'sleep');
+    const { polls } = drive;
+    drive.submit();
+    await until(() => drive.polls > polls, 'poll');
+    await until(() => isSleeping(reactor), 'sleep');
+    expect([drive.arms, drive.disarms]).toEqual([2, 1]);
+  });
+
+  it('is polled rather than waited for while a queue is awake', async () => {
+    const reactor = reactorOf();
+    const [source, drive] = [new FakeSource(), FakeDrive.signalling()];
+    source.isBusy = true;
+    reactor.add(source);
+    reactor.addDrive(drive);
+    drive.submit();
+    await silence();
+    await turns();
+    expect([drive.isAwake, drive.arms]).toEqual([true, 0]);
+  });
+
+  it('is not watched any more once it was removed', async () => {
+    const reactor = reactorOf();
+    const drive = FakeDrive.signalling();
+    reactor.addDrive(drive);
+    drive.submit();
+    await until(() => isSleeping(reactor), 'sleep');
+    reactor.removeDrive(drive);
+    signalEventFd(drive.wakeFd);
+    drive.submit();
+    await turns();
+    expect([isSleeping(reactor), drive.disarms]).toEqual([true, 1]);
+  });
+});
+
+describe('a source in poll mode', () => {
+  it('is never asked to wait for a kick, and keeps the reactor awake until it is removed', async () => {
     const reactor = reactorOf('poll');
     const source = new FakeSource();
-    expect(isSleeping(reactor)).toBe(false);
+    expect(isSleeping(reactor)).toBe(true);
     reactor.add(source);
     await silence();
     await until(() => counterOf(reactor, ReactorCounter.turns) > 5, 'turns');
     expect([isSleeping(reactor), source.arms]).toEqual([false, 0]);
     reactor.remove(source);
-    await silence();
-    expect(isSleeping(reactor)).toBe(false);
+    await until(() => isSleeping(reactor), 'sleep');
+  });
+
+  it('may have neighbours in other modes', async () => {
+    const reactor = reactorOf('adaptive');
+    const [polled, silent] = [new FakeSource(), new FakeSource()];
+    reactor.add(polled, 'poll');
+    reactor.add(silent);
+    await until(() => !silent.isAwake, 'the silent one to leave');
+    expect([polled.arms, isSleeping(reactor)]).toEqual([0, false]);
   });
 });
 
-describe('a reactor in interrupt mode', () => {
+describe('a source whose mode changes', () => {
+  it('to poll comes back, and to another may leave again', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    reactor.setMode(source, 'poll');
+    const { takes } = source;
+    await silence();
+    await until(() => source.takes > takes, 'rounds');
+    expect([isSleeping(reactor), source.arms]).toEqual([false, 1]);
+    reactor.setMode(source, 'interrupt');
+    await until(() => isSleeping(reactor), 'sleep');
+    expect(source.arms).toBe(2);
+    reactor.setMode(new FakeSource(), 'poll');
+    expect(isSleeping(reactor)).toBe(true);
+  });
+});
+
+describe('a source in interrupt mode', () => {
   it('asks for a kick as soon as there is no work', async () => {
     const reactor = reactorOf('interrupt');
     const source = new FakeSource();

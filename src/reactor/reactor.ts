@@ -3,19 +3,29 @@
  * and makes completions visible, in rounds; a burst of rounds, then one turn of the thread's event loop, in which
  * messages, sockets and promises live.
  *
- * A source that was silent for `spinNs` leaves the round and waits for its kick (`arm`, look again); when none is left
- * the thread sleeps in its event loop and costs nothing. `wake` brings a source back.
+ * Only what is awake is in the rounds, so that idle queues and disks cost nothing. A source that was silent for
+ * `SPIN_NS` leaves and waits for its kick (`arm`, look again), whether or not requests of its are in flight: their
+ * completion brings it back. A drive leaves when nothing is in flight, or, once no source is awake, when it can say
+ * that something completed (`wakeFd`). When nothing is left the thread sleeps in its event loop.
  */
-import { LoopTurn } from '../sys/events.ts';
+import { FdSet, LoopTurn } from '../sys/events.ts';
 import { clockNs } from '../sys/thread.ts';
 
+/** What takes part in the rounds while it is awake. */
+interface Member {
+  /** Written by the reactor alone. While false, whatever gives it something to do in a round must call `wake`. */
+  isAwake: boolean;
+  /** Set by the reactor. */
+  wake: () => void;
+}
+
 /** Something that brings work: a virtqueue. */
-export interface Source {
+export interface Source extends Member {
   /** Takes new requests. Returns how many. */
   take(): number;
   /** Makes what completed visible to the driver. */
   publish(): void;
-  /** True when it must stay in the round: work in flight, or a driver that never kicks. */
+  /** True when no kick and no completion would bring it back: a driver that never kicks, a request that waits. */
   readonly isBusy: boolean;
   /** Asks to be woken by a kick. True when work came meanwhile: then it stays in the round. */
   arm(): boolean;
@@ -24,12 +34,19 @@ export interface Source {
 }
 
 /** Something that carries work out: a bdev channel. */
-export interface Drive {
+export interface Drive extends Member {
   /** Carries out what was submitted and reaps. Returns how many completed. */
   poll(): number;
+  /** Requests submitted and not completed. */
+  readonly inFlight: number;
+  /** Readable, from `arm` to `disarm`, when a request may have completed. Negative: completions need polling. */
+  readonly wakeFd: number;
+  /** Asks for `wakeFd`. True when there is something to poll for already. */
+  arm(): boolean;
+  disarm(): void;
 }
 
-/** `poll` never sleeps, `adaptive` sleeps after `spinNs` of silence, `interrupt` as soon as it can. */
+/** `poll` never sleeps, `adaptive` sleeps after `SPIN_NS` of silence, `interrupt` as soon as it can. */
 export type ReactorMode = 'poll' | 'adaptive' | 'interrupt';
 
 /** How long a silent source is polled before it waits for its kick. */
@@ -43,24 +60,44 @@ const BURST_NS = 500_000;
 export const ReactorCounter = { busyNs: 0, idleNs: 1, lastClockNs: 2, sleeping: 3, threadId: 4, turns: 5 } as const;
 export const REACTOR_COUNTERS = 8;
 
-class Slot {
+class SourceSlot {
   readonly source: Source;
-  isAwake = true;
+  mode: ReactorMode;
+  didWork = false;
+  lastWorkNs: number;
+
+  constructor(source: Source, mode: ReactorMode, nowNs: number) {
+    this.source = source;
+    this.mode = mode;
+    this.lastWorkNs = nowNs;
+  }
+}
+
+class DriveSlot {
+  readonly drive: Drive;
   didWork = false;
   lastWorkNs = 0;
+  /** Descriptor that is watched while it sleeps with requests in flight. */
+  watchedFd = -1;
 
-  constructor(source: Source) {
-    this.source = source;
+  constructor(drive: Drive) {
+    this.drive = drive;
   }
 }
 
 export class Reactor {
   readonly counters: Float64Array;
-  #mode: ReactorMode;
+  /** What wakes the thread. Users add their own descriptors. */
+  readonly fdSet = new FdSet();
+  /** Of sources that have none of their own. */
+  readonly #mode: ReactorMode;
   readonly #turn: LoopTurn;
-  #awake: Slot[] = [];
-  readonly #slots = new Map<Source, Slot>();
-  #drives: Drive[] = [];
+  #awake: SourceSlot[] = [];
+  #driven: DriveSlot[] = [];
+  readonly #sources = new Map<Source, SourceSlot>();
+  readonly #drives = new Map<Drive, DriveSlot>();
+  /** Sources that are polled for a while before they wait. While there are any, so are drives. */
+  #spinning = 0;
   #isTurning = false;
 
   constructor(mode: ReactorMode, counters: Float64Array) {
@@ -69,64 +106,89 @@ export class Reactor {
     this.#turn = new LoopTurn(() => this.#burst());
     counters[ReactorCounter.lastClockNs] = clockNs();
     counters[ReactorCounter.sleeping] = 1;
-    if (mode === 'poll') this.#startTurning();
   }
 
-  add(source: Source): void {
-    const slot = new Slot(source);
-    slot.lastWorkNs = clockNs();
-    this.#slots.set(source, slot);
-    this.#awake.push(slot);
-    source.disarm();
-    this.#startTurning();
+  add(source: Source, mode: ReactorMode = this.#mode): void {
+    const slot = new SourceSlot(source, mode, clockNs());
+    this.#sources.set(source, slot);
+    this.#countSpinning();
+    source.wake = () => this.#wakeSource(slot);
+    source.isAwake = false;
+    this.#wakeSource(slot);
   }
 
   remove(source: Source): void {
-    const slot = this.#slots.get(source);
+    const slot = this.#sources.get(source);
     if (slot === undefined) return;
-    this.#slots.delete(source);
+    this.#sources.delete(source);
+    this.#countSpinning();
+    source.wake = doNothing;
+    source.isAwake = false;
     this.#awake = this.#awake.filter((other) => other !== slot);
   }
 
+  /** Takes effect at once, also for a source that sleeps. */
+  setMode(source: Source, mode: ReactorMode): void {
+    const slot = this.#sources.get(source);
+    if (slot === undefined) return;
+    slot.mode = mode;
+    this.#countSpinning();
+    this.#wakeSource(slot);
+  }
+
   addDrive(drive: Drive): void {
-    this.#drives = [...this.#drives, drive];
+    const slot = new DriveSlot(drive);
+    this.#drives.set(drive, slot);
+    drive.wake = () => this.#wakeDrive(slot);
+    drive.isAwake = false;
+    if (drive.inFlight > 0) this.#wakeDrive(slot);
   }
 
   removeDrive(drive: Drive): void {
-    this.#drives = this.#drives.filter((other) => other !== drive);
+    const slot = this.#drives.get(drive);
+    if (slot === undefined) return;
+    this.#drives.delete(drive);
+    this.#unwatch(slot);
+    drive.wake = doNothing;
+    drive.isAwake = false;
+    this.#driven = this.#driven.filter((other) => other !== slot);
   }
 
   /** A kick came, or the source has something else to do. */
   wake(source: Source): void {
-    const slot = this.#slots.get(source);
-    if (slot === undefined || slot.isAwake) return;
-    slot.isAwake = true;
-    slot.lastWorkNs = clockNs();
-    source.disarm();
-    this.#awake.push(slot);
-    this.#startTurning();
+    const slot = this.#sources.get(source);
+    if (slot !== undefined) this.#wakeSource(slot);
   }
 
   close(): void {
     this.#turn.stop();
     this.#turn.close();
+    this.fdSet.close();
   }
 
   /** One round over everything that is awake. Returns the work done: 0 means silence. Public for tests. */
   round(): number {
     const awake = this.#awake;
-    const drives = this.#drives;
+    const driven = this.#driven;
     let work = 0;
     for (let i = 0; i < awake.length; i++) {
-      const slot = awake[i] as Slot;
+      const slot = awake[i] as SourceSlot;
       const taken = slot.source.take();
       if (taken > 0) {
         slot.didWork = true;
         work += taken;
       }
     }
-    for (let i = 0; i < drives.length; i++) work += (drives[i] as Drive).poll();
-    for (let i = 0; i < awake.length; i++) (awake[i] as Slot).source.publish();
+    for (let i = 0; i < driven.length; i++) {
+      const slot = driven[i] as DriveSlot;
+      const completed = slot.drive.poll();
+      if (completed > 0) {
+        slot.didWork = true;
+        work += completed;
+      }
+    }
+    // Completions may have woken sources, which are at the end of the list now.
+    for (let i = 0; i < awake.length; i++) (awake[i] as SourceSlot).source.publish();
     return work;
   }
 
@@ -143,34 +205,104 @@ export class Reactor {
       counters[counter] = (counters[counter] as number) + (now - last);
       counters[ReactorCounter.lastClockNs] = now;
       last = now;
-      if (this.#mode !== 'poll') this.#settle(now);
+      this.#settleSources(now);
+      this.#settleDrives(now);
+      if (this.#awake.length === 0 && this.#driven.length === 0) this.#stopTurning();
       if (!this.#isTurning || now - start > BURST_NS) return;
     }
   }
 
   /** Lets silent sources wait for their kicks. */
-  #settle(nowNs: number): void {
-    const spinNs = this.#mode === 'interrupt' ? 0 : SPIN_NS;
+  #settleSources(nowNs: number): void {
     const awake = this.#awake;
     let kept = 0;
     for (let i = 0; i < awake.length; i++) {
-      const slot = awake[i] as Slot;
-      const source = slot.source;
-      if (slot.didWork) {
-        slot.didWork = false;
-        slot.lastWorkNs = nowNs;
-      } else if (nowNs - slot.lastWorkNs > spinNs && !source.isBusy) {
-        if (!source.arm()) {
-          slot.isAwake = false;
-          continue;
-        }
-        source.disarm();
-        slot.lastWorkNs = nowNs;
-      }
-      awake[kept++] = slot;
+      const slot = awake[i] as SourceSlot;
+      if (!this.#leaves(slot, nowNs)) awake[kept++] = slot;
     }
     awake.length = kept;
-    if (kept === 0) this.#stopTurning();
+  }
+
+  #leaves(slot: SourceSlot, nowNs: number): boolean {
+    const { source, mode } = slot;
+    if (slot.didWork) {
+      slot.didWork = false;
+      slot.lastWorkNs = nowNs;
+    }
+    const spinNs = mode === 'interrupt' ? 0 : SPIN_NS;
+    if (mode === 'poll' || nowNs - slot.lastWorkNs < spinNs || source.isBusy) return false;
+    if (source.arm()) {
+      source.disarm();
+      slot.lastWorkNs = nowNs;
+      return false;
+    }
+    source.isAwake = false;
+    return true;
+  }
+
+  /** Lets drives go that have nothing to do, or that will say so when they have. */
+  #settleDrives(nowNs: number): void {
+    const driven = this.#driven;
+    let kept = 0;
+    for (let i = 0; i < driven.length; i++) {
+      const slot = driven[i] as DriveSlot;
+      if (!this.#isSilent(slot, nowNs)) driven[kept++] = slot;
+    }
+    driven.length = kept;
+  }
+
+  #isSilent(slot: DriveSlot, nowNs: number): boolean {
+    const { drive } = slot;
+    if (slot.didWork) {
+      slot.didWork = false;
+      slot.lastWorkNs = nowNs;
+    }
+    if (this.#spinning > 0 && nowNs - slot.lastWorkNs < SPIN_NS) return false;
+    if (drive.inFlight > 0) {
+      // While a source is polled, polling the drive too costs less than being woken.
+      if (this.#awake.length > 0 || drive.wakeFd < 0) return false;
+      if (drive.arm()) {
+        drive.disarm();
+        slot.lastWorkNs = nowNs;
+        return false;
+      }
+      slot.watchedFd = drive.wakeFd;
+      this.fdSet.add(slot.watchedFd, () => this.#wakeDrive(slot));
+    }
+    drive.isAwake = false;
+    return true;
+  }
+
+  #countSpinning(): void {
+    this.#spinning = 0;
+    for (const { mode } of this.#sources.values()) if (mode !== 'interrupt') this.#spinning++;
+  }
+
+  #wakeSource(slot: SourceSlot): void {
+    const { source } = slot;
+    if (source.isAwake) return;
+    source.isAwake = true;
+    slot.lastWorkNs = clockNs();
+    source.disarm();
+    this.#awake.push(slot);
+    this.#startTurning();
+  }
+
+  #wakeDrive(slot: DriveSlot): void {
+    const { drive } = slot;
+    if (drive.isAwake) return;
+    drive.isAwake = true;
+    slot.lastWorkNs = clockNs();
+    this.#unwatch(slot);
+    this.#driven.push(slot);
+    this.#startTurning();
+  }
+
+  #unwatch(slot: DriveSlot): void {
+    if (slot.watchedFd < 0) return;
+    this.fdSet.remove(slot.watchedFd);
+    slot.watchedFd = -1;
+    slot.drive.disarm();
   }
 
   #startTurning(): void {
@@ -191,3 +323,5 @@ export class Reactor {
     this.#turn.stop();
   }
 }
+
+function doNothing(): void {}

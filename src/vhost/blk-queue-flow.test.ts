@@ -364,12 +364,26 @@ describe('as a source of its reactor', () => {
     expect(rigOf({ canSleep: false }).queue.isBusy).toBe(true);
     const rig = rigOf();
     expect(rig.queue.isBusy).toBe(false);
+    // A request in flight does not: its completion wakes the queue.
     rig.request(IN, 0, { inBytes: 512 });
     rig.round();
-    expect(rig.queue.isBusy).toBe(true);
+    expect(rig.queue.isBusy).toBe(false);
+    let wakes = 0;
+    rig.queue.isAwake = false;
+    rig.queue.wake = () => wakes++;
+    rig.module.complete();
+    expect(wakes).toBe(1);
+  });
+
+  it('does not stay awake for requests that it will not take any more', () => {
+    const rig = rigOf();
+    rig.request(IN, 0, { inBytes: 512 });
+    rig.round();
+    void rig.queue.stop();
+    rig.request(IN, 0, { inBytes: 512 });
+    expect(rig.queue.arm()).toBe(false);
     rig.module.complete();
     rig.round();
-    expect(rig.queue.isBusy).toBe(false);
   });
 
   it('asks for kicks when it is armed, and counts them', () => {

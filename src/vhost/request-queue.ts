@@ -33,6 +33,8 @@ export interface QueueOptions {
 export abstract class RequestQueue implements Source {
   readonly index: number;
   callFd: number;
+  isAwake = true;
+  wake: () => void = () => {};
   /** The controller was deleted under its guest: every request fails. */
   isDetached = false;
   protected readonly memory: GuestMemory;
@@ -96,11 +98,11 @@ export abstract class RequestQueue implements Source {
   }
 
   get isBusy(): boolean {
-    return !this.#canSleep || this.#isStarved || this.ring.inFlightCount > 0;
+    return !this.#canSleep || this.#isStarved;
   }
 
   arm(): boolean {
-    return this.ring.armKick();
+    return !this.#isStopping && this.ring.armKick();
   }
 
   disarm(): void {
@@ -130,6 +132,8 @@ export abstract class RequestQueue implements Source {
   /** Returns a chain to the driver; `lengthBytes` of its writable part were written. */
   protected complete(head: number, lengthBytes: number): void {
     this.ring.push(head, lengthBytes);
+    // It waits for its kick, and has something to publish.
+    if (!this.isAwake) this.wake();
   }
 
   /** A chain that cannot carry an answer is given back empty. */

@@ -105,6 +105,10 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     return super.take();
   }
 
+  override get isBusy(): boolean {
+    return this.#retryCount > 0 || super.isBusy;
+  }
+
   /** Tasks that wait for segment lists come first. */
   protected override wantsMore(): boolean {
     return this.#retryCount === 0;

@@ -12,7 +12,6 @@ import type { BdevDescription } from '../bdev/bdev.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor } from '../reactor/reactor.ts';
-import { FdSet } from '../sys/events.ts';
 import { IovArena } from '../sys/iov-arena.ts';
 import { NO_FD, type VringStart } from '../vhost-user/device.ts';
 import { SplitRing } from '../virtio/split-ring.ts';
@@ -99,7 +98,6 @@ class Service {
   readonly #reactor: Reactor;
   readonly #log: Logger;
   readonly #arena = new IovArena();
-  readonly #kicks = new FdSet();
   readonly #running = new Map<string, Running>();
   readonly #memories = new Map<string, SharedMemory>();
   readonly #channels: ChannelTable;
@@ -145,7 +143,7 @@ class Service {
   #watchKick(kickFd: number, queue: OpenQueue['queue']): void {
     if (kickFd === NO_FD) return;
     // Edge-triggered: every kick is one event, and the descriptor, which is the peer's too, is never read.
-    this.#kicks.add(
+    this.#reactor.fdSet.add(
       kickFd,
       () => {
         queue.kicked();
@@ -159,7 +157,7 @@ class Service {
     const key = keyOf(call.sessionId, call.index);
     const running = this.#running.get(key);
     if (running === undefined) throw new TargetError('ENODEV', `queue ${key} is not running`);
-    if (running.kickFd !== NO_FD) this.#kicks.remove(running.kickFd);
+    if (running.kickFd !== NO_FD) this.#reactor.fdSet.remove(running.kickFd);
     const nextAvail = await running.queue.stop();
     this.#reactor.remove(running.queue);
     this.#running.delete(key);
