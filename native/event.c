@@ -4,10 +4,13 @@
 // prototypes below are part of its stable ABI (handles are opaque here: uv_handle_size gives their size).
 #include "addon.h"
 
+#include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 typedef struct uv_handle_s uv_handle_t;
@@ -201,13 +204,51 @@ static napi_value event_fd_create(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(fd < 0 ? -errno : fd);
 }
 
-// eventFdSignal(fd): 0. A full counter counts as signalled.
+// A peer's eventfd is signalled without ever waiting for the peer. write(2) would wait: the peer may fill the counter
+// and clear O_NONBLOCK, which is a flag of the shared description, between any check and the write. The kernel's own
+// signalling never waits, and the end of an asynchronous read does it for whatever eventfd the request names
+// (IOCB_FLAG_RESFD): a read of nothing from /dev/null, which ends inside io_submit. One context a thread.
+static _Thread_local struct {
+  aio_context_t context;
+  int null_fd;
+  int error; // why there is no context
+} signaller;
+
+// Head of the ring of completions at the context's address: struct aio_ring of the kernel's fs/aio.c.
+struct completions {
+  uint32_t id, entries, head, tail;
+};
+
+static void signaller_open(void) {
+  signaller.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (signaller.null_fd >= 0 && syscall(SYS_io_setup, 1, &signaller.context) == 0) return;
+  signaller.error = -errno;
+  if (signaller.null_fd >= 0) close(signaller.null_fd);
+}
+
+static void signaller_close(void *data) {
+  (void)data;
+  if (signaller.context == 0) return;
+  syscall(SYS_io_destroy, signaller.context);
+  close(signaller.null_fd);
+  signaller.context = 0;
+}
+
+// eventFdSignal(fd): 0. Never waits: a counter that is full counts as signalled.
 static napi_value event_fd_signal(napi_env env, napi_callback_info info) {
   ADDON_ARGS(1);
   int32_t fd;
   if (!addon_i32(env, argv[0], &fd)) return addon_throw(env, "fd must be an integer");
-  uint64_t one = 1;
-  return ADDON_RESULT(write(fd, &one, sizeof one) < 0 && errno != EAGAIN ? -errno : 0);
+  if (signaller.context == 0) return ADDON_RESULT(signaller.error);
+  struct iocb read = {
+      .aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = signaller.null_fd, .aio_flags = IOCB_FLAG_RESFD, .aio_resfd = fd};
+  struct iocb *reads[] = {&read};
+  long result = syscall(SYS_io_submit, signaller.context, 1, reads);
+  int error = errno;
+  // The completion is of no use: drop it, or the ring fills up. Only this thread adds any.
+  struct completions *done = (struct completions *)signaller.context;
+  done->head = done->tail;
+  return ADDON_RESULT(result < 0 ? -error : 0);
 }
 
 // eventFdRead(fd): the counter, or -EAGAIN
@@ -220,6 +261,8 @@ static napi_value event_fd_read(napi_env env, napi_callback_info info) {
 }
 
 void event_exports(napi_env env, napi_value exports) {
+  signaller_open();
+  napi_add_env_cleanup_hook(env, signaller_close, NULL);
   addon_export(env, exports, "fdSetCreate", fd_set_create);
   addon_export(env, exports, "fdSetControl", fd_set_control);
   addon_export(env, exports, "turnCreate", turn_create);

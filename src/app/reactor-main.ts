@@ -5,6 +5,7 @@ import type { LogFields, Logger, LogLevel } from '../base/log.ts';
 import { serveMailbox } from '../reactor/mailbox.ts';
 import { Reactor, ReactorCounter } from '../reactor/reactor.ts';
 import type { ReactorLogLine, ReactorStart } from '../reactor/reactor-thread.ts';
+import { checkSignalling } from '../sys/events.ts';
 import { nameThread, pinToCore, threadId } from '../sys/thread.ts';
 import { createVringService } from '../vhost/vring-service.ts';
 
@@ -25,7 +26,10 @@ counters[ReactorCounter.threadId] = threadId();
 const reactor = new Reactor(start.mode, counters);
 
 serveMailbox(port, {
-  'reactor.start': () => pinToCore(start.core),
+  'reactor.start': () => {
+    pinToCore(start.core);
+    checkSignalling();
+  },
   'reactor.stop': () => reactor.close(),
   ...createVringService(reactor, start.index, log),
 });

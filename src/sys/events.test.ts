@@ -1,5 +1,6 @@
 /** Watched descriptors and the loop's turn, in this thread and in threads that end. */
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { closeSync, constants, openSync, readFileSync, writeSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';
@@ -50,10 +51,31 @@ describe('event descriptors', () => {
     expect(signalEventFd(fd)).toBe(0);
   });
 
+  it('are signalled without waiting even when the peer has made them blocking, too', async () => {
+    const fd = eventFd();
+    // A process gets its standard input in blocking mode: the flag belongs to the description, which both share.
+    spawnSync('true', { stdio: [fd, 'ignore', 'ignore'] });
+    const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1];
+    expect(Number.parseInt(flags ?? '', 8) & constants.O_NONBLOCK).toBe(0);
+    writeSync(fd, Uint8Array.from([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]));
+    const { message, exit } = startThread(`
+      const { signalEventFd } = await import(url('sys/events.ts'));
+      let worst = 0;
+      for (let i = 0; i < 1000; i++) worst = Math.min(worst, signalEventFd(${fd}));
+      post(worst);
+    `);
+    const waited = new Promise((resolve) => setTimeout(resolve, 20_000, 'it waits').unref());
+    const outcome = await Promise.race([message, waited]);
+    // Lets a thread go that waits.
+    readEventFd(fd);
+    expect(outcome).toBe(0);
+    expect(await exit).toBe(0);
+  });
+
   it('that are something else give an error, not an exception', () => {
-    const readOnly = openSync('/dev/null', 'r');
-    cleanups.push(() => closeSync(readOnly));
-    expect(signalEventFd(readOnly)).toBe(Errno.EBADF);
+    const file = openSync('/dev/null', 'r+');
+    cleanups.push(() => closeSync(file));
+    expect(signalEventFd(file)).toBe(Errno.EINVAL);
     expect(signalEventFd(99_999)).toBe(Errno.EBADF);
     expect(readEventFd(99_999)).toBe(Errno.EBADF);
   });

@@ -118,8 +118,19 @@ export function createEventFd(): number {
   return checkErrno(native.eventFdCreate(), 'cannot create an eventfd');
 }
 
-/** Adds 1. Returns 0 or a negative errno: a peer's descriptor may be anything. No allocation, for the data path. */
+/**
+ * Adds 1 and never waits, whatever a peer did to the descriptor. Returns 0 or a negative errno: `-EINVAL` for what is
+ * not an eventfd, `-EBADF` for what is not open. No allocation, for the data path.
+ */
 export const signalEventFd = native.eventFdSignal;
+
+/** Throws, with what to do, when this thread cannot signal an eventfd. */
+export function checkSignalling(): void {
+  const fd = createEventFd();
+  const result = signalEventFd(fd);
+  closeFd(fd);
+  checkErrno(result, 'cannot signal event descriptors (kernel with CONFIG_AIO; a larger fs.aio-max-nr for EAGAIN)');
+}
 
 /** Takes the counter. Returns it, or a negative errno (`-EAGAIN` when 0). */
 export const readEventFd = native.eventFdRead;

@@ -7,14 +7,27 @@ import { openFdCount } from '../../test/support/descriptors.ts';
 import { turns, until } from '../../test/support/waiting.ts';
 import { TargetError } from '../base/errors.ts';
 import { MessageReader } from '../initiator/message-reader.ts';
-import { closeFd, createEventFd, FdSet, signalEventFd } from '../sys/events.ts';
+import { closeFd, createEventFd, type FdHandler, FdSet, signalEventFd, type WatchOptions } from '../sys/events.ts';
 import { sendMessage, socketPair } from '../sys/socket.ts';
 import { Connection, type Message } from './connection.ts';
 import { encodeMessage, Header, HeaderFlag, PAYLOAD_BYTES_MAX } from './messages.ts';
 
+/** Counts what it reports. */
+class CountingFdSet extends FdSet {
+  events = 0;
+
+  override add(fd: number, handler: FdHandler, options?: WatchOptions): void {
+    const counting: FdHandler = (events) => {
+      this.events++;
+      handler(events);
+    };
+    super.add(fd, counting, options);
+  }
+}
+
 /** One connection with a bare socket at the other end. */
 class Rig {
-  readonly fdSet = new FdSet();
+  readonly fdSet = new CountingFdSet();
   readonly messages: { code: number; flags: number; payload: number[]; fdCount: number }[] = [];
   readonly closes: (TargetError | undefined)[] = [];
   readonly connection: Connection;
@@ -181,6 +194,20 @@ describe('reading', () => {
     expect(await rig.closed()).toBeUndefined();
     await turns();
     expect(rig.messages).toHaveLength(1);
+  });
+
+  it('sleeps while a handler works, though the peer is gone', async () => {
+    const gate = Promise.withResolvers<void>();
+    rig.handler = () => gate.promise;
+    sendMessage(rig.peer, encodeMessage(1, 0, bytesOf(4)));
+    await until(() => rig.messages.length === 1, 'message');
+    rig.closePeer();
+    await turns(20);
+    // The message, and the hang-up once, not in every turn of the loop.
+    expect(rig.fdSet.events).toBeLessThanOrEqual(3);
+    expect(rig.closes).toHaveLength(0);
+    gate.resolve();
+    expect(await rig.closed()).toBeUndefined();
   });
 
   it('does not read on while a handler works, though the peer is gone', async () => {

@@ -117,7 +117,9 @@ export class Connection {
   }
 
   #watch(): void {
-    this.#fdSet.change(this.#fd, { readable: !this.#isHandling, writable: this.#unsent.length > 0 });
+    // A hang-up cannot be masked, and lasts: while nobody acts on it, it is to be reported once.
+    const edge = this.#isHandling;
+    this.#fdSet.change(this.#fd, { readable: !edge, writable: this.#unsent.length > 0, edge });
   }
 
   /** One whole message, or null when more bytes must come first (or the connection ended). */

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';
+import { runModule, sourceUrl } from '../../test/support/processes.ts';
 import { turns, until } from '../../test/support/waiting.ts';
 import { closeFd, FdSet } from '../sys/events.ts';
 import { connectUnix, listenUnix } from '../sys/socket.ts';
@@ -34,7 +35,8 @@ function owned(fd: number): number {
 /** A listener that keeps the connections it gets. */
 function listen(): { listener: ControllerListener; accepted: number[] } {
   const accepted: number[] = [];
-  return { accepted, listener: new ControllerListener(path, fdSet, (fd) => accepted.push(owned(fd))) };
+  const handlers = { onConnection: (fd: number) => accepted.push(owned(fd)), onError: () => {} };
+  return { accepted, listener: new ControllerListener(path, fdSet, handlers) };
 }
 
 describe('a controller’s socket', () => {
@@ -100,6 +102,45 @@ describe('a controller’s socket', () => {
     expect(() => listen()).toThrow(expect.objectContaining({ code: 'ENOENT' }));
     expect(openFdCount()).toBe(before);
     path = join(directory, 'vhost.0');
+  });
+
+  it('waits, rather than spins, while there are no descriptors for a connection, and takes it then', () => {
+    const { stdout, stderr } = runModule(
+      `
+      import { setTimeout as delay } from 'node:timers/promises';
+      const { closeFd, createEventFd, FdSet } = await import('${sourceUrl('sys/events.ts')}');
+      const { connectUnix } = await import('${sourceUrl('sys/socket.ts')}');
+      const { ControllerListener } = await import('${sourceUrl('vhost/controller-listener.ts')}');
+      const errors = [];
+      let connections = 0;
+      const fdSet = new FdSet();
+      const listener = new ControllerListener('${path}', fdSet, {
+        onConnection: () => connections++,
+        onError: (error) => errors.push(error.code),
+      });
+      connectUnix('${path}');
+      const fillers = [];
+      try {
+        for (;;) fillers.push(createEventFd());
+      } catch {}
+      await delay(1000);
+      const during = { connections, errors: errors.length, codes: [...new Set(errors)] };
+      for (const fd of fillers) closeFd(fd);
+      while (connections === 0) await delay(10);
+      listener.close();
+      fdSet.close();
+      console.log(JSON.stringify({ during, connections }));
+    `,
+      100,
+    );
+    expect(stderr).toBe('');
+    const { during, connections } = JSON.parse(stdout) as {
+      during: { connections: number; errors: number; codes: string[] };
+      connections: number;
+    };
+    expect([during.connections, during.codes, connections]).toEqual([0, ['EMFILE'], 1]);
+    // A thread that spins tries tens of thousands of times in a second.
+    expect(during.errors).toBeLessThan(50);
   });
 
   it('may be gone already when it is closed', () => {

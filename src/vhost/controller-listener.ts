@@ -1,29 +1,50 @@
 /** The listening socket of a controller: made safely, removed at the end. */
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
-import { TargetError } from '../base/errors.ts';
+import { Errno, errnoName, strerror, TargetError } from '../base/errors.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { acceptUnix, connectUnix, listenUnix } from '../sys/socket.ts';
 
 const SOCKET_MODE = 0o600;
+/** Time until accepting is tried again after it failed, most likely for want of descriptors. */
+const ACCEPT_RETRY_MS = 200;
+
+export interface ListenerHandlers {
+  /** Takes the descriptor over. */
+  onConnection(fd: number): void;
+  /** A connection waits, and cannot be accepted yet. */
+  onError(error: TargetError): void;
+}
 
 export class ControllerListener {
   readonly path: string;
   readonly #fd: number;
   readonly #fdSet: FdSet;
+  readonly #handlers: ListenerHandlers;
+  #retry: NodeJS.Timeout | null = null;
 
   /** Throws `EADDRINUSE` when a living process listens on `path`, `EEXIST` when the file is not a socket. */
-  constructor(path: string, fdSet: FdSet, onConnection: (fd: number) => void) {
+  constructor(path: string, fdSet: FdSet, handlers: ListenerHandlers) {
     removeStaleSocket(path);
     this.path = path;
     this.#fd = listenUnix(path);
     chmodSync(path, SOCKET_MODE);
     this.#fdSet = fdSet;
-    fdSet.add(this.#fd, () => {
-      for (let fd = acceptUnix(this.#fd); fd >= 0; fd = acceptUnix(this.#fd)) onConnection(fd);
-    });
+    this.#handlers = handlers;
+    fdSet.add(this.#fd, () => this.#accept());
+  }
+
+  #accept(): void {
+    let fd = acceptUnix(this.#fd);
+    for (; fd >= 0; fd = acceptUnix(this.#fd)) this.#handlers.onConnection(fd);
+    if (fd === Errno.EAGAIN) return;
+    // The connection stays in the backlog and the socket readable: watching on would keep the thread busy for nothing.
+    this.#handlers.onError(new TargetError(errnoName(fd), `cannot accept a front-end: ${strerror(fd)}`, { errno: fd }));
+    this.#fdSet.change(this.#fd, { readable: false });
+    this.#retry = setTimeout(() => this.#fdSet.change(this.#fd, {}), ACCEPT_RETRY_MS);
   }
 
   close(): void {
+    if (this.#retry !== null) clearTimeout(this.#retry);
     this.#fdSet.remove(this.#fd);
     closeFd(this.#fd);
     try {

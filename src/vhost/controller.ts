@@ -78,11 +78,14 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
 
   /** Makes the socket. Throws as `ControllerListener` does. */
   listen(): void {
-    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, (fd) => {
-      this.#connected(fd).catch((error: Error) => {
-        this.log.error(`a front-end could not be served: ${error.message}`);
-        closeFd(fd);
-      });
+    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, {
+      onConnection: (fd) => {
+        this.#connected(fd).catch((error: Error) => {
+          this.log.error(`a front-end could not be served: ${error.message}`);
+          closeFd(fd);
+        });
+      },
+      onError: (error) => this.#faults.warn('accept', error.message),
     });
   }
 

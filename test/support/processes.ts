@@ -24,13 +24,14 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** Runs an ES module's text in a new process. */
-export function runModule(code: string): Outcome {
-  const { status, signal, stdout, stderr } = spawnSync(
-    process.execPath,
-    ['--disable-warning=ExperimentalWarning', '--input-type=module', '--eval', code],
-    { encoding: 'utf8', timeout: LIMIT_MS },
-  );
+/** Runs an ES module's text in a new process, which may have at most `openFilesMax` descriptors. */
+export function runModule(code: string, openFilesMax?: number): Outcome {
+  const node = [process.execPath, '--disable-warning=ExperimentalWarning', '--input-type=module', '--eval', code];
+  const limit = openFilesMax === undefined ? '' : `ulimit -n ${openFilesMax}; `;
+  const { status, signal, stdout, stderr } = spawnSync('sh', ['-c', `${limit}exec "$@"`, 'sh', ...node], {
+    encoding: 'utf8',
+    timeout: LIMIT_MS,
+  });
   return { status, signal, stdout, stderr };
 }
 
