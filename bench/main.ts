@@ -1,135 +1,91 @@
 /**
- * `npm run bench`: Ringhost against its peers, in the same run on the same core.
+ * `npm run bench`: Ringhost, its peers and its limits, in the same run on the same core.
  *
- * One polling client (this process, on the first core) drives one target after the other (each on the second core) in
- * interleaved rounds, so that a noisy minute hits all of them; the table shows medians with their range, and ratios
- * taken pair by pair.
+ * One polling client (this process, on the first core) drives one target after the other (each on the second core, all
+ * others stopped) in interleaved rounds, so that a noisy minute hits all of them; the tables show medians with their
+ * range, and ratios taken pair by pair.
  *
- *   npm run bench -- [--rounds N] [--seconds S] [--json FILE]
+ *   npm run bench -- [--only PATTERN] [--targets PATTERN] [--rounds N] [--seconds S] [--quick] [--json FILE]
  */
 import { writeFileSync } from 'node:fs';
-import { cpus, loadavg } from 'node:os';
+import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
-import { BlkInitiator } from '../src/initiator/blk-initiator.ts';
-import { BlkLoadGenerator } from '../src/initiator/load-generator.ts';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
-import { SCENARIOS, type Scenario } from './scenarios.ts';
-import { pairedRatios, summarize } from './statistics.ts';
-import { QEMU_STORAGE_DAEMON, RINGHOST, type Target } from './targets.ts';
+import { type Outcome, report } from './report.ts';
+import { SCENARIOS } from './scenarios/all.ts';
+import type { Effort, Sample } from './scenarios/scenario.ts';
+import { LIMIT } from './targets/limit.ts';
+import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
+import { RINGHOST } from './targets/ringhost.ts';
+import { SPDK } from './targets/spdk.ts';
+import type { Target, TargetKind } from './targets/target.ts';
 
-interface Sample {
-  readonly iops: number;
-  /** Nanoseconds. */
-  readonly p50: number;
-  readonly p99: number;
-}
-
-/** Samples by scenario, then target, in the order of the rounds. */
-type Samples = Map<string, Map<string, Sample[]>>;
-
-const WARM_UP_MS = 300;
-const QUEUE_SIZE = 256;
-/** A load of others above this makes figures doubtful. */
-const NOISY_LOAD = 0.5;
+const KINDS: readonly TargetKind[] = [RINGHOST, SPDK, QEMU_STORAGE_DAEMON, LIMIT];
 
 const { values: options } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '5' },
-    seconds: { type: 'string', default: '1' },
+    only: { type: 'string', default: '' },
+    targets: { type: 'string', default: '' },
+    rounds: { type: 'string' },
+    seconds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
     json: { type: 'string' },
   },
 });
 
-async function measure(target: Target, scenario: Scenario, milliseconds: number): Promise<Sample> {
-  const initiator = await BlkInitiator.connect(target.path, { queues: 1, queueSize: QUEUE_SIZE });
-  const { blockBytes, depth, pattern, writePercent } = scenario;
-  const load = new BlkLoadGenerator(initiator, { blockBytes, depth, pattern, writePercent });
-  load.run({ durationMs: WARM_UP_MS });
-  const result = load.run({ durationMs: milliseconds });
-  load.close();
-  await initiator.stop();
-  initiator.close();
-  if (result.errors > 0) throw new Error(`${target.name}: ${result.errors} requests failed`);
-  return { iops: result.iops, p50: result.latency.percentile(50), p99: result.latency.percentile(99) };
-}
-
-function formatIops(iops: number): string {
-  return iops >= 1e6 ? `${(iops / 1e6).toFixed(2)} M` : `${(iops / 1e3).toFixed(0)} k`;
-}
-
-function formatMicroseconds(ns: number): string {
-  return `${(ns / 1000).toFixed(1)} µs`;
-}
-
-function row(scenario: Scenario, name: string, samples: Map<string, Sample[]>): string[] {
-  const own = samples.get(name) ?? [];
-  const iops = summarize(own.map((sample) => sample.iops));
-  const base = (samples.get(RINGHOST.name) ?? []).map((sample) => sample.iops);
-  const ratio = summarize(
-    pairedRatios(
-      base,
-      own.map((sample) => sample.iops),
-    ),
-  );
-  return [
-    scenario.name,
-    name,
-    `${formatIops(iops.median)} (${formatIops(iops.min)}–${formatIops(iops.max)})`,
-    formatMicroseconds(summarize(own.map((sample) => sample.p50)).median),
-    formatMicroseconds(summarize(own.map((sample) => sample.p99)).median),
-    name === RINGHOST.name ? '' : `${ratio.median.toFixed(1)}× (${ratio.min.toFixed(1)}–${ratio.max.toFixed(1)})`,
-  ];
-}
-
-function table(rows: readonly (readonly string[])[]): string {
-  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((cells) => (cells[column] ?? '').length)));
-  const lines = rows.map((cells) => `| ${cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(' | ')} |`);
-  lines.splice(1, 0, `|${widths.map((width) => '-'.repeat(width + 2)).join('|')}|`);
-  return lines.join('\n');
-}
-
 async function main(): Promise<void> {
-  const rounds = Number(options.rounds);
-  const milliseconds = Number(options.seconds) * 1000;
+  const rounds = Number(options.rounds ?? (options.quick ? 2 : 5));
+  const effort: Effort = { durationMs: Number(options.seconds ?? (options.quick ? 0.3 : 0.5)) * 1000, warmUpMs: 100 };
   const [clientCore, targetCore] = allowedCores();
   if (clientCore === undefined || targetCore === undefined) throw new Error('two cores are needed: one a side');
-  const kinds = [RINGHOST, QEMU_STORAGE_DAEMON].filter((kind) => {
+  const only = new RegExp(options.only, 'i');
+  const scenarios = SCENARIOS.filter(
+    ({ group, name, isDetail }) => only.test(`${group}: ${name}`) && !(options.quick && isDetail === true),
+  );
+  const kinds = KINDS.filter((kind) => {
+    if (!new RegExp(options.targets, 'i').test(kind.name)) return false;
     const reason = kind.unavailable();
     if (reason !== null) console.log(`${kind.name} is left out: ${reason}`);
     return reason === null;
   });
-  const load = loadavg()[0] ?? 0;
-  if (load > NOISY_LOAD)
-    console.log(`The machine is noisy (load ${load.toFixed(2)}): trust the ratios, not the figures.`);
   const targets: Target[] = [];
-  const samples: Samples = new Map(SCENARIOS.map(({ name }) => [name, new Map(kinds.map((kind) => [kind.name, []]))]));
+  const outcomes = scenarios.map((scenario) => ({
+    scenario,
+    samples: new Map<string, Sample[]>(kinds.filter((kind) => scenario.runsOn(kind)).map(({ name }) => [name, []])),
+  }));
   try {
-    for (const kind of kinds) targets.push(await kind.start(targetCore));
+    for (const kind of kinds) {
+      const target = await kind.start(targetCore);
+      target.suspend();
+      targets.push(target);
+    }
     pinToCore(clientCore);
     console.log(`${cpus()[0]?.model}; client on core ${clientCore}, targets on core ${targetCore}; ${rounds} rounds`);
     for (const target of targets) console.log(`  ${target.name}: ${target.description}`);
     for (let round = 0; round < rounds; round++) {
-      for (const scenario of SCENARIOS) {
+      for (const { scenario, samples } of outcomes) {
         for (const target of targets) {
-          samples
-            .get(scenario.name)
-            ?.get(target.name)
-            ?.push(await measure(target, scenario, milliseconds));
+          const list = samples.get(target.name);
+          if (list === undefined) continue;
+          target.resume();
+          list.push(await scenario.measure(target, effort));
+          target.suspend();
         }
       }
     }
   } finally {
     for (const target of targets) await target.stop();
   }
-  const head = ['workload', 'target', 'IOPS (min–max)', 'p50', 'p99', 'ringhost is'];
-  const rows = SCENARIOS.flatMap((scenario) =>
-    kinds.map((kind) => row(scenario, kind.name, samples.get(scenario.name) ?? new Map())),
-  );
-  console.log(`\n${table([head, ...rows])}`);
-  if (options.json !== undefined) {
-    const plain = Object.fromEntries([...samples].map(([name, byTarget]) => [name, Object.fromEntries(byTarget)]));
-    writeFileSync(options.json, `${JSON.stringify(plain, null, 2)}\n`);
-  }
+  console.log(`\n${report(outcomes, RINGHOST.name)}`);
+  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(plain(outcomes), null, 2)}\n`);
+}
+
+function plain(outcomes: readonly Outcome[]): unknown {
+  return outcomes.map(({ scenario, samples }) => ({
+    group: scenario.group,
+    name: scenario.name,
+    samples: Object.fromEntries(samples),
+  }));
 }
 
 await main();

@@ -12,7 +12,7 @@
  */
 import { existsSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
-import { buildAddon, isAddonCurrent } from './build-native.mjs';
+import { ADDONS, buildAddon, isAddonCurrent } from './build-native.mjs';
 import { runForeground } from './setup/child.mjs';
 import { withFileLock } from './setup/lock.mjs';
 import { findNode, installNode, ROOT } from './setup/node.mjs';
@@ -30,8 +30,8 @@ const LOCK_FILE = join(ROOT, '.ringhost', 'setup.lock');
 const IS_CI = process.env.CI === 'true';
 const say = (line) => console.error(`ringhost: ${line}`);
 
-function isSetUp(needsQemu) {
-  if (findNode() === null || !areNpmPackagesCurrent() || !isAddonCurrent()) return false;
+function isSetUp({ addons, needsQemu }) {
+  if (findNode() === null || !areNpmPackagesCurrent() || !addons.every(isAddonCurrent)) return false;
   return !(needsQemu && isToolMissing(TOOLS.qemu));
 }
 
@@ -45,18 +45,18 @@ function installQemu() {
   say(`QEMU is missing ${TOOLS.qemu.purpose}: what needs it ${outcome}. To have it: ${installHint(TOOLS.qemu)}`);
 }
 
-function compileAddon() {
+function compileAddon(name) {
   if (isToolMissing(TOOLS.cc)) {
     if (!canInstallTools()) throw new Error(`cc is missing ${TOOLS.cc.purpose}: ${installHint(TOOLS.cc)}`);
     say(`installing ${TOOLS.cc.packages.join(' ')} ${TOOLS.cc.purpose}`);
     installTool(TOOLS.cc);
   }
-  say('building the native addon');
-  process.stderr.write(buildAddon());
+  say(`building ${ADDONS[name].purpose}`);
+  process.stderr.write(buildAddon(name));
 }
 
-async function setUp(needsQemu) {
-  if (!isSetUp(needsQemu)) {
+async function setUp(needs) {
+  if (!isSetUp(needs)) {
     await withFileLock(
       LOCK_FILE,
       () => say('waiting for another set-up in this checkout to end'),
@@ -69,8 +69,8 @@ async function setUp(needsQemu) {
           say('installing npm packages (npm ci)');
           installNpmPackages(findNode());
         }
-        if (!isAddonCurrent()) compileAddon();
-        if (needsQemu && isToolMissing(TOOLS.qemu)) installQemu();
+        for (const name of needs.addons) if (!isAddonCurrent(name)) compileAddon(name);
+        if (needs.needsQemu && isToolMissing(TOOLS.qemu)) installQemu();
       },
     );
   }
@@ -89,8 +89,12 @@ function resolveCommand(node, [name, ...args]) {
 
 async function main(words) {
   if (words.length === 0) throw new Error('say what to run: serve, test, a script or a command.');
-  const needsQemu = words[0] === 'bench' || (words[0] === 'test' && words[1] !== 'unit');
-  const node = await setUp(needsQemu);
+  const isTest = words[0] === 'test';
+  const isBench = words[0] === 'bench';
+  const node = await setUp({
+    addons: isTest || isBench ? ['ringhost', 'ringhost-bench'] : ['ringhost'],
+    needsQemu: isBench || (isTest && words[1] !== 'unit'),
+  });
   const [command, args] = resolveCommand(node, words);
   const bins = [dirname(node), join(ROOT, 'node_modules', '.bin')];
   const env = { ...process.env, PATH: [...bins, process.env.PATH ?? ''].join(delimiter) };

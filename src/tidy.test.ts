@@ -257,7 +257,8 @@ describe('a file of code', () => {
 
 describe('the addon', () => {
   it(`is at most ${NATIVE_LINES_MAX} lines of C`, () => {
-    const lines = nativeFiles.reduce((sum, path) => sum + readText(path).split('\n').length - 1, 0);
+    const own = nativeFiles.filter((path) => !path.startsWith('native/bench/'));
+    const lines = own.reduce((sum, path) => sum + readText(path).split('\n').length - 1, 0);
     expect(lines).toBeLessThanOrEqual(NATIVE_LINES_MAX);
   });
 });

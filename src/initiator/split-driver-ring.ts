@@ -122,6 +122,13 @@ export class SplitDriverRing {
     if (this.hasEventIdx) this.available[RING + this.size] = base;
   }
 
+  /** Goes on where a driver outside of this class left the ring: nothing is in flight. */
+  resume(nextAvail: number, nextUsed: number): void {
+    this.nextAvail = nextAvail;
+    this.nextUsed = nextUsed;
+    this.#published = nextAvail;
+  }
+
   /** Writes one descriptor exactly as given. */
   writeDescriptor(index: number, gpa: number, lengthBytes: number, flags: number, next: number): void {
     encodeDescriptor(this.descriptors, index, gpa, lengthBytes, flags, next);

@@ -1,0 +1,53 @@
+/** Debian's qemu-storage-daemon: null-co and a file in memory, served by one iothread that polls. blk only. */
+import { truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { findOnPath } from '../../scripts/setup/child.mjs';
+import {
+  areThere,
+  DISK_BYTES,
+  DISK_MIB,
+  launch,
+  makeDirectory,
+  QUEUES_MAX,
+  socketName,
+  type TargetKind,
+} from './target.ts';
+
+const PROGRAM = 'qemu-storage-daemon';
+/** How long the iothread polls before it sleeps: long, so that it never does under load. */
+const POLL_MAX_NS = 1_000_000;
+
+export const QEMU_STORAGE_DAEMON: TargetKind = {
+  name: PROGRAM,
+  unavailable: () =>
+    findOnPath(PROGRAM) === null ? 'it is not installed: apt-get install qemu-system-x86 (or -arm)' : null,
+  serves: ({ protocol }) => protocol === 'blk',
+  async start(core) {
+    const directory = makeDirectory();
+    const file = join(directory, 'disk');
+    writeFileSync(file, '');
+    truncateSync(file, DISK_BYTES);
+    const sockets = (['ram', 'null'] as const).map((disk) => join(directory, socketName({ protocol: 'blk', disk })));
+    const exports = sockets.flatMap((path, i) => [
+      '--export',
+      `type=vhost-user-blk,id=e${i},node-name=disk${i},addr.type=unix,addr.path=${path},writable=on,` +
+        `num-queues=${QUEUES_MAX},iothread=io`,
+    ]);
+    return await launch({
+      name: PROGRAM,
+      description:
+        `${PROGRAM}, iothread poll-max-ns=${POLL_MAX_NS} ` +
+        `(ram: a file in tmpfs, ${DISK_MIB} MiB; null: null-co read-zeroes=off)`,
+      core,
+      directory,
+      command: 'taskset',
+      args: [
+        ...['-c', String(core), PROGRAM, '--object', `iothread,id=io,poll-max-ns=${POLL_MAX_NS}`],
+        ...['--blockdev', `driver=file,node-name=disk0,filename=${file}`],
+        ...['--blockdev', `driver=null-co,node-name=disk1,size=${DISK_BYTES},read-zeroes=off`],
+        ...exports,
+      ],
+      isUp: async () => areThere(sockets),
+    });
+  },
+};

@@ -1,0 +1,56 @@
+/** `ringhost serve` of this checkout, in the mode it has by default, with one reactor. */
+import { join } from 'node:path';
+import { RpcClient } from '../../src/rpc/client.ts';
+import { DISK_BYTES, DISK_MIB, launch, makeDirectory, ROOT, socketName, type TargetKind } from './target.ts';
+
+const BLOCK_BYTES = 512;
+const DISKS = { ram: 'Malloc0', null: 'Null0' } as const;
+
+export const RINGHOST: TargetKind = {
+  name: 'ringhost',
+  unavailable: () => null,
+  serves: () => true,
+  async start(core) {
+    const directory = makeDirectory();
+    const socket = join(directory, 'rpc');
+    const args = ['serve', '-S', directory, '-r', socket, '-m', `[${core}]`];
+    return await launch({
+      name: this.name,
+      description: `ringhost serve -m [${core}] (malloc and null, ${DISK_MIB} MiB)`,
+      core,
+      directory,
+      command: process.execPath,
+      args: [join(ROOT, 'bin/ringhost'), ...args],
+      isUp: () => canConnect(socket),
+      configure: () => createDisks(socket),
+    });
+  },
+};
+
+/** Whether a daemon answers on its RPC socket. */
+export async function canConnect(socket: string): Promise<boolean> {
+  using _ = await RpcClient.connect(socket);
+  return true;
+}
+
+/** The controllers that are measured, by calls that SPDK's target knows as well. */
+export async function createDisks(socket: string): Promise<void> {
+  using rpc = await RpcClient.connect(socket);
+  const num_blocks = DISK_BYTES / BLOCK_BYTES;
+  await rpc.call('bdev_malloc_create', { name: DISKS.ram, num_blocks, block_size: BLOCK_BYTES });
+  await rpc.call('bdev_null_create', { name: DISKS.null, num_blocks, block_size: BLOCK_BYTES });
+  for (const disk of ['ram', 'null'] as const) {
+    await rpc.call('vhost_create_blk_controller', {
+      ctrlr: socketName({ protocol: 'blk', disk }),
+      dev_name: DISKS[disk],
+    });
+  }
+  // A second pair of disks: a bdev under blk may be claimed.
+  await rpc.call('bdev_malloc_create', { name: `${DISKS.ram}s`, num_blocks, block_size: BLOCK_BYTES });
+  await rpc.call('bdev_null_create', { name: `${DISKS.null}s`, num_blocks, block_size: BLOCK_BYTES });
+  for (const disk of ['ram', 'null'] as const) {
+    const ctrlr = socketName({ protocol: 'scsi', disk });
+    await rpc.call('vhost_create_scsi_controller', { ctrlr });
+    await rpc.call('vhost_scsi_controller_add_target', { ctrlr, scsi_target_num: 0, bdev_name: `${DISKS[disk]}s` });
+  }
+}

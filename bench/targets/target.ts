@@ -1,0 +1,141 @@
+/** A program under measurement: started once, stopped (SIGSTOP) whenever another one has its turn on the core. */
+import { type SpawnOptions, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { TargetError } from '../../src/base/errors.ts';
+
+/** What a target serves. Disks of `DISK_MIB`: `ram` keeps its contents in memory, `null` neither reads nor writes. */
+export interface Endpoint {
+  readonly protocol: 'blk' | 'scsi';
+  readonly disk: 'ram' | 'null';
+}
+
+export const DISK_MIB = 256;
+export const DISK_BYTES = DISK_MIB * 2 ** 20;
+/** Queues that every controller has, at least. */
+export const QUEUES_MAX = 4;
+
+export interface Target {
+  readonly name: string;
+  /** What it is and how it was started, for the report. */
+  readonly description: string;
+  /** Core it was given. */
+  readonly core: number;
+  /** From its start until it served, in milliseconds. */
+  readonly startMs: number;
+  readonly pid: number;
+  /** The vhost-user socket; it may be connected to again and again. */
+  path(endpoint: Endpoint): string;
+  /** Lets it run, or takes the core away from it. */
+  resume(): void;
+  suspend(): void;
+  stop(): Promise<void>;
+}
+
+export interface TargetKind {
+  readonly name: string;
+  /** Why it cannot run here, or null. */
+  unavailable(): string | null;
+  /** Whether it can serve this. */
+  serves(endpoint: Endpoint): boolean;
+  start(core: number): Promise<Target>;
+}
+
+export const ROOT = join(import.meta.dirname, '..', '..');
+/** Sockets, files of disks and logs of a target go here, so that no disk of this machine is part of a measurement. */
+const MEMORY_DIRECTORY = '/dev/shm';
+const START_LIMIT_MS = 60_000;
+const READY_POLL_MS = 2;
+const LOG_TAIL_BYTES = 2000;
+
+export function makeDirectory(): string {
+  return mkdtempSync(join(MEMORY_DIRECTORY, 'ringhost-bench-'));
+}
+
+/** Name of the socket of an endpoint. */
+export function socketName({ protocol, disk }: Endpoint): string {
+  return `${protocol}-${disk}`;
+}
+
+export interface Launch {
+  readonly name: string;
+  readonly description: string;
+  readonly core: number;
+  readonly directory: string;
+  readonly command: string;
+  readonly args: readonly string[];
+  readonly env?: NodeJS.ProcessEnv;
+  /** Returns false, or throws, until it can be talked to. */
+  readonly isUp: () => Promise<boolean>;
+  /** Makes the disks and controllers, where the command line did not. */
+  readonly configure?: () => Promise<void>;
+}
+
+/** Starts a program, and waits until its controllers can be connected to. */
+export async function launch({ name, description, core, directory, command, args, ...rest }: Launch): Promise<Target> {
+  const options: SpawnOptions = { stdio: ['pipe', 'ignore', 'pipe'], env: rest.env ?? process.env };
+  const sinceMs = performance.now();
+  const child = spawn(command, args, options);
+  let log = '';
+  child.stderr?.on('data', (chunk: Buffer) => {
+    log = (log + chunk.toString()).slice(-LOG_TAIL_BYTES);
+  });
+  const exited = once(child, 'exit').catch(() => undefined);
+  const isRunning = (): boolean => child.exitCode === null && child.signalCode === null && child.pid !== undefined;
+  const stop = async (): Promise<void> => {
+    if (isRunning()) {
+      child.kill('SIGCONT');
+      child.kill('SIGTERM');
+      await exited;
+    }
+    rmSync(directory, { recursive: true, force: true });
+  };
+  const deadlineMs = Date.now() + START_LIMIT_MS;
+  while (!(await rest.isUp().catch(() => false))) {
+    if (isRunning() && Date.now() < deadlineMs) {
+      await delay(READY_POLL_MS);
+      continue;
+    }
+    await stop();
+    throw new TargetError('EIO', `${name} did not start: ${log}`);
+  }
+  try {
+    await rest.configure?.();
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return {
+    name,
+    description,
+    core,
+    startMs: performance.now() - sinceMs,
+    pid: child.pid ?? 0,
+    path: (endpoint) => join(directory, socketName(endpoint)),
+    resume: () => void child.kill('SIGCONT'),
+    suspend: () => void child.kill('SIGSTOP'),
+    stop,
+  };
+}
+
+export function areThere(paths: readonly string[]): boolean {
+  return paths.every((path) => existsSync(path));
+}
+
+/** Processor time that all threads of a process have used, in nanoseconds. */
+export function cpuTimeNs(pid: number): number {
+  const tasks = `/proc/${pid}/task`;
+  return readdirSync(tasks).reduce((sum, task) => {
+    const [onCpuNs] = readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ');
+    return sum + Number(onCpuNs);
+  }, 0);
+}
+
+/** Resident memory in bytes: all pages (RSS), and with shared ones counted in part (PSS). */
+export function memoryOf(pid: number): { rss: number; pss: number } {
+  const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+  const bytesOf = (name: string): number => Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(text)?.[1] ?? 0) * 1024;
+  return { rss: bytesOf('Rss'), pss: bytesOf('Pss') };
+}

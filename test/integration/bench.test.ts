@@ -1,0 +1,127 @@
+/** The parts that `npm run bench` measures with: what they measure must have happened. */
+import { dirname, join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Load, LoadClient } from '../../bench/client.ts';
+import { LIMIT } from '../../bench/targets/limit.ts';
+import { RINGHOST } from '../../bench/targets/ringhost.ts';
+import { cpuTimeNs, type Endpoint, memoryOf, type Target } from '../../bench/targets/target.ts';
+import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { RpcClient } from '../../src/rpc/client.ts';
+import { allowedCores } from '../../src/sys/thread.ts';
+
+const RAM: Endpoint = { protocol: 'blk', disk: 'ram' };
+const NULL: Endpoint = { protocol: 'blk', disk: 'null' };
+const LOAD: Load = {
+  protocol: 'blk',
+  format: 'indirect',
+  queues: 1,
+  depth: 32,
+  blockBytes: 4096,
+  pattern: 'random',
+  writePercent: 0,
+};
+const MEASURED_MS = 100;
+
+async function withClient<T>(path: string, load: Partial<Load>, work: (client: LoadClient) => T): Promise<T> {
+  const client = await LoadClient.connect(path, { ...LOAD, ...load });
+  try {
+    return work(client);
+  } finally {
+    await client.close();
+  }
+}
+
+describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
+  let target: Target;
+  beforeAll(async () => {
+    target = await kind.start(allowedCores().at(-1) ?? 0);
+  });
+  afterAll(() => target?.stop());
+
+  test.each<[string, Partial<Load>]>([
+    ['indirect descriptors', {}],
+    ['direct descriptors', { format: 'direct', depth: 128 }],
+    ['four queues', { queues: 4 }],
+    ['one request at a time', { depth: 1 }],
+    ['sectors', { blockBytes: 512, depth: 128 }],
+    ['large blocks', { blockBytes: 131_072 }],
+  ])('move data with %s', async (_, load) => {
+    await withClient(target.path(RAM), load, (client) => {
+      client.verify();
+      // Positions of the rings go on from one run to the next, and round their end.
+      for (let i = 0; i < 3; i++) expect(client.measure(MEASURED_MS, 10).requests).toBeGreaterThan(0);
+      client.verify();
+    });
+  });
+
+  test('serve a mix of reads and writes', async () => {
+    const { requests, iops, latency } = await withClient(target.path(RAM), { writePercent: 30 }, (client) =>
+      client.measure(MEASURED_MS, 10),
+    );
+    expect(requests).toBeGreaterThan(0);
+    expect(iops).toBeCloseTo((requests * 1000) / MEASURED_MS, -Math.ceil(Math.log10(requests)) - 1);
+    // Those in flight at the end are completed after it, and recorded.
+    expect(latency.count).toBeGreaterThanOrEqual(requests);
+    const percentiles = [50, 99, 99.9, 99.99, 100].map((percent) => latency.percentile(percent));
+    expect(percentiles).toEqual(percentiles.toSorted((a, b) => a - b));
+    expect(latency.minNs).toBeGreaterThan(0);
+    expect(latency.meanNs).toBeLessThan(latency.maxNs);
+  });
+
+  test('leave the blocks that the initiator reads', async () => {
+    const disk = await BlkInitiator.connect(target.path(RAM));
+    const data = Uint8Array.from({ length: 8192 }, (_, i) => i * 7 + (i >> 8));
+    await disk.write(24, data);
+    expect(Buffer.from(await disk.read(24, 8192)).equals(data)).toBe(true);
+    expect(Buffer.from(await disk.read(32, 512)).equals(data.subarray(4096, 4608))).toBe(true);
+    disk.close();
+  });
+
+  test('find out a target that answers without moving data', async () => {
+    await withClient(target.path(NULL), {}, (client) => {
+      expect(() => client.verify()).toThrow(/^512 of 512 blocks did not read as they were written$/);
+      expect(client.measure(MEASURED_MS, 10).requests).toBeGreaterThan(0);
+    });
+  });
+
+  test('take processor time and memory', () => {
+    const before = cpuTimeNs(target.pid);
+    expect(before).toBeGreaterThan(0);
+    const { rss, pss } = memoryOf(target.pid);
+    expect(rss).toBeGreaterThanOrEqual(pss);
+    expect(pss).toBeGreaterThan(2 ** 20);
+  });
+});
+
+describe('the load client', () => {
+  let target: Target;
+  beforeAll(async () => {
+    target = await RINGHOST.start(allowedCores().at(-1) ?? 0);
+  });
+  afterAll(() => target?.stop());
+
+  test.each([1, 4])('moves data over scsi with %i queues', async (queues) => {
+    const path = target.path({ protocol: 'scsi', disk: 'ram' });
+    await withClient(path, { protocol: 'scsi', queues, writePercent: 30 }, (client) => {
+      client.verify();
+      expect(client.measure(MEASURED_MS, 10).requests).toBeGreaterThan(0);
+      client.verify();
+    });
+  });
+
+  test('says with which status requests failed', async () => {
+    using rpc = await RpcClient.connect(join(dirname(target.path(RAM)), 'rpc'));
+    await rpc.call('vhost_create_blk_controller', { ctrlr: 'readonly', dev_name: 'Malloc0', readonly: true });
+    await withClient(join(dirname(target.path(RAM)), 'readonly'), { writePercent: 100 }, (client) => {
+      expect(() => client.measure(MEASURED_MS, 10)).toThrow(/^\d+ requests failed \(status 1: \d+ times\)$/);
+    });
+  });
+
+  test('ends when the target completes nothing any more', async () => {
+    const client = await LoadClient.connect(target.path(RAM), LOAD);
+    target.suspend();
+    expect(() => client.measure(MEASURED_MS, 10)).toThrow(/completed nothing for 5 s/);
+    target.resume();
+    await client.close();
+  });
+});
