@@ -26,6 +26,8 @@ export interface BdevDescription {
   readonly hasWriteCache: boolean;
   /** What the module does itself; the rest is emulated or refused. */
   readonly ioTypes: readonly IoType[];
+  /** Blocks read as zeroes once they were unmapped, always. */
+  readonly unmapReadsZeroes: boolean;
   /** What the kind's factory needs: addresses, descriptors, paths. */
   readonly params: PlainParams;
   /** The bdev is being deleted: a channel may be opened, and refuses everything. */
@@ -53,6 +55,8 @@ export interface Bdev {
   readonly blockCount: number;
   readonly hasWriteCache: boolean;
   readonly ioTypes: readonly IoType[];
+  /** Unmapped blocks read as zeroes, always. Left out by a module that cannot promise it. */
+  readonly unmapReadsZeroes?: boolean;
   /** For the description. */
   params(): PlainParams;
   /** `driver_specific` of `bdev_get_bdevs`. */

@@ -48,6 +48,7 @@ export class BdevEntry {
       blockCount: bdev.blockCount,
       hasWriteCache: bdev.hasWriteCache,
       ioTypes: [...bdev.ioTypes],
+      unmapReadsZeroes: bdev.unmapReadsZeroes ?? false,
       params: bdev.params(),
       isRemoved: this.isRemoving,
       stats,

@@ -25,6 +25,10 @@ export interface LunConfig {
   readonly vendor: string | undefined;
   readonly model: string | undefined;
   readonly serial: string | undefined;
+  /** Writes are refused. */
+  readonly isReadonly: boolean;
+  /** The guest may eject the medium and load it again. */
+  readonly isRemovable: boolean;
 }
 
 export interface AddTargetParams extends LunConfig {
@@ -52,12 +56,12 @@ export class ScsiLun implements BdevUser {
   removal: Promise<void> | null = null;
   readonly #controller: ScsiController;
 
-  constructor(controller: ScsiController, target: number, { lun, bdev, vendor, model, serial }: AddTargetParams) {
+  constructor(controller: ScsiController, target: number, params: AddTargetParams) {
     this.#controller = controller;
     this.target = target;
-    this.lun = lun;
-    this.bdev = bdev;
-    this.config = { vendor, model, serial };
+    this.lun = params.lun;
+    this.bdev = params.bdev;
+    this.config = params;
   }
 
   bdevChanged(): Promise<void> {
@@ -207,10 +211,12 @@ export class ScsiController extends Controller<ScsiSession> {
       bdev: lun.bdev.describe(),
       identity: {
         vendor: lun.config.vendor ?? DEFAULT_VENDOR,
-        model: lun.config.model ?? bdev.productName,
+        productName: lun.config.model ?? bdev.productName,
         serial: lun.config.serial ?? bdev.name,
         uuid: bdev.uuid,
         physicalBlockSizeBytes: bdev.physicalBlockSizeBytes,
+        isReadonly: lun.config.isReadonly,
+        isRemovable: lun.config.isRemovable,
       },
     };
   }

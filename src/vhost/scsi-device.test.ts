@@ -24,10 +24,12 @@ import { ScsiQueue } from './scsi-queue.ts';
 const BLOCK_BYTES = 512;
 const IDENTITY = {
   vendor: 'ACME',
-  model: 'Disk',
+  productName: 'Disk',
   serial: '1',
   uuid: '00112233-4455-4677-8899-aabbccddeeff',
   physicalBlockSizeBytes: BLOCK_BYTES,
+  isReadonly: false,
+  isRemovable: false,
 };
 
 const closing: { close(): void }[] = [];

@@ -25,10 +25,12 @@ const NEXUS = 0;
 /** What initiators see of a LUN, as plain data. */
 export interface LunIdentity {
   readonly vendor: string;
-  readonly model: string;
+  readonly productName: string;
   readonly serial: string;
   readonly uuid: string;
   readonly physicalBlockSizeBytes: number;
+  readonly isReadonly: boolean;
+  readonly isRemovable: boolean;
 }
 
 export interface ScsiDeviceOptions {
@@ -70,16 +72,8 @@ export class ScsiDevice {
   addLun(number: number, lun: number, bdev: BdevDescription, identity: LunIdentity): void {
     const channel = this.#channels.take(bdev);
     const target = this.#targets[number] ?? new ScsiTarget();
-    target.addLun(lun, {
-      channel,
-      bounce: this.#bounce,
-      uuid: identity.uuid,
-      vendor: identity.vendor,
-      productName: identity.model,
-      serial: identity.serial,
-      physicalBlockSizeBytes: identity.physicalBlockSizeBytes,
-      ioTypes: bdev.ioTypes,
-    });
+    const { ioTypes, unmapReadsZeroes } = bdev;
+    target.addLun(lun, { ...identity, channel, bounce: this.#bounce, ioTypes, unmapReadsZeroes });
     this.#targets[number] = target;
     this.#lunChannels.set(keyOf(number, lun), channel);
     this.#tellTransport(number, lun, ScsiResetReason.RESCAN);

@@ -57,10 +57,14 @@ export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHan
     },
 
     async vhost_scsi_controller_add_target(params) {
-      const { scsi_target_num: target, lun, vendor, model, serial } = params;
+      const { scsi_target_num: target, lun, vendor, model, serial, readonly, removable } = params;
       const controller = registry.getScsi(params.ctrlr);
       const bdev = bdevs.get(params.bdev_name);
-      return await controller.addTarget({ target, lun, bdev, vendor, model, serial });
+      return await controller.addTarget({
+        ...{ target, lun, bdev, vendor, model, serial },
+        isReadonly: readonly,
+        isRemovable: removable,
+      });
     },
 
     async vhost_scsi_controller_remove_target({ ctrlr, scsi_target_num: target, lun }) {
@@ -154,7 +158,11 @@ function scsiConfig(controller: ScsiController): ConfigCall[] {
       scsi_target_num: target,
       bdev_name: bdev.name,
       ...(lun === 0 ? {} : { lun }),
-      ...Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined)),
+      ...(config.vendor === undefined ? {} : { vendor: config.vendor }),
+      ...(config.model === undefined ? {} : { model: config.model }),
+      ...(config.serial === undefined ? {} : { serial: config.serial }),
+      ...(config.isReadonly ? { readonly: true } : {}),
+      ...(config.isRemovable ? { removable: true } : {}),
     },
   }));
   return [

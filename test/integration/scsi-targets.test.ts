@@ -39,6 +39,48 @@ describe('targets', () => {
     expect(text(await host.good({ cdb: inquiry(1, 0x80), inBytes: 255 }))).toContain('Plain');
   });
 
+  test('say that unmapped blocks read as zeroes where the bdev promises it, and only there', async () => {
+    await bench.addDisk('Ram', 0);
+    const { rpc } = bench.daemon;
+    await rpc.call('bdev_null_create', { name: 'Null', num_blocks: 8192, block_size: BLOCK_BYTES });
+    await rpc.call('vhost_scsi_controller_add_target', { ctrlr: CTRLR, scsi_target_num: 1, bdev_name: 'Null' });
+    const host = await bench.connect();
+    const cdb = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
+    for (const [target, provisioning, lbprz] of [
+      [0, 0xc0, [0xe4, 0x02]],
+      [1, 0, [0, 0]],
+    ] as const) {
+      await attentions(host, { target });
+      expect((await host.good({ target, cdb, inBytes: 32 }))[14], `target ${target}`).toBe(provisioning);
+      const page = await host.good({ target, cdb: inquiry(1, 0xb2), inBytes: 255 });
+      expect([...page.subarray(5, 7)], `target ${target}`).toEqual(lbprz);
+    }
+  });
+
+  test('refuse writes when they are read-only, and eject when they are removable', async () => {
+    await bench.addDisk('Fixed', 0);
+    const { rpc } = bench.daemon;
+    const more = { ctrlr: CTRLR, bdev_name: 'Fixed' };
+    await rpc.call('vhost_scsi_controller_add_target', { ...more, scsi_target_num: 1, readonly: true });
+    await rpc.call('vhost_scsi_controller_add_target', { ...more, scsi_target_num: 2, removable: true });
+    const host = await bench.connect();
+    for (const target of [0, 1, 2]) await attentions(host, { target });
+    const refused = await host.command({ target: 1, cdb: write10(0, 1), out: new Uint8Array(BLOCK_BYTES) });
+    expect([refused.response, refused.status, senseText(refused.sense)]).toEqual([0, 2, '7/27/00']);
+    expect((await host.good({ target: 1, cdb: [0x1a, 0, 0x3f, 0, 255, 0], inBytes: 255 }))[2]).toBe(0x90);
+    await host.good({ target: 2, cdb: [0x1b, 0, 0, 0, 2, 0] });
+    expect(senseText((await host.command({ target: 2, cdb: TEST_UNIT_READY })).sense)).toBe('2/3a/00');
+    expect(senseText((await host.command({ target: 0, cdb: [0x1b, 0, 0, 0, 2, 0] })).sense)).toBe('5/24/00');
+    const config = await rpc.call('framework_get_config', { name: 'vhost_scsi' });
+    expect(config?.map(({ params }) => params)).toEqual(
+      expect.arrayContaining([
+        { ...more, scsi_target_num: 0 },
+        { ...more, scsi_target_num: 1, readonly: true },
+        { ...more, scsi_target_num: 2, removable: true },
+      ]),
+    );
+  });
+
   test('take the first free number for -1, and refuse one that is taken', async () => {
     expect(await bench.addDisk('A', -1)).toBe(0);
     expect(await bench.addDisk('B', 2)).toBe(2);

@@ -14,6 +14,7 @@ export function describeBdev(parts: Partial<BdevDescription> = {}): BdevDescript
     blockCount: 100,
     hasWriteCache: false,
     ioTypes: ALL_IO_TYPES,
+    unmapReadsZeroes: true,
     params: {},
     isRemoved: false,
     stats: createStats(1),

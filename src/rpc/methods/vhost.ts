@@ -199,6 +199,17 @@ export const vhostMethods = {
       vendor: inquiryText(8, 'Vendor that the guest sees', '`INTEL`, as with SPDK'),
       model: inquiryText(16, 'Model that the guest sees', 'the product name of the bdev, such as `Malloc disk`'),
       serial: inquiryText(64, 'Serial number that the guest sees', 'the name of the bdev'),
+      readonly: z
+        .boolean()
+        .default(false)
+        .describe('Whether the guest may only read. Default: false. An addition of Ringhost.'),
+      removable: z
+        .boolean()
+        .default(false)
+        .describe(
+          'Whether the guest sees a removable medium, which it may eject and load again. Default: false. ' +
+            'An addition of Ringhost.',
+        ),
     }),
     result: z.int(),
     errorStyle: 'invalid_params',
@@ -230,6 +241,20 @@ export const vhostMethods = {
           dest: 'serial',
           kind: 'string',
           help: 'serial number (Ringhost only)',
+          isAddition: true,
+        },
+        {
+          names: ['-r', '--readonly'],
+          dest: 'readonly',
+          kind: 'switch',
+          help: 'the guest may only read (Ringhost only)',
+          isAddition: true,
+        },
+        {
+          names: ['--removable'],
+          dest: 'removable',
+          kind: 'switch',
+          help: 'the guest may eject the medium (Ringhost only)',
           isAddition: true,
         },
       ],

@@ -152,11 +152,12 @@ describe('WRITE SAME', () => {
     );
   });
 
-  it('goes to the end for a length of 0, unless that is too far', () => {
-    expect(rig.run('93 00 00 00 00 00 00 01 11 6e 00 00 00 00 00 00', { out: filled(1, 0) }).status).toBe(0);
-    expect(rig.disk.log).toEqual([{ type: IoType.writeZeroes, offset: 69_998, count: 2 }]);
-    expect(rig.run('93 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00', { out: filled(1, 0) }).sense).toBe('5/24/00');
+  it('refuses a length of 0, as WSNZ of the block limits says', () => {
+    expect(rig.run('93 00 00 00 00 00 00 01 11 6e 00 00 00 00 00 00', { out: filled(1, 0) }).sense).toBe('5/24/00');
+    expect(rig.run('93 01 00 00 00 00 00 01 11 6e 00 00 00 00 00 00').sense).toBe('5/24/00');
+    expect(rig.run('41 00 00 00 00 00 00 00 00 00', { out: filled(1, 0) }).sense).toBe('5/24/00');
     expect(rig.run('93 00 00 00 00 00 00 01 11 71 00 00 00 00 00 00', { out: filled(1, 0) }).sense).toBe('5/21/00');
+    expect(rig.disk.log).toEqual([]);
   });
 
   it('refuses too many blocks, blocks beyond the end, and 64-bit addresses', () => {

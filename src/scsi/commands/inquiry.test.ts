@@ -91,7 +91,7 @@ describe('INQUIRY', () => {
   it('has its limits in blocks', () => {
     const { data } = rig.run('12 01 b0 00 ff 00', { in: 255 });
     expect(data).toHaveLength(64);
-    expect([...data.subarray(4, 8)]).toEqual([0, 255, 0, 1]);
+    expect([...data.subarray(4, 8)]).toEqual([1, 255, 0, 1]);
     expect([...data.subarray(8, 12)]).toEqual([0, 1, 0, 0]);
     expect([...data.subarray(20, 36)]).toEqual([0, 4, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0x80, 0, 0, 0]);
     expect([...data.subarray(36, 44)]).toEqual([0, 0, 0, 0, 0, 0, 0xff, 0xff]);

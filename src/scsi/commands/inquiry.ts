@@ -146,6 +146,8 @@ function extendedInquiry(unit: UnitState): number {
 
 function blockLimits(unit: UnitState): number {
   const data = beginPage(0xb0, LIMITS_BYTES);
+  // WSNZ.
+  data[4] = 0x01;
   data[5] = unit.compareBlocksMax;
   writeU16(data, 6, unit.physicalBlocks);
   writeU32(data, 8, unit.transferBlocksMax);

@@ -25,14 +25,12 @@ function start(command: Command, hasNoData: boolean): void {
   if ((flags & ANCHOR) !== 0) command.failField(1, 4);
   else if ((flags & UNMAP) !== 0 && !unit.canUnmap) command.failField(1, 3);
   else if (checkRange(command) && checkWritable(command)) {
-    // A length of 0 means up to the end of the disk.
-    if (command.blocks === 0) command.blocks = unit.blockCount - command.lba;
     command.doneBlocks = 0;
     command.dataBytes = hasNoData ? 0 : unit.blockSizeBytes;
-    if (command.blocks > WRITE_SAME_BLOCKS_MAX) command.failField(lengthByte, 7);
+    // A length of 0, up to the end of the disk, is not offered (WSNZ): it would be too long for most disks.
+    if (command.blocks === 0 || command.blocks > WRITE_SAME_BLOCKS_MAX) command.failField(lengthByte, 7);
     // Exactly one block: a length that differs tells of an initiator with another block size in mind.
     else if (!hasNoData && task.dataOutBytes !== unit.blockSizeBytes) command.failField(lengthByte, 7);
-    else if (command.blocks === 0) command.end(command.dataBytes);
     else if (hasNoData && canClear(command)) clearNext(command);
     else command.withBounce(hasNoData ? fillZeroes : fillPattern);
   }

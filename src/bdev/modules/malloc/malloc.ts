@@ -45,6 +45,8 @@ export class MallocBdev implements Bdev {
   readonly productName = 'Malloc disk';
   readonly hasWriteCache = false;
   readonly ioTypes = [IoType.read, IoType.write, IoType.flush, IoType.unmap, IoType.writeZeroes] as const;
+  /** To unmap is to fill with zeroes. */
+  readonly unmapReadsZeroes = true;
   readonly name: string;
   readonly uuid: string;
   readonly blockSizeBytes: number;
