@@ -18,4 +18,12 @@ export const WINDOW_BYTES = 2 ** 30;
 /** Chains taken from one queue in one round, so that a busy queue does not starve its neighbours. */
 export const CHAINS_PER_ROUND_MAX = 128;
 
+/**
+ * A disk that goes: how long its commands in flight may go on before they are aborted, and after how long the call that
+ * takes it away is told that the bdev still holds some. Guests give a command 30 s; an operator waits for less.
+ */
+export const REMOVAL_DRAIN_MS_MAX = 5_000;
+export const REMOVAL_MS_MAX = 10_000;
+
+assert(REMOVAL_DRAIN_MS_MAX < REMOVAL_MS_MAX, 'a call is answered after what it can abort was aborted');
 assert(SEGMENTS_OFFERED + 2 <= CHAIN_DESCRIPTORS_MAX, 'what is offered is accepted');

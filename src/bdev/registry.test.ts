@@ -1,6 +1,7 @@
 /** Bdevs by name: nobody loses one without being told, and none goes while somebody uses it. */
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { turns } from '../../test/support/waiting.ts';
+import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import { NullBdev } from './modules/null/null.ts';
 import { type BdevEntry, BdevRegistry, type BdevUser, checkResize } from './registry.ts';
 
@@ -130,6 +131,27 @@ describe('deletion', () => {
     user.release();
     await deletion;
     expect(create(registry, 'A').entry.isRemoving).toBe(false);
+  });
+
+  it('is answered after ten seconds when a user cannot let go, and goes on', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      const registry = new BdevRegistry(1);
+      const { entry, bdev } = create(registry, 'A');
+      const user = new FakeUser();
+      user.hold();
+      entry.users.add(user);
+      const deletion = registry.delete(entry).catch((error: unknown) => error);
+      await vi.advanceTimersByTimeAsync(REMOVAL_MS_MAX);
+      expect(await deletion).toMatchObject({ code: 'ETIMEDOUT' });
+      expect([bdev.destructs, registry.list(), entry.isRemoving]).toEqual([0, [entry], true]);
+      expect(() => registry.get('A')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
+      user.release();
+      await vi.advanceTimersByTimeAsync(0);
+      expect([bdev.destructs, registry.list()]).toEqual([1, []]);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('and creation are told to whoever listens', async () => {

@@ -4,7 +4,9 @@
  */
 
 import { EventEmitter } from 'node:events';
+import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
+import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Bdev, BdevDescription } from './bdev.ts';
 import { createStats } from './bdev-stats.ts';
 
@@ -106,10 +108,27 @@ export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: 
     await Promise.all([...entry.users].map((user) => user.bdevChanged(entry)));
   }
 
-  /** Takes the bdev away from its users, then destructs it. */
+  /**
+   * Takes the bdev away from its users, then destructs it: the one way out, whether an operator deletes it or its
+   * module finds that its device is gone. Throws `ETIMEDOUT` when its module does not end what is in flight: then it
+   * goes as soon as that is over.
+   */
   async delete(entry: BdevEntry): Promise<void> {
     if (entry.isRemoving) throw new TargetError('ENODEV', `bdev "${entry.name}" is already being deleted`);
     entry.isRemoving = true;
+    await withinDeadline(
+      this.#remove(entry),
+      REMOVAL_MS_MAX,
+      () =>
+        new TargetError(
+          'ETIMEDOUT',
+          `bdev "${entry.name}" still works on requests after ${REMOVAL_MS_MAX / 1000} s: new ones are refused, ` +
+            'and it goes when they are over',
+        ),
+    );
+  }
+
+  async #remove(entry: BdevEntry): Promise<void> {
     await Promise.all([...entry.users].map((user) => user.bdevRemoved(entry)));
     entry.users.clear();
     this.#entries.delete(entry.name);

@@ -78,15 +78,21 @@ export class ScsiTarget implements UnitDirectory {
 
   /**
    * From now on the LUN is not there. `onGone` runs when its last task has ended, perhaps at once; the channel may be
-   * closed then.
+   * closed then. Returns what ends the tasks that still run, each after the I/O that is under way.
    */
-  removeLun(number: number, onGone: () => void): void {
+  removeLun(number: number, onGone: () => void): () => void {
     const unit = this.#units.get(number);
     assert(unit !== undefined, 'a LUN that is removed is there');
     this.#units.delete(number);
     this.#changed();
     for (const other of this.#units.values()) other.state.raise(Sense.reportedLunsChanged);
     unit.remove(onGone);
+    return () =>
+      unit.abort(
+        () => true,
+        ServiceResponse.aborted,
+        () => {},
+      );
   }
 
   /** The channel of a unit has a new number of blocks. */

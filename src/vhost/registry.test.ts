@@ -6,9 +6,10 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';
 import { turns, until } from '../../test/support/waiting.ts';
+import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import { type Logger, SILENT } from '../base/log.ts';
 import { NullBdev } from '../bdev/modules/null/null.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
@@ -17,12 +18,16 @@ import { METHODS, type Params, type RpcContext } from '../rpc/methods.ts';
 import { closeFd } from '../sys/events.ts';
 import { connectUnix, createFdBuffer, receiveMessage } from '../sys/socket.ts';
 import { type CreateBlkParams, VhostRegistry } from './registry.ts';
+import { ScsiCall } from './scsi-service.ts';
 import { vhostConfig, vhostRpc } from './vhost.rpc.ts';
 
 class FakeReactor {
   readonly core: number;
   controllerCount = 0;
   readonly calls: string[] = [];
+  /** A call that is answered when `release` is called. */
+  held: string | null = null;
+  release: () => void = () => {};
 
   constructor(core: number) {
     this.core = core;
@@ -30,6 +35,7 @@ class FakeReactor {
 
   async call(name: string, payload: unknown): Promise<unknown> {
     this.calls.push(`${name} ${typeof payload === 'number' ? payload : ''}`.trim());
+    if (name === this.held) await new Promise<void>((resolve) => (this.release = resolve));
     return 0;
   }
 }
@@ -269,5 +275,35 @@ describe('the calls of controllers', () => {
       { ctrlr: 'c0', dev_name: 'A', cpumask: '0x2', readonly: false, serial: 'S' },
       { ctrlr: 'c1', dev_name: 'A', cpumask: '0x3', readonly: true },
     ]);
+  });
+});
+
+describe('what is in flight on a bdev that hangs', () => {
+  it('holds up a removal for ten seconds only, and the removal ends with it', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      const controller = await registry.createScsi({ name: 'scsi', cpumask: '0x1', isDelayed: false });
+      const identity = { vendor: undefined, model: undefined, serial: undefined };
+      const flags = { isReadonly: false, isRemovable: false };
+      await controller.addTarget({ target: 0, lun: 0, bdev: bdevs.get('A'), ...identity, ...flags });
+      const [reactor] = reactors as [FakeReactor];
+      reactor.held = ScsiCall.removeLun;
+      const removals = [
+        controller.removeTarget(0, undefined),
+        bdevs.delete(bdevs.get('A')),
+        registry.delete('scsi', true),
+      ];
+      const ends = Promise.allSettled(removals);
+      await expect(controller.removeTarget(0, undefined)).rejects.toMatchObject({ code: 'EBUSY' });
+      await vi.advanceTimersByTimeAsync(REMOVAL_MS_MAX);
+      for (const end of await ends) expect(end).toMatchObject({ status: 'rejected', reason: { code: 'ETIMEDOUT' } });
+      expect(controller.luns()).toHaveLength(1);
+      reactor.release();
+      await turns();
+      expect([controller.luns(), bdevs.find('A')]).toEqual([[], undefined]);
+      expect(reactor.calls.filter((call) => call === ScsiCall.removeLun)).toHaveLength(1);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 });

@@ -1,7 +1,9 @@
 /** All vhost controllers by name, and the making of new ones. */
 import { join } from 'node:path';
 import { parseCpuset } from '../base/cpuset.ts';
+import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
+import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import { placeController } from '../reactor/placement.ts';
@@ -106,6 +108,7 @@ export class VhostRegistry {
   /**
    * Removes a controller and its socket. With a front-end connected it refuses (`EBUSY`), because the guest would lose
    * its disk; `force` lets that guest see errors instead: its session goes on, without a disk, until it disconnects.
+   * Throws `ETIMEDOUT` when a bdev does not end what is in flight; the controller is gone all the same.
    */
   async delete(name: string, force: boolean): Promise<void> {
     const controller = this.get(name);
@@ -116,9 +119,21 @@ export class VhostRegistry {
       );
     }
     this.#controllers.delete(name);
-    const { gone } = await controller.retire();
     this.#retired.add(controller);
-    void gone.then(() => this.#retired.delete(controller));
+    const retiring = controller.retire();
+    void retiring
+      .then(({ gone }) => gone)
+      .finally(() => this.#retired.delete(controller))
+      .catch(() => undefined);
+    await withinDeadline(
+      retiring,
+      REMOVAL_MS_MAX,
+      () =>
+        new TargetError(
+          'ETIMEDOUT',
+          `a bdev still works on requests of "${name}" after ${REMOVAL_MS_MAX / 1000} s: new ones are refused`,
+        ),
+    );
     this.#options.log.info(`Controller ${name}: removed`, { ctrlr: name });
   }
 

@@ -6,7 +6,9 @@
  * A LUN goes in one way, whether its target is removed, its bdev is deleted, the bdev vanishes or the controller is
  * deleted: the reactor refuses new commands, ends those in flight, and tells the driver.
  */
+import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
+import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
 import { hasBit, maskOf } from '../vhost-user/messages.ts';
 import { VirtioFeature } from '../virtio/features.ts';
@@ -37,12 +39,6 @@ export interface AddTargetParams extends LunConfig {
   readonly lun: number;
   readonly bdev: BdevEntry;
 }
-
-/**
- * How long commands in flight on a LUN that goes may take. Guests give a command 30 s before they abort it; an operator
- * waits for less.
- */
-const REMOVAL_MS_MAX = 10_000;
 
 let nextControllerId = 1;
 
@@ -144,8 +140,13 @@ export class ScsiController extends Controller<ScsiSession> {
     }
     await withinDeadline(
       Promise.all(wanted.map((one) => this.removeLun(one))),
-      `the bdev of target ${target} still works on commands of the guest after ${REMOVAL_MS_MAX / 1000} s; ` +
-        'new ones are refused',
+      REMOVAL_MS_MAX,
+      () =>
+        new TargetError(
+          'ETIMEDOUT',
+          `the bdev of target ${target} still works on commands of the guest after ${REMOVAL_MS_MAX / 1000} s: ` +
+            'new ones are refused, and the target goes when they are over',
+        ),
     );
   }
 
@@ -255,14 +256,4 @@ export class ScsiSession extends DeviceSession {
 function scsiFeatures(): bigint {
   const { VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT } = VirtioFeature;
   return maskOf(ScsiFeature.HOTPLUG, ScsiFeature.CHANGE, VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT);
-}
-
-async function withinDeadline(work: Promise<unknown>, complaint: string): Promise<void> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new TargetError('ETIMEDOUT', complaint)), REMOVAL_MS_MAX);
-  try {
-    await Promise.race([work, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -1,7 +1,8 @@
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { describeBdev, HeldChannel } from '../../test/support/bdev-rig.ts';
 import { QueueRig } from '../../test/support/queue-rig.ts';
 import { turns } from '../../test/support/waiting.ts';
+import { REMOVAL_DRAIN_MS_MAX, REMOVAL_MS_MAX } from '../base/limits.ts';
 import { IoStatus } from '../bdev/bdev-io.ts';
 import { BdevChannel } from '../bdev/channel.ts';
 import { encodeTmf } from '../initiator/scsi-request.ts';
@@ -62,9 +63,16 @@ function createRig() {
 
 type Rig = ReturnType<typeof createRig>;
 
-function send({ requests }: Pick<Rig, 'requests'>, cdb: number[], inBytes: number, tag = 1, attribute = 0): void {
+function send(
+  { requests }: Pick<Rig, 'requests'>,
+  cdb: number[],
+  inBytes: number,
+  tag = 1,
+  attribute = 0,
+  target = 1,
+): void {
   const request = new Uint8Array(SCSI_REQUEST_BYTES);
-  encodeLun(request, 0, 1, 0);
+  encodeLun(request, 0, target, 0);
   request[ScsiRequestOffset.tag] = tag;
   request[ScsiRequestOffset.attribute] = attribute;
   request.set(cdb, ScsiRequestOffset.cdb);
@@ -152,8 +160,6 @@ describe('a LUN that goes', () => {
     void rig.device.removeLun(1, 0).then(() => (isGone = true));
     read(rig, 2);
     expect(ended(rig)).toBe(ScsiResponse.BAD_TARGET);
-    manage(rig, ScsiTmf.LOGICAL_UNIT_RESET);
-    expect(managed(rig)).toBe(ScsiResponse.BAD_TARGET);
     const event = new Uint8Array(16);
     expect(rig.device.events.count).toBe(1);
     rig.device.events.take(event);
@@ -164,6 +170,79 @@ describe('a LUN that goes', () => {
     expect(ended(rig)).toBe(ScsiResponse.OK);
     await turns();
     expect([isGone, rig.released]).toEqual([true, ['Test0']]);
+  });
+
+  test('answers task management when its commands have ended', async () => {
+    const rig = createRig();
+    read(rig);
+    const gone = rig.device.removeLun(1, 0);
+    manage(rig, ScsiTmf.ABORT_TASK);
+    manage(rig, ScsiTmf.LOGICAL_UNIT_RESET);
+    await turns();
+    expect([ended(rig), managed(rig)]).toEqual([null, null]);
+    manage(rig, ScsiTmf.QUERY_TASK);
+    expect(managed(rig)).toBe(ScsiResponse.BAD_TARGET);
+    rig.held.complete();
+    await gone;
+    await turns();
+    expect([ended(rig), managed(rig), managed(rig)]).toEqual([
+      ScsiResponse.OK,
+      ScsiResponse.BAD_TARGET,
+      ScsiResponse.BAD_TARGET,
+    ]);
+  });
+
+  describe('with a bdev that hangs', () => {
+    beforeEach(() => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    });
+    afterEach(() => {
+      vi.useRealTimers();
+    });
+
+    test('lets commands end by themselves for a while, and then aborts them', async () => {
+      const rig = createRig();
+      read(rig);
+      read(rig, 2);
+      const gone = rig.device.removeLun(1, 0);
+      rig.held.complete(IoStatus.success, 0);
+      expect(ended(rig)).toBe(ScsiResponse.OK);
+      await vi.advanceTimersByTimeAsync(REMOVAL_DRAIN_MS_MAX);
+      expect([ended(rig), rig.released]).toEqual([null, []]);
+      rig.held.complete();
+      await gone;
+      expect([ended(rig), rig.released]).toEqual([ScsiResponse.ABORTED, ['Test0']]);
+    });
+
+    test('keeps the buffers of a command, and its place in the ring, until the bdev is done with them', async () => {
+      const rig = createRig();
+      read(rig);
+      const [io] = rig.held.held;
+      const [list, count] = [io?.iovFirst, io?.iovCount];
+      const gone = rig.device.removeLun(1, 0);
+      await vi.advanceTimersByTimeAsync(100 * REMOVAL_MS_MAX);
+      let isStopped = false;
+      void rig.requests.queue.stop().then(() => (isStopped = true));
+      await turns();
+      expect([ended(rig), isStopped, rig.released, rig.held.closes]).toEqual([null, false, [], 0]);
+      expect([io?.iovFirst, io?.iovCount, rig.requests.ring.device.inFlightCount]).toEqual([list, count, 1]);
+      rig.held.complete();
+      await gone;
+      expect(ended(rig)).toBe(ScsiResponse.ABORTED);
+      await turns();
+      expect([isStopped, rig.released]).toEqual([true, ['Test0']]);
+    });
+
+    test('does not hold up another LUN', async () => {
+      const rig = createRig();
+      rig.device.addLun(2, 0, describeBdev(), IDENTITY);
+      read(rig);
+      void rig.device.removeLun(1, 0);
+      await vi.advanceTimersByTimeAsync(REMOVAL_MS_MAX);
+      send(rig, [0], 0, 3, 0, 2);
+      expect(ended(rig)).toBe(ScsiResponse.OK);
+      rig.held.complete();
+    });
   });
 
   test('can be added again while its last command is still in flight', async () => {

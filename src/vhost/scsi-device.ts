@@ -2,6 +2,7 @@
  * A vhost-user-scsi controller in its reactor: up to 256 SCSI targets, shared by the controller's queues, and what its
  * driver has to be told. It lives as long as the controller; sessions come and go.
  */
+import { REMOVAL_DRAIN_MS_MAX } from '../base/limits.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import type { BouncePool } from '../scsi/bounce-pool.ts';
@@ -48,6 +49,8 @@ export class ScsiDevice {
   readonly #channels: Pick<ChannelTable, 'take' | 'release'>;
   readonly #bounce: BouncePool;
   readonly #targets: (ScsiTarget | null)[] = Array.from({ length: SCSI_TARGETS_MAX }, () => null);
+  /** By target: the ends of LUNs that go and have commands in flight. */
+  readonly #leaving = new Map<number, Set<Promise<void>>>();
   /** By target and LUN. */
   readonly #lunChannels = new Map<string, BdevChannel>();
 
@@ -81,16 +84,24 @@ export class ScsiDevice {
 
   /**
    * Refuses new commands at once, and tells the driver; resolves when none is in flight and the channel is given back.
+   * Commands that take too long are aborted: each ends when its bdev is done with the current I/O, not before, because
+   * until then the bdev may use the buffers of the guest.
    */
   async removeLun(number: number, lun: number): Promise<void> {
     const target = this.#targets[number];
     const channel = this.#lunChannels.get(keyOf(number, lun));
     if (target === null || target === undefined || channel === undefined) return;
     this.#lunChannels.delete(keyOf(number, lun));
-    const gone = new Promise<void>((resolve) => target.removeLun(lun, resolve));
+    const { promise: gone, resolve } = Promise.withResolvers<void>();
+    const abort = target.removeLun(lun, resolve);
+    const timer = setTimeout(abort, REMOVAL_DRAIN_MS_MAX);
+    const leaving = this.#leaving.get(number) ?? new Set();
+    this.#leaving.set(number, leaving.add(gone));
     if (target.lunNumbers.length === 0) this.#targets[number] = null;
     this.#tellTransport(number, lun, ScsiResetReason.REMOVED);
     await gone;
+    clearTimeout(timer);
+    leaving.delete(gone);
     this.#channels.release(channel);
   }
 
@@ -100,14 +111,25 @@ export class ScsiDevice {
     this.events.add({ type: ScsiEventType.PARAM_CHANGE, target: number, lun, reason: SCSI_CAPACITY_CHANGED });
   }
 
-  /** Task management; `done` gets the response when the affected commands have ended. */
+  /** Task management; `done` gets the response when the affected commands have ended, those of LUNs that go too. */
   manage(number: number, request: Omit<ManagementRequest, 'nexus'>, done: (response: number) => void): void {
+    const isQuery = request.function === ScsiTmf.QUERY_TASK || request.function === ScsiTmf.QUERY_TASK_SET;
+    const leaving = this.#leaving.get(number);
+    if (isQuery || leaving === undefined || leaving.size === 0) this.#manage(number, request, isQuery, done);
+    else void Promise.all(leaving).then(() => this.#manage(number, request, isQuery, done));
+  }
+
+  #manage(
+    number: number,
+    request: Omit<ManagementRequest, 'nexus'>,
+    isQuery: boolean,
+    done: (response: number) => void,
+  ): void {
     const target = this.target(number);
     if (target === null) {
       done(ScsiResponse.BAD_TARGET);
       return;
     }
-    const isQuery = request.function === ScsiTmf.QUERY_TASK || request.function === ScsiTmf.QUERY_TASK_SET;
     if (!isQuery) {
       for (const queue of this.queues) queue.dropRetries(number);
     }

@@ -359,10 +359,15 @@ export const bdevMethods = {
 
   delete_bdev: defineMethod({
     summary: 'Delete a bdev of any kind',
-    details: 'The name of 2018. Controllers that use the bdev lose it first.',
+    details:
+      'The name of 2018. Controllers that use the bdev lose it first: new requests are refused, those in flight end, ' +
+      'and SCSI targets that show it are detached from running guests.',
     params: byName('Bdev to delete.'),
     result: z.boolean(),
-    errors: [ENODEV],
+    errors: [
+      ENODEV,
+      { code: 'ETIMEDOUT', when: 'requests in flight did not end in 10 s; the bdev goes as soon as they are over' },
+    ],
     cli: {
       positionals: [{ name: 'bdev_name', kind: 'string', help: 'bdev to delete' }],
       toParams: (values) => ({ name: values.bdev_name }),

@@ -266,8 +266,9 @@ export const vhostMethods = {
   vhost_scsi_controller_remove_target: defineMethod({
     summary: 'Take a SCSI target away from a controller, with its LUNs',
     details:
-      'A running guest is told. Commands in flight are finished first; the call answers when that is done. Deleting ' +
-      'a bdev does the same to every LUN that shows it.',
+      'A running guest is told, and new commands are refused. Commands in flight are finished first, or aborted when ' +
+      'that takes more than 5 s; the call answers when it is over. Deleting a bdev does the same to every LUN that ' +
+      'shows it.',
     params: z.strictObject({
       ctrlr: ctrlrName,
       scsi_target_num: targetNumber(0).describe('Number of the target.'),
@@ -285,7 +286,7 @@ export const vhostMethods = {
       { code: 'EINVAL', when: 'the controller is not a scsi controller' },
       { code: 'EBUSY', when: 'the target is being removed already' },
       { code: 'ENOTSUP', when: "the guest's driver runs and does not know removal" },
-      { code: 'ETIMEDOUT', when: 'commands of the guest did not end in time; the target is gone for new ones' },
+      { code: 'ETIMEDOUT', when: 'commands in flight did not end in 10 s; the target goes as soon as they are over' },
     ],
     aliases: [
       {
@@ -323,7 +324,11 @@ export const vhostMethods = {
     }),
     result: z.boolean(),
     errorStyle: 'invalid_params',
-    errors: [ENODEV, { code: 'EBUSY', when: 'a guest is connected and `force` was not given' }],
+    errors: [
+      ENODEV,
+      { code: 'EBUSY', when: 'a guest is connected and `force` was not given' },
+      { code: 'ETIMEDOUT', when: 'requests in flight did not end in 10 s; the controller is gone all the same' },
+    ],
     aliases: [{ name: 'remove_vhost_controller' }],
     cli: {
       positionals: [{ name: 'ctrlr', kind: 'string', help: 'name of the controller' }],
