@@ -2,7 +2,7 @@
  * Writes the reference pages that are derived from tables in the source. With `--check` it writes nothing and fails
  * when a page is not what the table says.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Errno } from '../src/base/errors.ts';
 import { usageLine } from '../src/rpc/arguments.ts';
@@ -18,9 +18,9 @@ import {
 } from '../src/rpc/limits.ts';
 import { METHODS } from '../src/rpc/methods.ts';
 import { describeParams, type JsonSchema, jsonSchema } from '../src/rpc/openrpc.ts';
+import { scsiReference } from './scsi-docs.ts';
 
 const MIB = 1024 * 1024;
-const PAGE = fileURLToPath(new URL('../docs/rpc.md', import.meta.url));
 
 const SECTIONS: readonly (readonly [title: string, isMember: (name: string) => boolean])[] = [
   ['Block devices', (name) => name.includes('bdev')],
@@ -179,7 +179,7 @@ function methodText(name: string, spec: MethodSpec): string {
 }
 
 /** The text of docs/rpc.md. */
-export function rpcReference(): string {
+function rpcReference(): string {
   const rest = new Map<string, MethodSpec>(
     Object.entries(METHODS).toSorted(([left], [right]) => (left < right ? -1 : 1)),
   );
@@ -194,18 +194,28 @@ export function rpcReference(): string {
   return [INTRODUCTION, ...sections].join('\n');
 }
 
-/** Whether docs/rpc.md is what the table says. */
-export function isRpcReferenceCurrent(): boolean {
-  return readFileSync(PAGE, 'utf8') === rpcReference();
+const PAGES: Readonly<Record<string, () => string>> = {
+  'docs/rpc.md': rpcReference,
+  'docs/scsi.md': scsiReference,
+};
+
+const pathOf = (page: string): string => fileURLToPath(new URL(`../${page}`, import.meta.url));
+
+/** Pages that are not what the tables say. */
+export function stalePages(): string[] {
+  return Object.entries(PAGES)
+    .filter(([page, text]) => !existsSync(pathOf(page)) || readFileSync(pathOf(page), 'utf8') !== text())
+    .map(([page]) => page);
 }
 
 function main(argv: readonly string[]): number {
   if (!argv.includes('--check')) {
-    writeFileSync(PAGE, rpcReference());
+    for (const [page, text] of Object.entries(PAGES)) writeFileSync(pathOf(page), text());
     return 0;
   }
-  if (isRpcReferenceCurrent()) return 0;
-  process.stderr.write('docs/rpc.md is not current: run scripts/generate-docs.ts and commit the result\n');
+  const stale = stalePages();
+  if (stale.length === 0) return 0;
+  process.stderr.write(`${stale.join(', ')}: not current. Run scripts/generate-docs.ts and commit the result\n`);
   return 1;
 }
 

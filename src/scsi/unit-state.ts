@@ -8,7 +8,7 @@ import { ModePages } from './mode-pages.ts';
 import { type AccessKind, Reservations } from './reservations.ts';
 
 /** Bytes moved by one READ, WRITE or VERIFY, so that one command does not hold up a reactor for long. */
-const TRANSFER_BYTES_MAX = 32 * 2 ** 20;
+export const TRANSFER_BYTES_MAX = 32 * 2 ** 20;
 /** Bytes cleared in one go: about a millisecond of a RAM disk. */
 export const CLEAR_BYTES_MAX = 32 * 2 ** 20;
 /** NUMBER OF LOGICAL BLOCKS of one COMPARE AND WRITE is one byte. */

@@ -16,6 +16,8 @@ export interface IscsiSuite {
   readonly skipped?: readonly string[];
   readonly why?: string;
   readonly disk?: ConformanceDisk;
+  /** Rows of the command table that it is about; none: the one whose name is that of the suite. */
+  readonly commands?: readonly string[];
 }
 
 const NO_COPY = 'EXTENDED COPY and RECEIVE COPY RESULTS are not offered: no known guest uses them.';
@@ -32,6 +34,7 @@ export const ISCSI_SUITES: readonly IscsiSuite[] = [
   { name: 'CompareAndWrite', passed: 4, skipped: ['InvalidDataOutSize'], why: 'The tool sends it over iSCSI only.' },
   {
     name: 'ExtendedCopy',
+    commands: [],
     passed: 0,
     skipped: ['Simple', 'ParamHdr', 'DescrLimits', 'DescrType', 'ValidTgtDescr', 'ValidSegDescr'],
     why: NO_COPY,
@@ -39,31 +42,49 @@ export const ISCSI_SUITES: readonly IscsiSuite[] = [
   // With larger physical blocks its UnmapSingle asks for block i + 1 and expects a status from block i + 8 on.
   { name: 'GetLBAStatus', passed: 3, disk: 'plain' },
   { name: 'Inquiry', passed: 7 },
-  { name: 'Mandatory', passed: 1 },
+  { name: 'Mandatory', commands: ['INQUIRY', 'READ CAPACITY(10)', 'TEST UNIT READY'], passed: 1 },
   { name: 'ModeSense6', passed: 5 },
-  { name: 'NoMedia', passed: 1, disk: 'removable' },
-  { name: 'OrWrite', passed: 6 },
+  { name: 'NoMedia', commands: ['TEST UNIT READY', 'READ(10)', 'WRITE(10)'], passed: 1, disk: 'removable' },
+  { name: 'OrWrite', commands: ['ORWRITE(16)'], passed: 6 },
   { name: 'Prefetch10', passed: 4 },
   { name: 'Prefetch16', passed: 4 },
   {
     name: 'PreventAllow',
+    commands: ['PREVENT ALLOW MEDIUM REMOVAL'],
     passed: 2,
     skipped: ['ITNexusLoss', 'Logout', 'WarmReset', 'ColdReset', 'LUNReset', '2ITNexuses'],
     why: NEEDS_ISCSI,
     disk: 'removable',
   },
-  { name: 'PrinReadKeys', passed: 2 },
-  { name: 'PrinServiceactionRange', passed: 1 },
-  { name: 'PrinReportCapabilities', passed: 1 },
-  { name: 'ProutRegister', passed: 1 },
+  { name: 'PrinReadKeys', commands: ['PERSISTENT RESERVE IN, READ KEYS'], passed: 2 },
+  {
+    name: 'PrinServiceactionRange',
+    commands: [
+      'PERSISTENT RESERVE IN, READ KEYS',
+      'PERSISTENT RESERVE IN, READ RESERVATION',
+      'PERSISTENT RESERVE IN, REPORT CAPABILITIES',
+    ],
+    passed: 1,
+  },
+  { name: 'PrinReportCapabilities', commands: ['PERSISTENT RESERVE IN, REPORT CAPABILITIES'], passed: 1 },
+  {
+    name: 'ProutRegister',
+    commands: ['PERSISTENT RESERVE OUT, REGISTER', 'PERSISTENT RESERVE OUT, REGISTER AND IGNORE'],
+    passed: 1,
+  },
   {
     name: 'ProutReserve',
+    commands: [
+      'PERSISTENT RESERVE OUT, RESERVE',
+      'PERSISTENT RESERVE OUT, RELEASE',
+      'PERSISTENT RESERVE IN, READ RESERVATION',
+    ],
     passed: 1,
     skipped: [...ACCESS.map((type) => `Access${type}`), ...ACCESS.map((type) => `Ownership${type}`)],
     why: NEEDS_ISCSI,
   },
-  { name: 'ProutClear', passed: 1 },
-  { name: 'ProutPreempt', passed: 0, skipped: ['RemoveRegistration'], why: NEEDS_ISCSI },
+  { name: 'ProutClear', commands: ['PERSISTENT RESERVE OUT, CLEAR'], passed: 1 },
+  { name: 'ProutPreempt', commands: [], passed: 0, skipped: ['RemoveRegistration'], why: NEEDS_ISCSI },
   { name: 'Read6', passed: 2 },
   { name: 'Read10', passed: 6 },
   { name: 'Read12', passed: 5 },
@@ -72,17 +93,19 @@ export const ISCSI_SUITES: readonly IscsiSuite[] = [
   { name: 'ReadCapacity16', passed: 4 },
   { name: 'ReadDefectData10', passed: 1 },
   { name: 'ReadDefectData12', passed: 1 },
-  { name: 'ReadOnly', passed: 1, disk: 'readonly' },
-  { name: 'ReceiveCopyResults', passed: 0, skipped: ['CopyStatus', 'OpParams'], why: NO_COPY },
-  { name: 'ReportSupportedOpcodes', passed: 4 },
+  { name: 'ReadOnly', commands: ['WRITE(10)', 'WRITE SAME(10)', 'UNMAP'], passed: 1, disk: 'readonly' },
+  { name: 'ReceiveCopyResults', commands: [], passed: 0, skipped: ['CopyStatus', 'OpParams'], why: NO_COPY },
+  { name: 'ReportSupportedOpcodes', commands: ['REPORT SUPPORTED OPERATION CODES'], passed: 4 },
   {
     name: 'Reserve6',
+    commands: ['RESERVE(6)', 'RELEASE(6)'],
     passed: 1,
     skipped: ['2Initiators', 'Logout', 'ITNexusLoss', 'TargetColdReset', 'TargetWarmReset', 'LUNReset'],
     why: NEEDS_ISCSI,
   },
   {
     name: 'Sanitize',
+    commands: [],
     passed: 0,
     skipped: [
       ...['BlockErase', 'BlockEraseReserved', 'CryptoErase', 'CryptoEraseReserved', 'ExitFailureMode'],
@@ -101,17 +124,19 @@ export const ISCSI_SUITES: readonly IscsiSuite[] = [
   { name: 'Write16', passed: 5 },
   {
     name: 'WriteAtomic16',
+    commands: [],
     passed: 0,
     skipped: ['Simple', 'BeyondEol', 'ZeroBlocks', 'WriteProtect', 'DpoFua', 'VPD'],
     why: NO_ATOMIC,
   },
   { name: 'WriteSame10', passed: 9, skipped: ['ZeroBlocks'], why: NO_ZERO },
   { name: 'WriteSame16', passed: 9, skipped: ['ZeroBlocks'], why: NO_ZERO },
-  { name: 'WriteVerify10', passed: 6 },
-  { name: 'WriteVerify12', passed: 6 },
-  { name: 'WriteVerify16', passed: 6 },
+  { name: 'WriteVerify10', commands: ['WRITE AND VERIFY(10)'], passed: 6 },
+  { name: 'WriteVerify12', commands: ['WRITE AND VERIFY(12)'], passed: 6 },
+  { name: 'WriteVerify16', commands: ['WRITE AND VERIFY(16)'], passed: 6 },
   {
     name: 'MultipathIO',
+    commands: [],
     passed: 0,
     skipped: ['Simple', 'Reset', 'CompareAndWrite', 'CompareAndWriteAsync'],
     why: ONE_PATH,
