@@ -98,7 +98,7 @@ ${NOT_OFFERED.map(([name, why]) => `- ${name}: ${why}.`).join('\n')}
 |---|---|
 | One READ, WRITE, VERIFY, ORWRITE | ${TRANSFER_BYTES_MAX / MIB} MiB |
 | One COMPARE AND WRITE | 255 blocks, and 256 KiB |
-| One WRITE SAME | ${WRITE_SAME_BLOCKS_MAX} blocks, at least one (WSNZ); ${CLEAR_BYTES_MAX / MIB} MiB go to the bdev at once |
+| One WRITE SAME | ${WRITE_SAME_BLOCKS_MAX} blocks, at least one (WSNZ), ${CLEAR_BYTES_MAX / MIB} MiB a piece |
 | One UNMAP | ${UNMAP_BLOCKS_MAX} blocks in ${UNMAP_DESCRIPTORS_MAX} descriptors |
 
 The block limits page says the same. LBPRZ is set where the module promises that unmapped blocks read as zeroes: RAM
