@@ -71,5 +71,6 @@ NAPI_MODULE_INIT() {
   event_exports(env, exports);
   copy_exports(env, exports);
   thread_exports(env, exports);
+  uring_exports(env, exports);
   return exports;
 }

@@ -36,3 +36,4 @@ void memory_exports(napi_env env, napi_value exports);
 void event_exports(napi_env env, napi_value exports);
 void copy_exports(napi_env env, napi_value exports);
 void thread_exports(napi_env env, napi_value exports);
+void uring_exports(napi_env env, napi_value exports);

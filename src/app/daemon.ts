@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { Errno, TargetError } from '../base/errors.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
+import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
@@ -45,6 +46,7 @@ export class Daemon {
       ...bdevRpc(this.bdevs),
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
       ...nullRpc(this.bdevs),
+      ...fileRpc(this.bdevs, options.cores),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };

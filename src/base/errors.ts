@@ -8,6 +8,7 @@
 export const Errno = {
   EPERM: -1,
   ENOENT: -2,
+  EINTR: -4,
   EIO: -5,
   EBADF: -9,
   EAGAIN: -11,
@@ -42,6 +43,7 @@ export type ErrnoName = keyof typeof Errno;
 const STRERROR: Record<ErrnoName, string> = {
   EPERM: 'Operation not permitted',
   ENOENT: 'No such file or directory',
+  EINTR: 'Interrupted system call',
   EIO: 'Input/output error',
   EBADF: 'Bad file descriptor',
   EAGAIN: 'Resource temporarily unavailable',

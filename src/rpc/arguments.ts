@@ -56,7 +56,8 @@ class ArgumentReader {
       else if (word.startsWith('--')) this.#readLongFlag(word);
       else this.#readShortFlags(word);
     }
-    const missing = this.#positionals.slice(this.#positionalsRead).map((positional) => positional.name);
+    const unread = this.#positionals.slice(this.#positionalsRead);
+    const missing = unread.filter(({ isOptional }) => isOptional !== true).map(({ name }) => name);
     if (missing.length > 0 && !this.#wantsHelp) throw new UsageError(`missing: ${missing.join(', ')}`);
     return { wantsHelp: this.#wantsHelp, values: this.#values };
   }
@@ -180,7 +181,9 @@ function flagText(flag: CliFlag, names: readonly string[]): string {
 /** One line: the method with all it takes. */
 export function usageLine(method: string, cli: CliSpec): string {
   const flags = (cli.flags ?? []).map((flag) => `[${flagText(flag, flag.names.slice(0, 1))}]`);
-  const positionals = (cli.positionals ?? []).map((positional) => valueName(positional));
+  const positionals = (cli.positionals ?? []).map((positional) => {
+    return positional.isOptional === true ? `[${valueName(positional)}]` : valueName(positional);
+  });
   return [method, ...flags, ...positionals].join(' ');
 }
 

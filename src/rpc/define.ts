@@ -37,6 +37,8 @@ export interface CliPositional {
   readonly kind: 'string' | 'int' | 'float';
   readonly help: string;
   readonly choices?: readonly string[];
+  /** May be left out. Only the last ones are. */
+  readonly isOptional?: true;
 }
 
 export interface CliFlag {

@@ -91,6 +91,42 @@ export class IovArena {
     return this.#words[entry * 4 + 2] as number;
   }
 
+  /**
+   * True when the segments of a list hold exactly `totalBytes`, and no address and no length has a bit of its mask.
+   * Then the kernel can use the list as it is.
+   */
+  fits(first: number, count: number, totalBytes: number, addressMask: number, lengthMask: number): boolean {
+    const words = this.#words;
+    let wrong = 0;
+    let total = 0;
+    for (let at = first * 4; at < (first + count) * 4; at += 4) {
+      const length = words[at + 2] as number;
+      wrong |= ((words[at] as number) & addressMask) | (length & lengthMask);
+      total += length;
+    }
+    return wrong === 0 && total === totalBytes;
+  }
+
+  // Addresses are beyond the engine's small integers and would be boxed on their way out: these write them in place.
+
+  /** Stores the address of a segment as two words. */
+  copyAddress(entry: number, words: Uint32Array, at: number): void {
+    words[at] = this.#words[entry * 4] as number;
+    words[at + 1] = this.#words[entry * 4 + 1] as number;
+  }
+
+  /** Stores the address of the entry itself as two words. */
+  copyEntryAddress(entry: number, words: Uint32Array, at: number): void {
+    const address = this.address + entry * IOVEC_BYTES;
+    words[at] = address >>> 0;
+    words[at + 1] = (address / TWO_32) >>> 0;
+  }
+
+  /** Stores the address of the entry itself as a number. */
+  storeEntryAddress(entry: number, numbers: Float64Array, at: number): void {
+    numbers[at] = this.address + entry * IOVEC_BYTES;
+  }
+
   close(): void {
     this.#views.close();
     this.#memory.close();

@@ -47,6 +47,12 @@ export interface Native {
   copyEngineClose(id: number): number;
   copyEngineRun(id: number, count: number): void;
 
+  uringSetup(entries: number, params: Uint8Array): number;
+  uringEnter(fd: number, toSubmit: number, flags: number): number;
+  uringRegister(fd: number, opcode: number, fds: Int32Array): number;
+  transferNow(fd: number, flags: number, records: Float64Array, count: number): void;
+  diskInfo(fd: number, out: Float64Array): number;
+
   setAffinity(core: number): number;
   getAffinity(out: Int32Array): number;
   setThreadName(name: string): number;

@@ -30,9 +30,9 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
   /** Listens at once. */
   constructor(options: BlkControllerOptions) {
     super(options);
-    this.isReadonly = options.isReadonly;
     this.configuredSerial = options.serial;
     this.bdev = options.bdev;
+    this.isReadonly = options.isReadonly || !this.bdev.bdev.ioTypes.includes(IoType.write);
     this.listen();
     this.bdev.users.add(this);
     this.reactor.controllerCount++;

@@ -4,6 +4,7 @@
  */
 import { REMOVAL_DRAIN_MS_MAX } from '../base/limits.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
+import { IoType } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import type { BouncePool } from '../scsi/bounce-pool.ts';
 import { type ManagementRequest, ScsiTarget } from '../scsi/target.ts';
@@ -76,7 +77,8 @@ export class ScsiDevice {
     const channel = this.#channels.take(bdev);
     const target = this.#targets[number] ?? new ScsiTarget();
     const { ioTypes, unmapReadsZeroes } = bdev;
-    target.addLun(lun, { ...identity, channel, bounce: this.#bounce, ioTypes, unmapReadsZeroes });
+    const isReadonly = !ioTypes.includes(IoType.write);
+    target.addLun(lun, { ...identity, channel, bounce: this.#bounce, ioTypes, isReadonly, unmapReadsZeroes });
     this.#targets[number] = target;
     this.#lunChannels.set(keyOf(number, lun), channel);
     this.#tellTransport(number, lun, ScsiResetReason.RESCAN);

@@ -2,10 +2,11 @@
  * What a machine must have for a test. A missing thing skips loudly, with the command that mends it; in CI it fails.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { installHint, isToolMissing, TOOLS } from '../../scripts/setup/packages.mjs';
+import { diskInfo } from '../../src/sys/disk-file.ts';
 
 const HUGEPAGE_DIR = '/sys/kernel/mm/hugepages/hugepages-2048kB';
 const HUGEPAGE_MIB = 2;
@@ -21,6 +22,16 @@ function missing(reason: string): string {
 export function whyNoGuests(): string | null {
   if (!isToolMissing(TOOLS.qemu)) return null;
   return missing(`${TOOLS.qemu.commands.join(' or ')} is not installed: ${installHint(TOOLS.qemu)}`);
+}
+
+/** Null when files in a directory take O_DIRECT, else the reason why not. */
+export function whyNoDirectIo(directory: string): string | null {
+  const path = join(directory, 'direct-io');
+  const fd = openSync(path, 'w+');
+  const canDirect = diskInfo(fd).offsetAlignment > 0;
+  closeSync(fd);
+  rmSync(path);
+  return canDirect ? null : missing(`files in ${directory} do not take O_DIRECT: use a checkout on ext4 or xfs`);
 }
 
 /** Pages of 2 MiB, reserved for a test. */

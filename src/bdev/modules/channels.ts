@@ -1,9 +1,11 @@
 /** The channel factory of every kind of bdev: what a reactor thread needs to know of the modules. */
 import type { ChannelFactory } from '../bdev.ts';
+import { FileChannel } from './file/file-channel.ts';
 import { MallocChannel } from './malloc/malloc-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
+  file: (description, context) => new FileChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
   null: () => new NullChannel(),
 };

@@ -12,7 +12,7 @@ import {
 } from '../define.ts';
 
 /** Block sizes that a guest's driver can use: one page at most, a power of two. */
-const BLOCK_SIZES = [512, 1024, 2048, 4096] as const;
+export const BLOCK_SIZES = [512, 1024, 2048, 4096] as const;
 
 /** I/O types in the order in which `bdev_get_bdevs` lists them. */
 export const IO_TYPE_NAMES = [
@@ -40,7 +40,7 @@ export const IO_TYPE_NAMES = [
   'write_uncorrectable',
 ] as const;
 
-const bdevName = z.string().min(1);
+export const bdevName = z.string().min(1);
 const blockSize = z.literal(BLOCK_SIZES);
 const physicalBlockSize = z
   .int()
@@ -59,9 +59,9 @@ const metadataParams = {
   dif_pi_format: z.int().min(0).max(2).optional().describe('Protection information format. Ignored without metadata.'),
 };
 
-const byName = (text: string) => z.strictObject({ name: bdevName.describe(text) });
+export const byName = (text: string) => z.strictObject({ name: bdevName.describe(text) });
 const nameArgument = (help: string): CliPositional => ({ name: 'name', kind: 'string', help });
-const namedCli = (help: string): CliSpec => ({ positionals: [nameArgument(help)], print: 'nothing' });
+export const namedCli = (help: string): CliSpec => ({ positionals: [nameArgument(help)], print: 'nothing' });
 
 const createFlags: readonly CliFlag[] = [
   { names: ['-u', '--uuid'], dest: 'uuid', kind: 'string', help: 'UUID of the bdev (default: random)' },
@@ -191,8 +191,8 @@ const EXAMPLE_BDEV = {
   driver_specific: {},
 };
 
-const ENODEV = { code: 'ENODEV', when: 'no bdev has this name' } as const;
-const EEXIST = { code: 'EEXIST', when: 'a bdev with this name or UUID exists' } as const;
+export const ENODEV = { code: 'ENODEV', when: 'no bdev has this name' } as const;
+export const EEXIST = { code: 'EEXIST', when: 'a bdev with this name or UUID exists' } as const;
 
 /** A new size for a RAM or null disk, in whole MiB, as SPDK's bdev_null_resize has it. */
 const resizeParams = z.strictObject({

@@ -1,0 +1,48 @@
+/** Every kind of disk does what a bdev does. The files of the file kind are real: on a disk, and in memory. */
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, describe } from 'vitest';
+import { whyNoDirectIo } from '../../../test/e2e/requirements.ts';
+import { describeConformance, type Kind } from '../../../test/support/bdev-conformance.ts';
+import { FileBdev, type FileParams } from './file/file.ts';
+import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
+import { NullBdev } from './null/null.ts';
+
+const ON_DISK = mkdtempSync(join(import.meta.dirname, '../../../build/disks-'));
+const IN_MEMORY = mkdtempSync('/dev/shm/ringhost-disks-');
+
+afterAll(() => {
+  for (const directory of [ON_DISK, IN_MEMORY]) rmSync(directory, { recursive: true });
+});
+
+function mallocOf(blockSizeBytes: number): Kind {
+  const budget = new MemoryBudget(Number.POSITIVE_INFINITY);
+  return {
+    make: (name, bytes) => new MallocBdev({ name, blockCount: bytes / blockSizeBytes, blockSizeBytes }, budget),
+  };
+}
+
+function fileIn(directory: string, params: Partial<FileParams> = {}): Kind {
+  return {
+    canWake: true,
+    make(name, bytes) {
+      const filename = join(directory, name);
+      writeFileSync(filename, '');
+      truncateSync(filename, bytes);
+      return new FileBdev({ flavor: 'aio', name, filename, ...params });
+    },
+  };
+}
+
+describeConformance('a RAM disk', mallocOf(512));
+describeConformance('a RAM disk of 4096-byte blocks', mallocOf(4096));
+describeConformance('a null disk', {
+  keepsData: false,
+  make: (name, bytes) => new NullBdev({ name, blockCount: bytes / 512, blockSizeBytes: 512 }),
+});
+describe.skipIf(whyNoDirectIo(ON_DISK) !== null)('O_DIRECT:', () => {
+  describeConformance('a file', fileIn(ON_DISK, { isDirect: true }));
+  describeConformance('a file of 4096-byte blocks', fileIn(ON_DISK, { isDirect: true, blockSizeBytes: 4096 }));
+});
+describeConformance('a file in the page cache', fileIn(ON_DISK, { isDirect: false }));
+describeConformance('a file in memory', fileIn(IN_MEMORY));

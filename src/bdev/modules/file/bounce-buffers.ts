@@ -1,0 +1,82 @@
+/**
+ * Aligned memory for transfers that cannot use the guest's buffers as they are: buffers that O_DIRECT does not take,
+ * the rest of a transfer that was cut short, lists longer than a system call may have.
+ */
+import { CopyEngine } from '../../../sys/copy-engine.ts';
+import { IOV_LONG_ENTRIES, IovArena } from '../../../sys/iov-arena.ts';
+import { Mapping } from '../../../sys/mapping.ts';
+
+/** One buffer: what larger transfers are cut into. A multiple of every block size. */
+export const BOUNCE_BYTES = 256 * 1024;
+const BUFFERS = 8;
+
+export const NO_BOUNCE = -1;
+
+export class BounceBuffers {
+  /** Untouched memory costs nothing, and reads as zeroes: the buffer past the last is the zeroes to write. */
+  readonly #memory = Mapping.anonymous((BUFFERS + 1) * BOUNCE_BYTES);
+  readonly #list = new IovArena(0, 1);
+  readonly #engine = new CopyEngine(this.#list, 1);
+  readonly #free = Array.from({ length: BUFFERS }, (_, index) => index);
+
+  constructor() {
+    this.#engine.setDisk(this.#memory.address, 1);
+  }
+
+  /** `NO_BOUNCE` when all are taken. */
+  take(): number {
+    return this.#free.pop() ?? NO_BOUNCE;
+  }
+
+  release(index: number): void {
+    this.#free.push(index);
+  }
+
+  addressOf(index: number): number {
+    return this.#memory.address + index * BOUNCE_BYTES;
+  }
+
+  /** `BOUNCE_BYTES` of zeroes. Never written. */
+  get zeroesAddress(): number {
+    return this.addressOf(BUFFERS);
+  }
+
+  /** Copies a buffer's first bytes into the segments of a list, `skipBytes` from its start. */
+  scatter(index: number, arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): void {
+    const entries = this.#part(arena, first, count, skipBytes, lengthBytes);
+    this.#engine.read(index * BOUNCE_BYTES, lengthBytes, 0, entries);
+    this.#engine.run();
+  }
+
+  /** Fills a buffer's first bytes from the segments of a list, `skipBytes` from its start. */
+  gather(index: number, arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): void {
+    const entries = this.#part(arena, first, count, skipBytes, lengthBytes);
+    this.#engine.write(index * BOUNCE_BYTES, lengthBytes, 0, entries);
+    this.#engine.run();
+  }
+
+  close(): void {
+    this.#engine.close();
+    this.#list.close();
+    this.#memory.close();
+  }
+
+  /** Makes our own list of a part of another one. Returns its entries. */
+  #part(arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): number {
+    let entries = 0;
+    let toSkip = skipBytes;
+    let left = lengthBytes;
+    for (let i = first; i < first + count && left > 0 && entries < IOV_LONG_ENTRIES; i++) {
+      const whole = arena.lengthOf(i);
+      if (whole <= toSkip) {
+        toSkip -= whole;
+        continue;
+      }
+      const length = Math.min(whole - toSkip, left);
+      this.#list.set(entries++, arena.addressOf(i) + toSkip, length);
+      left -= length;
+      toSkip = 0;
+    }
+    return entries;
+  }
+}

@@ -1,0 +1,78 @@
+/** The RPC methods of file and block-device disks: one module under the names of two of SPDK's. */
+import { TargetError } from '../../../base/errors.ts';
+import type { Handlers, Params } from '../../../rpc/methods.ts';
+import { type BdevEntry, type BdevRegistry, checkResize } from '../../registry.ts';
+import { FileBdev, type FileFlavor, type FileParams, uuidOfPath } from './file.ts';
+
+type FileHandlers = Pick<
+  Handlers,
+  | 'bdev_aio_create'
+  | 'bdev_aio_delete'
+  | 'bdev_aio_rescan'
+  | 'bdev_uring_create'
+  | 'bdev_uring_delete'
+  | 'bdev_uring_rescan'
+>;
+
+/** `reactorCores`: where a kernel thread that submits would take a reactor's time. */
+export function fileRpc(registry: BdevRegistry, reactorCores: readonly number[]): FileHandlers {
+  const create = (params: FileParams): string => {
+    const { name, filename, sqPollCore } = params;
+    if (sqPollCore !== undefined && reactorCores.includes(sqPollCore)) {
+      throw new TargetError('EINVAL', `core ${sqPollCore} has a reactor: sqpoll_core wants one for itself`);
+    }
+    registry.create(name, params.uuid ?? uuidOfPath(filename), () => new FileBdev(params));
+    return name;
+  };
+  const remove = async (name: string, flavor: FileFlavor): Promise<true> => {
+    const entry = registry.get(name);
+    fileOf(entry, flavor);
+    await registry.delete(entry);
+    return true;
+  };
+  const rescan = async (name: string, flavor: FileFlavor): Promise<true> => {
+    const entry = registry.get(name);
+    const bdev = fileOf(entry, flavor);
+    const blockCount = bdev.measure();
+    if (blockCount === bdev.blockCount) return true;
+    if (blockCount === 0) throw new TargetError('EINVAL', `${bdev.filename} is smaller than a block now`);
+    checkResize(entry, blockCount);
+    bdev.blockCount = blockCount;
+    await registry.changed(entry);
+    return true;
+  };
+  return {
+    bdev_aio_create: (params) =>
+      create({
+        ...common('aio', params),
+        isReadonly: params.readonly,
+        hasRanges: params.fallocate,
+      }),
+    bdev_aio_delete: ({ name }) => remove(name, 'aio'),
+    bdev_aio_rescan: ({ name }) => rescan(name, 'aio'),
+    bdev_uring_create: (params) => create(common('uring', params)),
+    bdev_uring_delete: ({ name }) => remove(name, 'uring'),
+    bdev_uring_rescan: ({ name }) => rescan(name, 'uring'),
+  };
+}
+
+function common(flavor: FileFlavor, params: Params<'bdev_uring_create'>): FileParams {
+  return {
+    flavor,
+    name: params.name,
+    filename: params.filename,
+    blockSizeBytes: params.block_size || undefined,
+    uuid: params.uuid,
+    isDirect: params.direct,
+    isPolled: params.iopoll,
+    sqPollCore: params.sqpoll_core,
+  };
+}
+
+function fileOf(entry: BdevEntry, flavor: FileFlavor): FileBdev {
+  if (entry.bdev instanceof FileBdev && entry.bdev.flavor === flavor) return entry.bdev;
+  throw new TargetError(
+    'EINVAL',
+    `bdev "${entry.name}" is a ${entry.bdev.productName}: bdev_${flavor}_create made none`,
+  );
+}

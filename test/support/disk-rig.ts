@@ -1,0 +1,140 @@
+/** A disk with channels, and memory of a guest for its requests. */
+import type { Bdev } from '../../src/bdev/bdev.ts';
+import { BdevIo, type IoOwner, type IoStatus, type IoType, NO_SEGMENTS } from '../../src/bdev/bdev-io.ts';
+import { BdevChannel } from '../../src/bdev/channel.ts';
+import { CHANNEL_FACTORIES } from '../../src/bdev/modules/channels.ts';
+import { type BdevEntry, BdevRegistry } from '../../src/bdev/registry.ts';
+import { IOV_SHORT_ENTRIES, IovArena } from '../../src/sys/iov-arena.ts';
+import { Mapping, MappingViews } from '../../src/sys/mapping.ts';
+
+const MIB = 1 << 20;
+export const GUEST_BYTES = 6 * MIB;
+const LIMIT_MS = 30_000;
+
+export interface Segment {
+  /** In the guest's memory. */
+  readonly offset: number;
+  readonly length: number;
+}
+
+export class DiskRig implements IoOwner {
+  readonly registry = new BdevRegistry(1);
+  readonly entry: BdevEntry;
+  readonly arena = new IovArena(2048, 8);
+  readonly memory = Mapping.anonymous(GUEST_BYTES);
+  readonly guest: Uint8Array;
+  readonly channels: BdevChannel[] = [];
+  readonly #views = new MappingViews();
+  readonly #ended = new Map<BdevIo, (status: IoStatus) => void>();
+
+  constructor(bdev: Bdev) {
+    this.guest = new Uint8Array(this.#views.view(this.memory, 0, GUEST_BYTES));
+    this.entry = this.registry.create(bdev.name, bdev.uuid, () => bdev);
+    this.openChannel();
+  }
+
+  get blockSize(): number {
+    return this.channel.blockSizeBytes;
+  }
+
+  get blocks(): number {
+    return this.channel.blockCount;
+  }
+
+  supports(type: IoType): boolean {
+    return this.entry.bdev.ioTypes.includes(type);
+  }
+
+  /** Bytes of some segments, in their order. */
+  gather(segments: readonly Segment[]): Buffer {
+    return Buffer.concat(segments.map(({ offset, length }) => this.guest.subarray(offset, offset + length)));
+  }
+
+  scatter(segments: readonly Segment[], data: Uint8Array, memory = this.guest): void {
+    let at = 0;
+    for (const { offset, length } of segments) {
+      memory.set(data.subarray(at, at + length), offset);
+      at += length;
+    }
+  }
+
+  get channel(): BdevChannel {
+    return this.channels[0] as BdevChannel;
+  }
+
+  openChannel(): BdevChannel {
+    const factory = CHANNEL_FACTORIES[this.entry.bdev.kind];
+    if (factory === undefined) throw new Error(`there is no factory for ${this.entry.bdev.kind}`);
+    const channel = new BdevChannel(this.entry.describe(), factory, { arena: this.arena }, 0);
+    this.channels.push(channel);
+    return channel;
+  }
+
+  /** Submits a request; resolves with its status once it is polled to its end. */
+  submit(
+    type: IoType,
+    block: number,
+    count: number,
+    segments: readonly Segment[] = [],
+    channel = this.channel,
+  ): Promise<IoStatus> {
+    const io = new BdevIo(this);
+    io.type = type;
+    io.offsetBlocks = block;
+    io.countBlocks = count;
+    io.lengthBytes = count * channel.blockSizeBytes;
+    io.iovCount = segments.length;
+    io.iovFirst = NO_SEGMENTS;
+    if (segments.length > 0) {
+      io.iovFirst = segments.length <= IOV_SHORT_ENTRIES ? this.arena.takeShort() : this.arena.takeLong();
+      let entry = io.iovFirst;
+      for (const { offset, length } of segments) this.arena.set(entry++, this.memory.address + offset, length);
+    }
+    return new Promise((resolve) => {
+      this.#ended.set(io, resolve);
+      channel.submit(io);
+    });
+  }
+
+  /** The same, polled to its end. */
+  async run(type: IoType, block: number, count: number, segments: readonly Segment[] = []): Promise<IoStatus> {
+    return await this.polled(this.submit(type, block, count, segments));
+  }
+
+  /** Polls every channel until `promise` resolves. */
+  async polled<T>(promise: Promise<T>): Promise<T> {
+    let isOver = false;
+    const over = promise.finally(() => {
+      isOver = true;
+    });
+    const deadline = Date.now() + LIMIT_MS;
+    for (;;) {
+      for (const channel of this.channels) channel.poll();
+      await new Promise((resolve) => setImmediate(resolve));
+      if (isOver) return await over;
+      if (Date.now() > deadline) throw new Error('a request did not end');
+    }
+  }
+
+  /** Requests that have not ended. */
+  get inFlight(): number {
+    return this.#ended.size;
+  }
+
+  ioDone(io: BdevIo): void {
+    const resolve = this.#ended.get(io);
+    if (resolve === undefined) throw new Error('a request ended twice');
+    this.#ended.delete(io);
+    if (io.iovFirst !== NO_SEGMENTS) this.arena.release(io.iovFirst);
+    resolve(io.status);
+  }
+
+  async close(): Promise<void> {
+    for (const channel of this.channels) channel.close();
+    this.channels.length = 0;
+    await this.registry.delete(this.entry);
+    this.#views.close();
+    this.memory.close();
+    this.arena.close();
+  }
+}
