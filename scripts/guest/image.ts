@@ -6,6 +6,7 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -29,6 +30,13 @@ export interface GuestImage {
   readonly kernelPath: string;
   /** An uncompressed cpio archive: more may be appended to a copy of it. /etc/modules names what init has to load. */
   readonly initramfsPath: string;
+  /** A small one, with busybox and drivers of disks only. */
+  readonly bootInitramfsPath: string;
+  /** The kernel as Debian has it: an EFI application. */
+  readonly vmlinuzPath: string;
+  /** UEFI firmware and its empty variables, where the recipe has it. */
+  readonly uefiCodePath: string;
+  readonly uefiVariablesPath: string;
 }
 
 const OUTPUT_MAX_BYTES = 512 << 20;
@@ -59,6 +67,10 @@ export async function ensureGuestImage(say: (line: string) => void = () => {}): 
   const image: GuestImage = {
     kernelPath: join(directory, 'kernel'),
     initramfsPath: join(directory, 'initramfs.cpio'),
+    bootInitramfsPath: join(directory, 'boot-initramfs.cpio'),
+    vmlinuzPath: join(directory, 'vmlinuz'),
+    uefiCodePath: join(directory, 'uefi-code.fd'),
+    uefiVariablesPath: join(directory, 'uefi-variables.fd'),
   };
   if (existsSync(directory)) return image;
   const lockFile = join(cacheDir(), 'guest.lock');
@@ -82,8 +94,16 @@ async function publishImage(recipe: Recipe, directory: string, say: (line: strin
     await unpackPackages(recipe, rootDir, { workDir, say });
     const outputDir = join(workDir, 'image');
     mkdirSync(outputDir);
-    writeFileSync(join(outputDir, 'kernel'), readKernel(recipe, rootDir));
+    const vmlinuz = readVmlinuz(rootDir);
+    writeFileSync(join(outputDir, 'vmlinuz'), vmlinuz);
+    writeFileSync(join(outputDir, 'kernel'), kernelForQemu(recipe, rootDir, vmlinuz));
     writeFileSync(join(outputDir, 'initramfs.cpio'), buildInitramfs(recipe, rootDir));
+    const bare = { ...recipe, commands: [], modules: recipe.bootModules, modulesOnDemand: [] };
+    writeFileSync(join(outputDir, 'boot-initramfs.cpio'), buildInitramfs(bare, rootDir));
+    if (recipe.uefi !== undefined) {
+      copyFileSync(join(rootDir, recipe.uefi.code), join(outputDir, 'uefi-code.fd'));
+      copyFileSync(join(rootDir, recipe.uefi.variables), join(outputDir, 'uefi-variables.fd'));
+    }
     renameSync(outputDir, directory);
     say('the guest image is ready');
   } finally {
@@ -91,13 +111,16 @@ async function publishImage(recipe: Recipe, directory: string, say: (line: strin
   }
 }
 
-function readKernel(recipe: Recipe, rootDir: string): Buffer {
+function readVmlinuz(rootDir: string): Buffer {
   const name = readdirSync(join(rootDir, 'boot')).find((file) => file.startsWith('vmlinuz-'));
   if (name === undefined) throw new Error('the kernel package holds no boot/vmlinuz-*');
-  const image = readFileSync(join(rootDir, 'boot', name));
+  return readFileSync(join(rootDir, 'boot', name));
+}
+
+function kernelForQemu(recipe: Recipe, rootDir: string, vmlinuz: Buffer): Buffer {
   return recipe.kernelFormat === 'as-is'
-    ? image
-    : extractVmlinux(image, (data) => busybox(rootDir, ['unxz', '-c'], data));
+    ? vmlinuz
+    : extractVmlinux(vmlinuz, (data) => busybox(rootDir, ['unxz', '-c'], data));
 }
 
 /** Runs an applet of the busybox that was just unpacked: it is static, and all that is sure to be at hand. */
@@ -186,7 +209,7 @@ function addModules(archive: CpioArchive, recipe: Recipe, rootDir: string): void
   busybox(rootDir, ['depmod', '-b', rootDir, version]);
   const dependencies = readModulesDep(join(modulesDir, 'modules.dep'));
   const builtin = new Set(readFileSync(join(modulesDir, 'modules.builtin'), 'utf8').split('\n').map(moduleName));
-  const chosenRoot = join(rootDir, 'chosen');
+  const chosenRoot = mkdtempSync(join(rootDir, 'chosen-'));
   const chosenDir = join(chosenRoot, 'lib', 'modules', version);
   const target = `lib/modules/${version}`;
   const toLoad = recipe.modules.filter((module) => !builtin.has(module));

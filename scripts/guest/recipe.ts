@@ -7,6 +7,8 @@ export interface Recipe extends RecipeForArch {
   readonly commands: readonly string[];
   /** Kernel modules, loaded by init in this order; their dependencies come along. */
   readonly modules: readonly string[];
+  /** Those of the small initramfs, which has nothing else but busybox: for a boot by firmware from one of our disks. */
+  readonly bootModules: readonly string[];
   /** Modules that the kernel asks for by alias at run time (ext4's checksums). */
   readonly modulesOnDemand: readonly string[];
 }
@@ -15,10 +17,20 @@ interface RecipeForArch {
   readonly kernelMetaPackage: string;
   /** A kernel image that QEMU cannot start by PVH is left as it is. */
   readonly kernelFormat: 'bzImage' | 'as-is';
+  /** UEFI firmware, a package and two files in it, where a test boots by it. */
+  readonly uefi?: { readonly package: string; readonly code: string; readonly variables: string };
 }
 
 const ARCHITECTURES: Readonly<Record<string, RecipeForArch>> = {
-  x64: { kernelMetaPackage: 'linux-image-cloud-amd64', kernelFormat: 'bzImage' },
+  x64: {
+    kernelMetaPackage: 'linux-image-cloud-amd64',
+    kernelFormat: 'bzImage',
+    uefi: {
+      package: 'ovmf',
+      code: 'usr/share/OVMF/OVMF_CODE_4M.fd',
+      variables: 'usr/share/OVMF/OVMF_VARS_4M.fd',
+    },
+  },
   arm64: { kernelMetaPackage: 'linux-image-cloud-arm64', kernelFormat: 'as-is' },
 };
 
@@ -30,7 +42,7 @@ export function recipeFor(arch: string): Recipe {
     ...forArch,
     packages: [
       ...['bash', 'busybox-static', 'coreutils', 'e2fsprogs', 'fdisk', 'fio', 'libiscsi-bin', 'sg3-utils'],
-      'util-linux',
+      ...['util-linux', ...(forArch.uefi === undefined ? [] : [forArch.uefi.package])],
     ],
     commands: [
       ...['bash', 'dd', 'head', 'seq', 'sha256sum', 'tr'],
@@ -61,6 +73,7 @@ export function recipeFor(arch: string): Recipe {
       ...['sg_unmap', 'sg_verify', 'sg_vpd', 'sg_wr_mode', 'sg_write_same', 'sg_write_verify'],
     ],
     modules: ['virtio_pci', 'virtio_console', 'virtio_blk', 'virtio_scsi', 'sd_mod', 'sg', 'ext4'],
+    bootModules: ['virtio_pci', 'virtio_blk', 'virtio_scsi', 'sd_mod'],
     modulesOnDemand: ['crc32c_generic', 'crc32c_intel'],
   };
 }
