@@ -1,6 +1,7 @@
 // What a thread can say of itself and choose for itself: its cores and its name.
 #include "addon.h"
 
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -32,6 +33,16 @@ static napi_value get_affinity(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(count);
 }
 
+// nodeOfMemory(address): NUMA node of the page
+static napi_value node_of_memory(napi_env env, napi_callback_info info) {
+  ADDON_ARGS(1);
+  uint64_t address;
+  int node;
+  if (!addon_u53(env, argv[0], &address)) return addon_throw(env, "address must be a number");
+  long result = syscall(SYS_get_mempolicy, &node, NULL, 0, address, MPOL_F_NODE | MPOL_F_ADDR);
+  return ADDON_RESULT(result < 0 ? -errno : node);
+}
+
 // setThreadName(name): 0. At most 15 bytes.
 static napi_value set_thread_name(napi_env env, napi_callback_info info) {
   ADDON_ARGS(1);
@@ -57,6 +68,7 @@ static napi_value clock_ns(napi_env env, napi_callback_info info) {
 void thread_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "setAffinity", set_affinity);
   addon_export(env, exports, "getAffinity", get_affinity);
+  addon_export(env, exports, "nodeOfMemory", node_of_memory);
   addon_export(env, exports, "setThreadName", set_thread_name);
   addon_export(env, exports, "threadId", thread_id);
   addon_export(env, exports, "clockNs", clock_ns);

@@ -41,7 +41,7 @@ export class Daemon {
     this.reactors = reactors;
     this.bdevs = new BdevRegistry(reactors.length);
     const { socketDirectory } = options;
-    this.vhost = new VhostRegistry({ socketDirectory, reactors, bdevs: this.bdevs, log });
+    this.vhost = new VhostRegistry({ socketDirectory, reactors, bdevs: this.bdevs, mode: options.mode, log });
     this.#handlers = {
       ...bdevRpc(this.bdevs),
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),

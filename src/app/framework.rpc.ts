@@ -36,19 +36,19 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
         pid: process.pid,
         reactors: daemon.reactors.map((reactor) => {
           const times = reactor.times(now);
-          const controllers = daemon.vhost.list().filter((controller) => controller.reactor === reactor);
           return {
             lcore: reactor.core,
+            numa_id: reactor.node,
             tid: times.threadId,
             busy: Math.round(times.busyNs),
             idle: Math.round(times.idleNs),
             in_interrupt: times.isSleeping,
-            lw_threads: controllers.map((controller, index) => ({
-              name: controller.name,
-              id: index + 1,
-              cpumask: formatCpumask(controller.cores).slice(2),
-              elapsed: Math.round(now - controller.createdNs),
-            })),
+            lw_threads: daemon.vhost.list().flatMap(({ name, cores, createdNs, places }, index) => {
+              const queues = places.queuesOf(reactor);
+              if (queues.length === 0 && (places.home !== reactor || places.running().length > 0)) return [];
+              const cpumask = formatCpumask(cores).slice(2);
+              return [{ name, id: index + 1, cpumask, elapsed: Math.round(now - createdNs), queues }];
+            }),
           };
         }),
       };

@@ -2,6 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import { TargetError } from '../base/errors.ts';
 import type { LogFields, Logger, LogLevel } from '../base/log.ts';
+import { nodeOfCore } from '../sys/thread.ts';
 import { MailboxCaller } from './mailbox.ts';
 import { REACTOR_COUNTERS, ReactorCounter, type ReactorMode } from './reactor.ts';
 
@@ -34,8 +35,10 @@ export interface ReactorTimes {
 export class ReactorThread {
   readonly core: number;
   readonly index: number;
-  /** Controllers placed here. */
-  controllerCount = 0;
+  /** NUMA node of the core. */
+  readonly node: number;
+  /** See placement.ts. */
+  load = 0;
   readonly #worker: Worker;
   readonly #mailbox: MailboxCaller;
   readonly #counters: Float64Array;
@@ -45,6 +48,7 @@ export class ReactorThread {
   private constructor(worker: Worker, start: ReactorStart, log: Logger, onDeath: (error: Error) => void) {
     this.core = start.core;
     this.index = start.index;
+    this.node = nodeOfCore(start.core);
     this.#worker = worker;
     this.#counters = new Float64Array(start.counters);
     this.#mailbox = new MailboxCaller(worker);

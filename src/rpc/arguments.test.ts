@@ -139,6 +139,17 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['vhost_delete_controller vhost.1', { ctrlr: 'vhost.1' }],
   ['vhost_delete_controller --force vhost.1', { ctrlr: 'vhost.1', force: true }],
   ['remove_vhost_controller vhost.1', { ctrlr: 'vhost.1' }],
+  [
+    'vhost_create_blk_controller v M --mode poll --queue-placement pinned',
+    { ctrlr: 'v', dev_name: 'M', readonly: false, packed_ring: false, mode: 'poll', queue_placement: 'pinned' },
+  ],
+  ['vhost_controller_set_coalescing vhost.1 10 60000', { ctrlr: 'vhost.1', delay_base_us: 10, iops_threshold: 60_000 }],
+  ['set_vhost_controller_coalescing vhost.1 10 60000', { ctrlr: 'vhost.1', delay_base_us: 10, iops_threshold: 60_000 }],
+  ['vhost_controller_set_mode vhost.1 interrupt', { ctrlr: 'vhost.1', mode: 'interrupt' }],
+  [
+    'vhost_controller_set_placement vhost.1 --queue-placement spread --cpumask 0x3',
+    { ctrlr: 'vhost.1', queue_placement: 'spread', cpumask: '0x3' },
+  ],
   ['vhost_get_controllers', {}],
   ['vhost_get_controllers -n vhost.1', { name: 'vhost.1' }],
   ['get_vhost_controllers -n vhost.1', { name: 'vhost.1' }],

@@ -55,6 +55,7 @@ export interface Native {
 
   setAffinity(core: number): number;
   getAffinity(out: Int32Array): number;
+  nodeOfMemory(address: number): number;
   setThreadName(name: string): number;
   threadId(): number;
   clockNs(): number;

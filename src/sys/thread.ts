@@ -1,4 +1,5 @@
 /** Cores, names and the clock of the calling thread. */
+import { readdirSync } from 'node:fs';
 import { checkErrno } from '../base/errors.ts';
 import { native } from './native.ts';
 
@@ -15,6 +16,23 @@ export function allowedCores(): number[] {
   const count = checkErrno(native.getAffinity(out), 'cannot read the allowed cores');
   return Array.from(out.subarray(0, count));
 }
+
+/** NUMA node of a core; 0 when the system does not say. */
+export function nodeOfCore(core: number): number {
+  try {
+    const names = readdirSync(`/sys/devices/system/cpu/cpu${core}`);
+    const node = names.find((name) => /^node\d+$/.test(name));
+    return node === undefined ? 0 : Number(node.slice('node'.length));
+  } catch {
+    return 0;
+  }
+}
+
+/**
+ * NUMA node of the page at `address`, or a negative errno. The page is brought into memory when it is not there: ask
+ * for one that is in use.
+ */
+export const nodeOfMemory = native.nodeOfMemory;
 
 /** Shown by `ps -L` and `top -H`. At most 15 bytes. */
 export function nameThread(name: string): void {

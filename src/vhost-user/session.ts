@@ -96,6 +96,23 @@ export class Session {
     return sendMessage(this.#backendFd, message) === message.length;
   }
 
+  /**
+   * Stops those of the rings that run, with nothing in flight, and starts them again: the device may have another place
+   * for them. The session ends when one cannot be started.
+   */
+  restartVrings(indexes: readonly number[]): Promise<void> {
+    return this.#serially(async () => {
+      const vrings = this.runningVrings.filter((vring) => indexes.includes(vring.index));
+      await Promise.all(vrings.map((vring) => this.#stop(vring)));
+      try {
+        for (const vring of vrings) await this.#refresh(vring);
+      } catch (error) {
+        this.#connection.close(error as TargetError);
+        throw error;
+      }
+    });
+  }
+
   /** Ends the session: rings stopped, memory unmapped, socket closed. */
   close(error?: TargetError): Promise<void> {
     this.#connection.close(error);

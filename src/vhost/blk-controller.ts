@@ -2,6 +2,8 @@
 import { TargetError } from '../base/errors.ts';
 import { IoType } from '../bdev/bdev-io.ts';
 import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
+import { NO_NODE, type QueuePlacement } from '../reactor/placement.ts';
+import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { hasBit } from '../vhost-user/messages.ts';
 import { BLK_CONFIG_WRITEBACK_OFFSET, BLK_ID_BYTES, BlkFeature } from '../virtio/blk.ts';
 import { QUEUES_MAX } from '../virtio/features.ts';
@@ -35,7 +37,6 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
     this.isReadonly = options.isReadonly || !this.bdev.bdev.ioTypes.includes(IoType.write);
     this.listen();
     this.bdev.users.add(this);
-    this.reactor.controllerCount++;
   }
 
   get serial(): string {
@@ -43,14 +44,21 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
   }
 
   async bdevChanged(): Promise<void> {
-    await this.reactor.call(VringService.bdevChanged, this.bdev.describe());
+    await this.broadcast(VringService.bdevChanged, this.bdev.describe());
     this.session?.session.notifyConfigChange();
+  }
+
+  /** Resolves when the session's queues run in their new places. */
+  async setPlacement(reactors: readonly ReactorThread[], placement: QueuePlacement): Promise<void> {
+    const { session } = this;
+    const moving = this.places.change(reactors, placement, session?.node ?? NO_NODE);
+    await session?.session.restartVrings(moving);
   }
 
   /** The guest is not told of a size of 0: reads that end at once, without an error, would hide what happened. */
   async bdevRemoved(): Promise<void> {
     this.isBdevRemoved = true;
-    await this.reactor.call(VringService.bdevRemoved, this.bdev.id);
+    await this.broadcast(VringService.bdevRemoved, this.bdev.id);
     this.log.info(`bdev ${this.bdev.name} is gone: requests of the guest fail from now on`);
   }
 
@@ -74,7 +82,7 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
 
   protected override async detachGuest({ id }: BlkSession): Promise<void> {
     this.isBdevRemoved = true;
-    await this.reactor.call(VringService.detach, id);
+    await this.broadcast(VringService.detach, id);
   }
 }
 
@@ -87,7 +95,7 @@ export class BlkSession extends DeviceSession {
   #chosenWriteBack: boolean | null = null;
 
   constructor(controller: BlkController) {
-    super(controller.name, controller.reactor);
+    super(controller);
     this.#controller = controller;
     this.features = blkFeatures(controller.deviceParams(false));
   }
@@ -113,7 +121,8 @@ export class BlkSession extends DeviceSession {
     const controller = this.#controller;
     return {
       kind: 'blk',
-      bdev: { ...controller.bdev.describe(), isRemoved: controller.isBdevRemoved },
+      bdev: controller.bdev.describe(),
+      isDetached: controller.isBdevRemoved,
       params: controller.deviceParams(this.isWriteThrough),
     };
   }
@@ -133,6 +142,6 @@ export class BlkSession extends DeviceSession {
     }
     this.#chosenWriteBack = value === 1;
     const call: SetWriteThroughCall = { sessionId: this.id, isWriteThrough: this.isWriteThrough };
-    await this.#controller.reactor.call(VringService.setWriteThrough, call);
+    await this.#controller.broadcast(VringService.setWriteThrough, call);
   }
 }

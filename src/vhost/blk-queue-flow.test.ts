@@ -2,10 +2,13 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { BlkRig, type BlkRigOptions, blkHeader, blkRange, DATA } from '../../test/support/blk-rig.ts';
 import { turns } from '../../test/support/waiting.ts';
+import { Errno } from '../base/errors.ts';
 import { IoStatus, IoType } from '../bdev/bdev-io.ts';
 import { readEventFd } from '../sys/events.ts';
 import { IovArena } from '../sys/iov-arena.ts';
+import { clockNs } from '../sys/thread.ts';
 import { BlkRequestType, BlkStatus } from '../virtio/blk.ts';
+import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import { QueueCounter } from './queue-counters.ts';
 
 const { IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES } = BlkRequestType;
@@ -356,6 +359,41 @@ describe('stopping', () => {
     rig.module.complete();
     rig.queue.publish();
     expect(await stopped).toBe(1);
+  });
+});
+
+describe('a call that is put off', () => {
+  const busy = { delayBaseUs: 1_000_000, iopsThreshold: 100 };
+
+  /** A queue whose calls are put off for very long: it has just answered far more than the threshold. */
+  function putOff() {
+    const rig = rigOf();
+    rig.queue.setCoalescing(busy);
+    const perform = (): void => {
+      rig.request(FLUSH, 0);
+      rig.round();
+      rig.completions();
+    };
+    const startNs = clockNs();
+    // Two windows of 10 ms: what is judged in the second delays the calls after it.
+    while (clockNs() - startNs < 40e6) perform();
+    readEventFd(rig.queue.callFd);
+    perform();
+    return rig;
+  }
+
+  it('keeps the queue in the rounds, and comes when it is switched off', () => {
+    const rig = putOff();
+    expect([rig.queue.isBusy, readEventFd(rig.queue.callFd)]).toEqual([true, Errno.EAGAIN]);
+    rig.queue.setCoalescing(DEFAULT_COALESCING);
+    rig.queue.publish();
+    expect([rig.queue.isBusy, readEventFd(rig.queue.callFd)]).toEqual([false, 1]);
+  });
+
+  it('comes at the latest when the queue stops', async () => {
+    const rig = putOff();
+    await rig.queue.stop();
+    expect(readEventFd(rig.queue.callFd)).toBe(1);
   });
 });
 

@@ -6,23 +6,37 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Errno, TargetError } from '../base/errors.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
+import { NO_NODE, type QueuePlacement, QueuePlaces } from '../reactor/placement.ts';
+import type { ReactorMode } from '../reactor/reactor.ts';
 import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { peerCredentials } from '../sys/socket.ts';
-import { clockNs } from '../sys/thread.ts';
+import { clockNs, nodeOfMemory } from '../sys/thread.ts';
 import type { SessionConfig, SessionDevice, VringStart } from '../vhost-user/device.ts';
 import { Session } from '../vhost-user/session.ts';
 import { QUEUES_MAX } from '../virtio/features.ts';
+import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import { ControllerListener } from './controller-listener.ts';
 import { QUEUE_COUNTERS } from './queue-counters.ts';
-import { type QueueDevice, type SetCallCall, type StartCall, type VringCall, VringService } from './vring-service.ts';
+import {
+  type QueueDevice,
+  type QueueSettings,
+  type SetCallCall,
+  type StartCall,
+  type TuneCall,
+  type VringCall,
+  VringService,
+} from './vring-service.ts';
 
 export interface ControllerOptions {
   readonly name: string;
   readonly socketPath: string;
-  /** The cores its queues may run on. */
-  readonly cores: readonly number[];
-  readonly reactor: ReactorThread;
+  /** Of the daemon. */
+  readonly allReactors: readonly ReactorThread[];
+  /** Those that its queues may run on. */
+  readonly reactors: readonly ReactorThread[];
+  readonly mode: ReactorMode;
+  readonly placement: QueuePlacement;
   readonly fdSet: FdSet;
   readonly log: Logger;
 }
@@ -39,9 +53,10 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   readonly socketPath: string;
   /** CLOCK_MONOTONIC. */
   readonly createdNs = clockNs();
-  readonly cores: readonly number[];
-  readonly reactor: ReactorThread;
+  readonly places: QueuePlaces<ReactorThread>;
   protected readonly log: Logger;
+  readonly #allReactors: readonly ReactorThread[];
+  #settings: QueueSettings;
   readonly #faults: LimitedLog;
   readonly #fdSet: FdSet;
   #listener: ControllerListener | null = null;
@@ -53,11 +68,35 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   constructor(options: ControllerOptions) {
     this.name = options.name;
     this.socketPath = options.socketPath;
-    this.cores = options.cores;
-    this.reactor = options.reactor;
+    this.places = new QueuePlaces(options.reactors, options.placement);
+    this.#allReactors = options.allReactors;
+    this.#settings = { mode: options.mode, coalescing: DEFAULT_COALESCING };
     this.log = withFields(options.log, { ctrlr: options.name });
     this.#faults = new LimitedLog(this.log, FAULT_LINES_MAX);
     this.#fdSet = options.fdSet;
+  }
+
+  /** The cores its queues may run on. */
+  get cores(): number[] {
+    return this.places.reactors.map(({ core }) => core);
+  }
+
+  /** Of its queues. */
+  get settings(): QueueSettings {
+    return this.#settings;
+  }
+
+  /** For queues that run and those to come. */
+  async tune(settings: Partial<QueueSettings>): Promise<void> {
+    this.#settings = { ...this.#settings, ...settings };
+    if (this.#session === null) return;
+    const call: TuneCall = { sessionId: this.#session.id, settings: this.#settings };
+    await this.broadcast(VringService.tune, call);
+  }
+
+  /** Calls every reactor: whatever of this controller is there hears of it, also while queues move. */
+  async broadcast(name: string, payload: unknown): Promise<void> {
+    await Promise.all(this.#allReactors.map((reactor) => reactor.call(name, payload)));
   }
 
   /** Whether front-ends can connect. */
@@ -102,7 +141,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
    */
   async retire(): Promise<{ readonly gone: Promise<void> }> {
     this.#stopListening();
-    this.reactor.controllerCount--;
+    this.places.close();
     const session = this.#session;
     if (session === null) {
       await this.releaseBdevs();
@@ -162,22 +201,22 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   }
 }
 
-/** A controller as one front-end sees it: queues are started and stopped in the controller's reactor. */
+/** A controller as one front-end sees it: queues are started and stopped in the reactors that are their places. */
 export abstract class DeviceSession implements SessionDevice {
   readonly id = nextSessionId++;
   readonly queueCount: number = QUEUES_MAX;
   abstract readonly features: bigint;
   abstract readonly config: SessionConfig | null;
   session!: Session;
+  /** NUMA node of the guest's rings, once they are known. */
+  node = NO_NODE;
   /** One block a queue, made when it first starts. */
   readonly counters = new Map<number, SharedArrayBuffer>();
   protected acked = 0n;
-  readonly #name: string;
-  readonly #reactor: ReactorThread;
+  readonly #host: Controller;
 
-  constructor(name: string, reactor: ReactorThread) {
-    this.#name = name;
-    this.#reactor = reactor;
+  constructor(host: Controller) {
+    this.#host = host;
   }
 
   /** The device behind the session's queues, as they are started. */
@@ -188,29 +227,43 @@ export abstract class DeviceSession implements SessionDevice {
   }
 
   async startVring(vring: VringStart): Promise<void> {
+    const { name, places, settings } = this.#host;
     let counters = this.counters.get(vring.index);
     if (counters === undefined) {
       counters = new SharedArrayBuffer(QUEUE_COUNTERS * 8);
       this.counters.set(vring.index, counters);
     }
+    const node = nodeOfMemory(vring.descriptorAddress);
+    this.node = node < 0 ? NO_NODE : node;
+    const reactor = places.start(vring.index, this.node);
     const device = this.queueDevice();
-    const call: StartCall = { sessionId: this.id, controller: this.#name, vring, device, counters };
-    await this.#reactor.call(VringService.start, call);
+    const call: StartCall = { sessionId: this.id, controller: name, vring, device, counters, settings };
+    try {
+      await reactor.call(VringService.start, call);
+    } catch (error) {
+      places.stop(vring.index);
+      throw error;
+    }
   }
 
   async stopVring(index: number): Promise<number> {
+    const { places } = this.#host;
     const call: VringCall = { sessionId: this.id, index };
-    return (await this.#reactor.call(VringService.stop, call)) as number;
+    const nextAvail = (await places.reactorOf(index)?.call(VringService.stop, call)) as number;
+    places.stop(index);
+    return nextAvail;
   }
 
   async setVringCall(index: number, callFd: number): Promise<void> {
     const call: SetCallCall = { sessionId: this.id, index, callFd };
-    await this.#reactor.call(VringService.setCall, call);
+    await this.#host.places.reactorOf(index)?.call(VringService.setCall, call);
   }
 
   reset(): void {
     this.acked = 0n;
   }
 
-  ended(): void {}
+  ended(): void {
+    this.#host.places.forget();
+  }
 }

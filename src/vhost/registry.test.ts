@@ -23,7 +23,8 @@ import { vhostConfig, vhostRpc } from './vhost.rpc.ts';
 
 class FakeReactor {
   readonly core: number;
-  controllerCount = 0;
+  readonly node = 0;
+  load = 0;
   readonly calls: string[] = [];
   /** A call that is answered when `release` is called. */
   held: string | null = null;
@@ -63,6 +64,7 @@ beforeEach(async () => {
     socketDirectory: directory,
     reactors: reactors as unknown as ReactorThread[],
     bdevs,
+    mode: 'adaptive',
     log,
   });
 });
@@ -80,6 +82,8 @@ function create(name: string, parts: Partial<CreateBlkParams> = {}) {
     name,
     bdevName: 'A',
     cpumask: undefined,
+    mode: undefined,
+    placement: undefined,
     isReadonly: false,
     serial: undefined,
     ...parts,
@@ -95,10 +99,10 @@ async function connect(name: string): Promise<number> {
 const isEnded = (fd: number): boolean => receiveMessage(fd, new Uint8Array(1), 0, 1, createFdBuffer()) === 0;
 
 describe('a new controller', () => {
-  it('has its socket, its bdev and the reactor with the fewest controllers', () => {
+  it('has its socket, its bdev and the least loaded reactor', () => {
     const [first, second, third] = ['c0', 'c1', 'c2'].map((name) => create(name));
-    expect([first, second, third].map((one) => one?.reactor.core)).toEqual([0, 1, 0]);
-    expect(reactors.map(({ controllerCount }) => controllerCount)).toEqual([2, 1]);
+    expect([first, second, third].map((one) => one?.places.home.core)).toEqual([0, 1, 0]);
+    expect(reactors.map(({ load }) => load)).toEqual([2, 1]);
     expect(existsSync(join(directory, 'c1'))).toBe(true);
     expect([...bdevs.get('A').users]).toEqual([first, second, third]);
     expect(registry.list().map(({ name }) => name)).toEqual(['c0', 'c1', 'c2']);
@@ -106,7 +110,7 @@ describe('a new controller', () => {
   });
 
   it('stays on the cores it was given', () => {
-    expect(create('c0', { cpumask: '0x2' }).reactor.core).toBe(1);
+    expect(create('c0', { cpumask: '0x2' }).places.home.core).toBe(1);
     expect(create('c1', { cpumask: '[1]' }).cores).toEqual([1]);
     expect(() => create('c2', { cpumask: '0x4' })).toThrow('names core 2, but the daemon runs on 0x3');
     expect(() => create('c2', { cpumask: 'x' })).toThrow(expect.objectContaining({ code: 'EINVAL' }));
@@ -121,7 +125,7 @@ describe('a new controller', () => {
     create('c0');
     expect(() => create('c0')).toThrow(expect.objectContaining({ code: 'EEXIST' }));
     expect(() => create('c1', { bdevName: 'C' })).toThrow(expect.objectContaining({ code: 'ENODEV' }));
-    expect([readdirSync(directory), reactors.map(({ controllerCount }) => controllerCount)]).toEqual([['c0'], [1, 0]]);
+    expect([readdirSync(directory), reactors.map(({ load }) => load)]).toEqual([['c0'], [1, 0]]);
   });
 
   it('shows the serial it was given, or the name of its bdev', () => {
@@ -162,8 +166,9 @@ describe('a front-end', () => {
 describe('deletion', () => {
   it('takes away socket and bdev, and makes room on the reactor', async () => {
     create('c0');
+    expect(reactors[0]?.load).toBe(1);
     await registry.delete('c0', false);
-    expect([readdirSync(directory), bdevs.get('A').users.size, reactors[0]?.controllerCount]).toEqual([[], 0, 0]);
+    expect([readdirSync(directory), bdevs.get('A').users.size, reactors[0]?.load]).toEqual([[], 0, 0]);
     expect(() => registry.get('c0')).toThrow(expect.objectContaining({ code: 'ENODEV' }));
     await expect(registry.delete('c0', false)).rejects.toMatchObject({ code: 'ENODEV' });
     expect(create('c0').name).toBe('c0');
@@ -198,7 +203,7 @@ describe('the end of the daemon', () => {
     expect(fds.map(isEnded)).toEqual([true, true]);
     expect([registry.list(), bdevs.get('A').users.size]).toEqual([[], 0]);
     // The end of the test closes it once more: give it another.
-    registry = new VhostRegistry({ socketDirectory: directory, reactors: [], bdevs, log: SILENT });
+    registry = new VhostRegistry({ socketDirectory: directory, reactors: [], bdevs, mode: 'adaptive', log: SILENT });
   });
 });
 
@@ -282,7 +287,13 @@ describe('what is in flight on a bdev that hangs', () => {
   it('holds up a removal for ten seconds only, and the removal ends with it', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     try {
-      const controller = await registry.createScsi({ name: 'scsi', cpumask: '0x1', isDelayed: false });
+      const controller = await registry.createScsi({
+        name: 'scsi',
+        cpumask: '0x1',
+        mode: undefined,
+        placement: undefined,
+        isDelayed: false,
+      });
       const identity = { vendor: undefined, model: undefined, serial: undefined };
       const flags = { isReadonly: false, isRemovable: false };
       await controller.addTarget({ target: 0, lun: 0, bdev: bdevs.get('A'), ...identity, ...flags });

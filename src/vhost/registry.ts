@@ -6,7 +6,8 @@ import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
-import { placeController } from '../reactor/placement.ts';
+import { type QueuePlacement, reactorsOf } from '../reactor/placement.ts';
+import type { ReactorMode } from '../reactor/reactor.ts';
 import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { FdSet } from '../sys/events.ts';
 import { truncationEventFd } from '../sys/mapping.ts';
@@ -17,24 +18,43 @@ import { ScsiController } from './scsi-controller.ts';
 /** Longest path of a Unix socket (sun_path of sockaddr_un, with its NUL). */
 const SOCKET_PATH_BYTES_MAX = 107;
 
+/**
+ * A guest that has many queues has them to use many cores; one that shares its reactor with others loses nothing by it
+ * (docs/decisions/queue-placement.md).
+ */
+export const BLK_PLACEMENT: QueuePlacement = 'spread';
+/** Task management, reservations and unit attentions are one state of a target, which lives in one reactor. */
+const SCSI_SPREAD =
+  'the queues of a scsi controller share the state of its targets and run on one reactor: leave queue_placement out, ' +
+  'or use a blk controller';
+const SCSI_MOVE =
+  'a scsi controller stays on its reactor, where its targets live: delete it and create it with another cpumask';
+
 export interface VhostRegistryOptions {
   readonly socketDirectory: string;
   readonly reactors: readonly ReactorThread[];
   readonly bdevs: BdevRegistry;
+  /** Of controllers that have none of their own. */
+  readonly mode: ReactorMode;
   readonly log: Logger;
 }
 
-export interface CreateBlkParams {
+/** How the queues of a controller run. */
+export interface QueueParams {
+  readonly cpumask: string | undefined;
+  readonly mode: ReactorMode | undefined;
+  readonly placement: QueuePlacement | undefined;
+}
+
+export interface CreateBlkParams extends QueueParams {
   readonly name: string;
   readonly bdevName: string;
-  readonly cpumask: string | undefined;
   readonly isReadonly: boolean;
   readonly serial: string | undefined;
 }
 
-export interface CreateScsiParams {
+export interface CreateScsiParams extends QueueParams {
   readonly name: string;
-  readonly cpumask: string | undefined;
   /** Make no socket until `start`. */
   readonly isDelayed: boolean;
 }
@@ -59,18 +79,24 @@ export class VhostRegistry {
     );
   }
 
+  /** Of controllers that have none of their own. */
+  get mode(): ReactorMode {
+    return this.#options.mode;
+  }
+
   createBlk(params: CreateBlkParams): BlkController {
     const { name, isReadonly, serial } = params;
-    const place = this.#place(name, params.cpumask);
+    const options = this.#controllerOptions(name, params, params.placement ?? BLK_PLACEMENT);
     const bdev = this.#options.bdevs.get(params.bdevName);
-    const controller = new BlkController({ ...place, bdev, isReadonly, serial });
+    const controller = new BlkController({ ...options, bdev, isReadonly, serial });
     this.#controllers.set(name, controller);
     this.#logCreated(controller, controller.bdev.name);
     return controller;
   }
 
-  async createScsi({ name, cpumask, isDelayed }: CreateScsiParams): Promise<ScsiController> {
-    const controller = new ScsiController(this.#place(name, cpumask));
+  async createScsi({ name, isDelayed, ...params }: CreateScsiParams): Promise<ScsiController> {
+    if (params.placement === 'spread') throw new TargetError('ENOTSUP', SCSI_SPREAD);
+    const controller = new ScsiController(this.#controllerOptions(name, params, 'pinned'));
     this.#controllers.set(name, controller);
     try {
       await controller.open();
@@ -98,6 +124,20 @@ export class VhostRegistry {
     const controller = this.get(name);
     if (controller.kind === 'scsi') return controller;
     throw new TargetError('EINVAL', `"${name}" is a ${controller.kind} controller, which has no SCSI targets`);
+  }
+
+  /**
+   * Moves the queues of a controller, under load too: each stops with nothing in flight and goes on where it stopped.
+   * What is undefined stays as it is. Throws `ENOTSUP` for a scsi controller.
+   */
+  async setPlacement(name: string, params: Omit<QueueParams, 'mode'>): Promise<void> {
+    const controller = this.get(name);
+    if (controller.kind === 'scsi') {
+      throw new TargetError('ENOTSUP', params.placement === 'spread' ? SCSI_SPREAD : SCSI_MOVE);
+    }
+    const { places } = controller;
+    const reactors = params.cpumask === undefined ? places.reactors : this.#reactorsOf(params.cpumask);
+    await controller.setPlacement(reactors, params.placement ?? places.policy);
   }
 
   /** In the order of creation. */
@@ -144,8 +184,8 @@ export class VhostRegistry {
     this.#fdSet.close();
   }
 
-  /** Checks the name and chooses a reactor. */
-  #place(name: string, cpumask: string | undefined): ControllerOptions {
+  /** Checks the name and finds the reactors. */
+  #controllerOptions(name: string, params: QueueParams, placement: QueuePlacement): ControllerOptions {
     const { socketDirectory, reactors, log } = this.#options;
     if (this.#controllers.has(name)) {
       throw new TargetError('EEXIST', `a controller "${name}" exists already: choose another name or delete it first`);
@@ -157,12 +197,25 @@ export class VhostRegistry {
     if (Buffer.byteLength(socketPath) > SOCKET_PATH_BYTES_MAX) {
       throw new TargetError('EINVAL', `${socketPath} is longer than a socket path may be: use a shorter -S or name`);
     }
-    const cores = cpumask === undefined ? reactors.map((reactor) => reactor.core) : parseCpuset(cpumask);
-    return { name, socketPath, cores, reactor: placeController(reactors, cores), fdSet: this.#fdSet, log };
+    return {
+      name,
+      socketPath,
+      allReactors: reactors,
+      reactors: this.#reactorsOf(params.cpumask),
+      mode: params.mode ?? this.#options.mode,
+      placement,
+      fdSet: this.#fdSet,
+      log,
+    };
   }
 
-  #logCreated({ name, reactor }: AnyController, bdevName?: string): void {
+  #reactorsOf(cpumask: string | undefined): readonly ReactorThread[] {
+    const { reactors } = this.#options;
+    return cpumask === undefined ? reactors : reactorsOf(reactors, parseCpuset(cpumask));
+  }
+
+  #logCreated({ name, cores }: AnyController, bdevName?: string): void {
     const bdev = bdevName === undefined ? {} : { bdev: bdevName };
-    this.#options.log.info(`Controller ${name}: new controller added`, { ctrlr: name, ...bdev, core: reactor.core });
+    this.#options.log.info(`Controller ${name}: new controller added`, { ctrlr: name, ...bdev, cores: String(cores) });
   }
 }

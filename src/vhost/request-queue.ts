@@ -9,8 +9,10 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Source } from '../reactor/reactor.ts';
 import { signalEventFd } from '../sys/events.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
+import { clockNs } from '../sys/thread.ts';
 import { Chain, RING_FAULT_TEXT, RingFault } from '../virtio/chain.ts';
 import type { SplitRing } from '../virtio/split-ring.ts';
+import { CallCoalescing, type CoalescingSettings } from './call-coalescing.ts';
 import { ChainData } from './chain-data.ts';
 import { QueueCounter, type QueueCounters } from './queue-counters.ts';
 
@@ -50,6 +52,9 @@ export abstract class RequestQueue implements Source {
   /** A chain was put back because the arena was full. */
   #isStarved = false;
   #onDrained: (() => void) | null = null;
+  readonly #coalescing = new CallCoalescing();
+  /** A call was put off. */
+  #isCallDue = false;
 
   constructor(options: QueueOptions) {
     this.index = options.index;
@@ -86,10 +91,9 @@ export abstract class RequestQueue implements Source {
   }
 
   publish(): void {
-    if (this.ring.publish() && this.callFd >= 0) {
-      signalEventFd(this.callFd);
-      this.#counters[QueueCounter.calls] = (this.#counters[QueueCounter.calls] as number) + 1;
-    }
+    if (this.ring.publish()) this.#isCallDue = true;
+    if (this.#isCallDue && this.#mayCall()) this.#call();
+    this.#counters[QueueCounter.inFlight] = this.ring.inFlightCount;
     if (this.#onDrained !== null && this.ring.inFlightCount === 0) {
       const onDrained = this.#onDrained;
       this.#onDrained = null;
@@ -98,7 +102,7 @@ export abstract class RequestQueue implements Source {
   }
 
   get isBusy(): boolean {
-    return !this.#canSleep || this.#isStarved;
+    return !this.#canSleep || this.#isStarved || this.#isCallDue;
   }
 
   arm(): boolean {
@@ -107,6 +111,10 @@ export abstract class RequestQueue implements Source {
 
   disarm(): void {
     this.ring.disarmKick();
+  }
+
+  setCoalescing(settings: CoalescingSettings): void {
+    this.#coalescing.set(settings);
   }
 
   /** The driver kicked. */
@@ -119,6 +127,7 @@ export abstract class RequestQueue implements Source {
     this.#isStopping = true;
     if (this.ring.inFlightCount > 0) await new Promise<void>((resolve) => (this.#onDrained = resolve));
     this.publish();
+    if (this.#isCallDue) this.#call();
     const nextAvail = this.ring.nextAvail;
     this.ring.close();
     return nextAvail;
@@ -141,6 +150,18 @@ export abstract class RequestQueue implements Source {
     this.#faults.warn(`request-${reason}`, `queue ${this.index}: a request ${reason}`);
     this.ring.push(chain.head, 0);
     return true;
+  }
+
+  #mayCall(): boolean {
+    if (!this.#coalescing.isOn) return true;
+    return this.#coalescing.allows(clockNs(), this.#counters[QueueCounter.requests] as number);
+  }
+
+  #call(): void {
+    this.#isCallDue = false;
+    if (this.callFd < 0) return;
+    signalEventFd(this.callFd);
+    this.#counters[QueueCounter.calls] = (this.#counters[QueueCounter.calls] as number) + 1;
   }
 
   #reportFault(fault: RingFault): void {

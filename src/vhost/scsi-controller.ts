@@ -13,7 +13,7 @@ import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
 import { hasBit, maskOf } from '../vhost-user/messages.ts';
 import { VirtioFeature } from '../virtio/features.ts';
 import { SCSI_LUNS_MAX, SCSI_TARGETS_MAX, ScsiFeature } from '../virtio/scsi.ts';
-import { Controller, type ControllerOptions, DeviceSession } from './controller.ts';
+import { Controller, DeviceSession } from './controller.ts';
 import { type AddLunCall, type LunCall, ScsiCall } from './scsi-service.ts';
 import { type QueueDevice, VringService } from './vring-service.ts';
 
@@ -77,14 +77,9 @@ export class ScsiController extends Controller<ScsiSession> {
   readonly #targets = new Map<number, Map<number, ScsiLun>>();
   #isOpen = true;
 
-  constructor(options: ControllerOptions) {
-    super(options);
-    this.reactor.controllerCount++;
-  }
-
   /** Makes the device in the reactor. Before anything else. */
   async open(): Promise<void> {
-    await this.reactor.call(ScsiCall.open, this.id);
+    await this.places.home.call(ScsiCall.open, this.id);
   }
 
   /** In ascending order of target and LUN. */
@@ -111,7 +106,7 @@ export class ScsiController extends Controller<ScsiSession> {
     this.#targets.set(target, luns);
     lun.bdev.users.add(lun);
     try {
-      await this.reactor.call(ScsiCall.addLun, this.#describe(lun));
+      await this.places.home.call(ScsiCall.addLun, this.#describe(lun));
     } catch (error) {
       this.#forget(lun);
       throw error;
@@ -157,8 +152,8 @@ export class ScsiController extends Controller<ScsiSession> {
   }
 
   async lunChanged(lun: ScsiLun): Promise<void> {
-    await this.reactor.call(VringService.bdevChanged, lun.bdev.describe());
-    if (lun.removal === null) await this.reactor.call(ScsiCall.lunChanged, this.#call(lun));
+    await this.places.home.call(VringService.bdevChanged, lun.bdev.describe());
+    if (lun.removal === null) await this.places.home.call(ScsiCall.lunChanged, this.#call(lun));
   }
 
   protected override createSession(): ScsiSession {
@@ -169,7 +164,7 @@ export class ScsiController extends Controller<ScsiSession> {
     await this.#removeAll();
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    await this.reactor.call(ScsiCall.close, this.id);
+    await this.places.home.call(ScsiCall.close, this.id);
   }
 
   protected override async detachGuest(): Promise<void> {
@@ -182,7 +177,7 @@ export class ScsiController extends Controller<ScsiSession> {
 
   async #remove(lun: ScsiLun): Promise<void> {
     try {
-      await this.reactor.call(ScsiCall.removeLun, this.#call(lun));
+      await this.places.home.call(ScsiCall.removeLun, this.#call(lun));
     } finally {
       this.#forget(lun);
     }
@@ -231,10 +226,10 @@ export class ScsiSession extends DeviceSession {
   readonly #controller: ScsiController;
 
   constructor(controller: ScsiController) {
-    super(controller.name, controller.reactor);
+    super(controller);
     this.#controller = controller;
     // Messages to a reactor keep their order: this comes before the first queue.
-    void controller.reactor.call(ScsiCall.newSession, controller.id).catch(() => undefined);
+    void controller.places.home.call(ScsiCall.newSession, controller.id).catch(() => undefined);
   }
 
   /** A running driver that would not understand that a disk is gone. */

@@ -2,14 +2,18 @@
 import { formatCpumask } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
+import type { ReactorMode } from '../reactor/reactor.ts';
 import type { Handlers, Result } from '../rpc/methods.ts';
 import type { BlkController } from './blk-controller.ts';
-import type { AnyController, VhostRegistry } from './registry.ts';
+import { DEFAULT_COALESCING } from './call-coalescing.ts';
+import type { DeviceSession } from './controller.ts';
+import { QUEUE_COUNTERS, QueueCounter } from './queue-counters.ts';
+import { type AnyController, BLK_PLACEMENT, type VhostRegistry } from './registry.ts';
 import type { ScsiController } from './scsi-controller.ts';
 
 const BLK_TRANSPORT = 'vhost_user_blk';
-/** SPDK's default of a setting that has no effect while `delay_base_us` is 0. */
-const IOPS_THRESHOLD = 60_000;
+
+type QueueMethod = 'vhost_controller_set_coalescing' | 'vhost_controller_set_mode' | 'vhost_controller_set_placement';
 
 type VhostHandlers = Pick<
   Handlers,
@@ -19,8 +23,12 @@ type VhostHandlers = Pick<
   | 'vhost_scsi_controller_add_target'
   | 'vhost_scsi_controller_remove_target'
   | 'vhost_delete_controller'
+  | QueueMethod
   | 'vhost_get_controllers'
 >;
+
+/** The mode of a controller that has one of its own. */
+type ModeParam = { readonly mode?: ReactorMode };
 
 interface ConfigCall {
   readonly method: string;
@@ -40,14 +48,16 @@ export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHan
         name: params.ctrlr,
         bdevName: params.dev_name,
         cpumask: params.cpumask,
+        mode: params.mode,
+        placement: params.queue_placement,
         isReadonly: params.readonly,
         serial: params.serial,
       });
       return true;
     },
 
-    async vhost_create_scsi_controller({ ctrlr, cpumask, delay }) {
-      await registry.createScsi({ name: ctrlr, cpumask, isDelayed: delay });
+    async vhost_create_scsi_controller({ ctrlr, cpumask, delay, mode, queue_placement: placement }) {
+      await registry.createScsi({ name: ctrlr, cpumask, isDelayed: delay, mode, placement });
       return true;
     },
 
@@ -77,6 +87,8 @@ export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHan
       return true;
     },
 
+    ...queueRpc(registry),
+
     vhost_get_controllers({ name }) {
       const controllers = name === undefined ? registry.list() : [registry.get(name)];
       return controllers.map(describe);
@@ -84,14 +96,36 @@ export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHan
   };
 }
 
+/** How the queues of a controller run. */
+function queueRpc(registry: VhostRegistry): Pick<VhostHandlers, QueueMethod> {
+  return {
+    async vhost_controller_set_coalescing({ ctrlr, delay_base_us: delayBaseUs, iops_threshold: iopsThreshold }) {
+      await registry.get(ctrlr).tune({ coalescing: { delayBaseUs, iopsThreshold } });
+      return true;
+    },
+
+    async vhost_controller_set_mode({ ctrlr, mode }) {
+      await registry.get(ctrlr).tune({ mode });
+      return true;
+    },
+
+    async vhost_controller_set_placement({ ctrlr, queue_placement: placement, cpumask }) {
+      await registry.setPlacement(ctrlr, { placement, cpumask });
+      return true;
+    },
+  };
+}
+
 function describe(controller: AnyController): Result<'vhost_get_controllers'>[number] {
-  const { session } = controller;
-  const running = session?.session.runningVrings.length ?? 0;
+  const { session, settings, places } = controller;
+  const queues = session === null ? [] : describeQueues(controller, session);
   return {
     ctrlr: controller.name,
     cpumask: formatCpumask(controller.cores),
-    delay_base_us: 0,
-    iops_threshold: IOPS_THRESHOLD,
+    delay_base_us: settings.coalescing.delayBaseUs,
+    iops_threshold: settings.coalescing.iopsThreshold,
+    mode: settings.mode,
+    queue_placement: places.policy,
     socket: controller.socketPath,
     sessions:
       session === null
@@ -101,13 +135,35 @@ function describe(controller: AnyController): Result<'vhost_get_controllers'>[nu
               vid: session.id,
               id: session.id,
               name: `${controller.name}s${session.id}`,
-              started: running > 0,
-              max_queues: running,
-              inflight_task_cnt: 0,
+              started: queues.length > 0,
+              max_queues: queues.length,
+              inflight_task_cnt: queues.reduce((sum, queue) => sum + queue.in_flight, 0),
+              queues,
             },
           ],
     backend_specific: controller.kind === 'blk' ? describeBlk(controller) : describeScsi(controller),
   };
+}
+
+function describeQueues({ places }: AnyController, session: DeviceSession) {
+  return places.running().map(([index, { core }]) => {
+    const block = session.counters.get(index);
+    const cells = block === undefined ? new Float64Array(QUEUE_COUNTERS) : new Float64Array(block);
+    const cell = (counter: number): number => cells[counter] as number;
+    const requests = cell(QueueCounter.requests);
+    const inFlight = cell(QueueCounter.inFlight);
+    const calls = cell(QueueCounter.calls);
+    return {
+      index,
+      lcore: core,
+      requests,
+      in_flight: inFlight,
+      kicks: cell(QueueCounter.kicks),
+      calls,
+      calls_saved: Math.max(0, requests - inFlight - calls),
+      faults: cell(QueueCounter.faults),
+    };
+  });
 }
 
 function describeBlk(controller: BlkController) {
@@ -130,27 +186,36 @@ function describeScsi(controller: ScsiController) {
 export function vhostConfig(registry: VhostRegistry, kind: AnyController['kind']): ConfigCall[] {
   return registry.list().flatMap((controller) => {
     if (controller.kind !== kind) return [];
-    return controller.kind === 'blk' ? [blkConfig(controller)] : scsiConfig(controller);
+    const { mode } = controller.settings;
+    const modeParam = mode === registry.mode ? {} : { mode };
+    return controller.kind === 'blk' ? blkConfig(controller, modeParam) : scsiConfig(controller, modeParam);
   });
 }
 
-function blkConfig(controller: BlkController): ConfigCall {
-  return {
-    method: 'vhost_create_blk_controller',
-    params: {
-      ctrlr: controller.name,
-      dev_name: controller.bdev.name,
-      cpumask: formatCpumask(controller.cores),
-      readonly: controller.isReadonly,
-      ...(controller.configuredSerial === undefined ? {} : { serial: controller.configuredSerial }),
-    },
+function blkConfig(controller: BlkController, mode: ModeParam): ConfigCall[] {
+  const create = {
+    ctrlr: controller.name,
+    dev_name: controller.bdev.name,
+    cpumask: formatCpumask(controller.cores),
+    readonly: controller.isReadonly,
+    ...(controller.configuredSerial === undefined ? {} : { serial: controller.configuredSerial }),
+    ...mode,
+    ...(controller.places.policy === BLK_PLACEMENT ? {} : { queue_placement: controller.places.policy }),
   };
+  return [{ method: 'vhost_create_blk_controller', params: create }, ...coalescingConfig(controller)];
+}
+
+function coalescingConfig({ name, settings }: AnyController): ConfigCall[] {
+  const { delayBaseUs, iopsThreshold } = settings.coalescing;
+  if (delayBaseUs === DEFAULT_COALESCING.delayBaseUs && iopsThreshold === DEFAULT_COALESCING.iopsThreshold) return [];
+  const params = { ctrlr: name, delay_base_us: delayBaseUs, iops_threshold: iopsThreshold };
+  return [{ method: 'vhost_controller_set_coalescing', params }];
 }
 
 /** Targets come before the socket, so that a guest that reconnects finds all of them. */
-function scsiConfig(controller: ScsiController): ConfigCall[] {
+function scsiConfig(controller: ScsiController, mode: ModeParam): ConfigCall[] {
   const ctrlr = controller.name;
-  const create = { ctrlr, cpumask: formatCpumask(controller.cores), delay: true };
+  const create = { ctrlr, cpumask: formatCpumask(controller.cores), delay: true, ...mode };
   const targets = controller.luns().map(({ target, lun, bdev, config }) => ({
     method: 'vhost_scsi_controller_add_target',
     params: {
@@ -167,6 +232,7 @@ function scsiConfig(controller: ScsiController): ConfigCall[] {
   }));
   return [
     { method: 'vhost_create_scsi_controller', params: create },
+    ...coalescingConfig(controller),
     ...targets,
     ...(controller.isListening ? [{ method: 'vhost_start_scsi_controller', params: { ctrlr } }] : []),
   ];

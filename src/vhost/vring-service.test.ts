@@ -16,6 +16,7 @@ import { REACTOR_COUNTERS, Reactor, ReactorCounter } from '../reactor/reactor.ts
 import { closeFd, createEventFd, readEventFd, signalEventFd } from '../sys/events.ts';
 import { NO_FD } from '../vhost-user/device.ts';
 import { BlkRequestType, BlkStatus } from '../virtio/blk.ts';
+import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import { QUEUE_COUNTERS, QueueCounter } from './queue-counters.ts';
 import { createVringService, type StartCall, VringService } from './vring-service.ts';
 
@@ -63,7 +64,13 @@ class Guest {
   }
 
   startCall(
-    parts: { bdev?: Partial<BdevDescription>; kickFd?: number; isWriteThrough?: boolean; nextAvail?: number } = {},
+    parts: {
+      bdev?: Partial<BdevDescription>;
+      kickFd?: number;
+      isWriteThrough?: boolean;
+      isDetached?: boolean;
+      nextAvail?: number;
+    } = {},
   ): StartCall {
     const { memory, driver } = this.ring;
     return {
@@ -90,9 +97,11 @@ class Guest {
       device: {
         kind: 'blk',
         bdev: describeBdev({ kind: 'null', ...parts.bdev }),
+        isDetached: parts.isDetached ?? false,
         params: { isReadonly: false, hasRanges: true, isWriteThrough: parts.isWriteThrough ?? false, serial: 'S' },
       },
       counters: this.counters,
+      settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING },
     };
   }
 
@@ -238,6 +247,31 @@ describe('a running queue', () => {
     other.start();
     call('detach', 1);
     expect([await guest.perform(FLUSH), await other.perform(FLUSH)]).toEqual([IOERR, OK]);
+    await guest.stop();
+    await other.stop();
+  });
+
+  it('that is started for a controller without a disk fails its requests, and nobody else’s on the bdev', async () => {
+    const [guest, other] = [new Guest(1), new Guest(11)];
+    guest.start({ isDetached: true });
+    other.start();
+    expect([await guest.perform(FLUSH), await other.perform(FLUSH)]).toEqual([IOERR, OK]);
+    await guest.stop();
+    await other.stop();
+  });
+
+  it('changes its mode while it runs, and the others of its reactor do not', async () => {
+    const [guest, other] = [new Guest(1), new Guest(11)];
+    guest.start();
+    other.start();
+    await until(isAsleep, 'sleep');
+    call('tune', { sessionId: 1, settings: { mode: 'poll', coalescing: DEFAULT_COALESCING } });
+    await turns(20);
+    expect(isAsleep()).toBe(false);
+    // It is polled: no kick is needed.
+    expect(await guest.perform(FLUSH)).toBe(OK);
+    call('tune', { sessionId: 1, settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING } });
+    await until(isAsleep, 'sleep');
     await guest.stop();
     await other.stop();
   });

@@ -11,19 +11,26 @@ import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
-import type { Reactor } from '../reactor/reactor.ts';
+import type { Reactor, ReactorMode } from '../reactor/reactor.ts';
 import { IovArena } from '../sys/iov-arena.ts';
 import { NO_FD, type VringStart } from '../vhost-user/device.ts';
 import { SplitRing } from '../virtio/split-ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
+import type { CoalescingSettings } from './call-coalescing.ts';
 import { ChannelTable } from './channel-table.ts';
 import type { OpenQueue, QueueOptions } from './request-queue.ts';
 import { type ScsiQueueParams, ScsiService } from './scsi-service.ts';
 
 /** The device behind a queue, as plain data. */
 export type QueueDevice =
-  | { readonly kind: 'blk'; readonly bdev: BdevDescription; readonly params: BlkDeviceParams }
+  | {
+      readonly kind: 'blk';
+      readonly bdev: BdevDescription;
+      /** Every request fails, whatever others may do with the bdev. */
+      readonly isDetached: boolean;
+      readonly params: BlkDeviceParams;
+    }
   | ({ readonly kind: 'scsi' } & ScsiQueueParams);
 
 /** Payloads of the calls below; all plain data. */
@@ -35,6 +42,7 @@ export interface StartCall {
   readonly vring: VringStart;
   readonly device: QueueDevice;
   readonly counters: SharedArrayBuffer;
+  readonly settings: QueueSettings;
 }
 export interface VringCall {
   readonly sessionId: number;
@@ -42,6 +50,15 @@ export interface VringCall {
 }
 export interface SetCallCall extends VringCall {
   readonly callFd: number;
+}
+/** How a queue runs; may change while it does. */
+export interface QueueSettings {
+  readonly mode: ReactorMode;
+  readonly coalescing: CoalescingSettings;
+}
+export interface TuneCall {
+  readonly sessionId: number;
+  readonly settings: QueueSettings;
 }
 export interface SetWriteThroughCall {
   readonly sessionId: number;
@@ -69,6 +86,7 @@ export const VringService = {
   start: 'vring.start',
   stop: 'vring.stop',
   setCall: 'vring.setCall',
+  tune: 'vring.tune',
   setWriteThrough: 'vring.setWriteThrough',
   detach: 'vring.detach',
   bdevChanged: 'bdev.changed',
@@ -85,6 +103,7 @@ export function createVringService(
     [VringService.start]: (call: StartCall) => service.start(call),
     [VringService.stop]: (call: VringCall) => service.stop(call),
     [VringService.setCall]: (call: SetCallCall) => service.setCall(call),
+    [VringService.tune]: (call: TuneCall) => service.tune(call),
     [VringService.setWriteThrough]: (call: SetWriteThroughCall) => service.setWriteThrough(call),
     [VringService.detach]: (sessionId: number) => service.detach(sessionId),
     [VringService.bdevChanged]: (bdev: BdevDescription) => service.bdevChanged(bdev),
@@ -137,7 +156,8 @@ class Service {
       throw error;
     }
     this.#running.set(key, { ...open, memory, kickFd: vring.kickFd });
-    this.#reactor.add(open.queue);
+    open.queue.setCoalescing(call.settings.coalescing);
+    this.#reactor.add(open.queue, call.settings.mode);
   }
 
   #watchKick(kickFd: number, queue: OpenQueue['queue']): void {
@@ -171,6 +191,13 @@ class Service {
     if (running !== undefined) running.queue.callFd = call.callFd;
   }
 
+  tune({ sessionId, settings }: TuneCall): void {
+    for (const { queue } of this.#ofSession(sessionId)) {
+      queue.setCoalescing(settings.coalescing);
+      this.#reactor.setMode(queue, settings.mode);
+    }
+  }
+
   setWriteThrough(call: SetWriteThroughCall): void {
     for (const running of this.#ofSession(call.sessionId)) running.setWriteThrough?.(call.isWriteThrough);
   }
@@ -192,11 +219,13 @@ class Service {
     return device.kind === 'blk' ? this.#openBlk(device, options) : this.scsi.openQueue(device, options);
   }
 
-  #openBlk({ bdev, params }: QueueDevice & { kind: 'blk' }, options: QueueOptions): OpenQueue {
+  #openBlk({ bdev, isDetached, params }: QueueDevice & { kind: 'blk' }, options: QueueOptions): OpenQueue {
     const channel = this.#channels.take(bdev);
     const device: { -readonly [K in keyof BlkDeviceParams]: BlkDeviceParams[K] } = { ...params };
+    const queue = new BlkQueue({ ...options, channel, device });
+    queue.isDetached = isDetached;
     return {
-      queue: new BlkQueue({ ...options, channel, device }),
+      queue,
       setWriteThrough: (isWriteThrough) => {
         device.isWriteThrough = isWriteThrough;
       },

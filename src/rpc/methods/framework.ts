@@ -39,12 +39,13 @@ const lwThread = z.object({
   name: z.string(),
   id: z.int(),
   cpumask: z.string().describe('Hexadecimal without `0x`.'),
-  elapsed: z.int().describe('Ticks since it came to this reactor.'),
+  elapsed: z.int().describe('Ticks since it was created.'),
+  queues: z.array(z.int()).describe('Queues of the controller that run here. An addition of Ringhost.'),
 });
 
 const reactor = z.object({
   lcore: z.int().describe('The core it is pinned to.'),
-  numa_id: z.int().optional(),
+  numa_id: z.int().optional().describe('NUMA node of the core.'),
   tid: z.int().describe('Thread id.'),
   busy: z.int().describe('Ticks in which it found work.'),
   idle: z.int().describe('Ticks in which it found none.'),
@@ -53,7 +54,9 @@ const reactor = z.object({
   sys: z.int().optional().describe('Of the core, in clock ticks of the kernel.'),
   usr: z.int().optional().describe('Of the core, in clock ticks of the kernel.'),
   core_freq: z.int().optional().describe('MHz.'),
-  lw_threads: z.array(lwThread).describe('What runs on the reactor: one entry a controller or service.'),
+  lw_threads: z
+    .array(lwThread)
+    .describe('What runs on the reactor: one entry a controller. One without running queues is shown where it would.'),
 });
 
 /** What `framework_get_config` returns: calls that would make the present configuration again. */
@@ -81,7 +84,7 @@ export const frameworkMethods = {
             busy: 41_000_000_000,
             idle: 2_000_000_000,
             in_interrupt: false,
-            lw_threads: [{ name: 'vhost.0', id: 1, cpumask: '1', elapsed: 43_000_000_000 }],
+            lw_threads: [{ name: 'vhost.0', id: 1, cpumask: '1', elapsed: 43_000_000_000, queues: [0, 1] }],
           },
         ],
       },

@@ -1,11 +1,35 @@
 /** The vhost controller methods of the RPC table. */
 import { z } from 'zod';
-import { defineMethod } from '../define.ts';
+import { type CliFlag, defineMethod } from '../define.ts';
 
 const ctrlrName = z
   .string()
   .min(1)
   .describe('Name of the controller: its socket is this name in the socket directory.');
+
+const MODES = ['poll', 'adaptive', 'interrupt'] as const;
+const PLACEMENTS = ['spread', 'pinned'] as const;
+
+const mode = z
+  .enum(MODES)
+  .describe(
+    'When a queue sleeps: never (`poll`), after half a millisecond of silence (`adaptive`), at once (`interrupt`).',
+  );
+
+const queuePlacement = z
+  .enum(PLACEMENTS)
+  .describe('Queues evenly over the reactors of `cpumask` (`spread`), or all on one of them (`pinned`).');
+
+const vhostQueue = z.object({
+  index: z.int(),
+  lcore: z.int().describe('Core of the reactor that it runs on.'),
+  requests: z.int().describe('Requests taken.'),
+  in_flight: z.int().describe('Of these, not yet answered.'),
+  kicks: z.int().describe('Times that the driver woke it.'),
+  calls: z.int().describe('Interrupts sent to the driver.'),
+  calls_saved: z.int().describe('Answers that needed none: told together with others, or not asked for.'),
+  faults: z.int().describe('Times that the driver broke the ring.'),
+});
 
 const vhostSession = z.object({
   vid: z.int().describe('Number of the connection.'),
@@ -14,6 +38,7 @@ const vhostSession = z.object({
   started: z.boolean().describe("Whether the guest's driver has started its queues."),
   max_queues: z.int().describe('Queues that the front-end has set up.'),
   inflight_task_cnt: z.int().describe('Requests of the guest that are being worked on.'),
+  queues: z.array(vhostQueue).describe('Running queues. An addition of Ringhost.'),
 });
 
 const blockBackend = z.object({
@@ -32,8 +57,10 @@ const scsiTarget = z.object({
 const vhostController = z.object({
   ctrlr: z.string(),
   cpumask: z.string().describe('Cores that its queues may run on, in hexadecimal with `0x`.'),
-  delay_base_us: z.int().describe('Microseconds by which calls to the guest are put off; 0: not at all.'),
-  iops_threshold: z.int(),
+  delay_base_us: z.int().describe('As set by vhost_controller_set_coalescing; 0: calls are never put off.'),
+  iops_threshold: z.int().describe('The same.'),
+  mode: mode.describe('When its queues sleep. An addition of Ringhost.'),
+  queue_placement: queuePlacement.describe('How its queues are placed. An addition of Ringhost.'),
   socket: z.string().describe('Path of the vhost-user socket.'),
   sessions: z.array(vhostSession),
   backend_specific: z.union([z.object({ block: blockBackend }), z.object({ scsi: z.array(scsiTarget) })]),
@@ -44,6 +71,25 @@ const cpumask = z
   .min(1)
   .optional()
   .describe('Cores to run on: a hexadecimal mask (`0x2`) or a list (`[0,2-3]`). Default: all cores of the daemon.');
+
+const modeParam = mode.optional().describe(`${mode.description} Default: that of the daemon. An addition of Ringhost.`);
+
+const modeFlag: CliFlag = {
+  names: ['--mode'],
+  dest: 'mode',
+  kind: 'string',
+  choices: MODES,
+  help: 'when its queues sleep (Ringhost only)',
+  isAddition: true,
+};
+const placementFlag: CliFlag = {
+  names: ['--queue-placement'],
+  dest: 'queue_placement',
+  kind: 'string',
+  choices: PLACEMENTS,
+  help: 'how its queues are placed (Ringhost only)',
+  isAddition: true,
+};
 
 const targetNumber = (firstNumber: number) => z.int().min(firstNumber).max(255);
 
@@ -64,7 +110,8 @@ export const vhostMethods = {
     summary: 'Serve a bdev to a virtual machine as a vhost-user-blk device',
     details:
       'Creates the socket at once; QEMU connects to it with `-chardev socket,path=…`. The queues of the controller ' +
-      'run on the reactor that has the fewest controllers among those of `cpumask`.',
+      'are spread evenly over the reactors of `cpumask`; between equals the one that has the fewest queues is taken, ' +
+      "and those on the NUMA node of the guest's memory come before others.",
     params: z.strictObject({
       ctrlr: ctrlrName,
       dev_name: z.string().min(1).describe('Bdev to serve (its name, alias or UUID).'),
@@ -91,6 +138,10 @@ export const vhostMethods = {
             'Default: the name of the bdev, cut to 20. ' +
             'An addition of Ringhost.',
         ),
+      mode: modeParam,
+      queue_placement: queuePlacement
+        .optional()
+        .describe(`${queuePlacement.description} Default: \`spread\`. An addition of Ringhost.`),
     }),
     result: z.boolean(),
     errorStyle: 'invalid_params',
@@ -127,6 +178,8 @@ export const vhostMethods = {
           help: 'serial number that the guest reads (Ringhost only)',
           isAddition: true,
         },
+        modeFlag,
+        placementFlag,
       ],
       print: 'nothing',
     },
@@ -137,18 +190,23 @@ export const vhostMethods = {
     summary: 'Create a vhost-user-scsi controller, without targets yet',
     details:
       'Creates the socket at once, or with `delay` at `vhost_start_scsi_controller`: targets added before that are ' +
-      'there when the guest looks first. The queues of the controller and its targets run on the reactor that has ' +
-      'the fewest controllers among those of `cpumask`.',
+      'there when the guest looks first. The queues of the controller and its targets run on one reactor, the one of ' +
+      '`cpumask` that has the fewest queues.',
     params: z.strictObject({
       ctrlr: ctrlrName,
       cpumask,
       delay: z.boolean().default(false).describe('Make no socket until the controller is started. Default: false.'),
+      mode: modeParam,
+      queue_placement: queuePlacement
+        .optional()
+        .describe('Only `pinned`, the default: the queues share the state of the targets. An addition of Ringhost.'),
     }),
     result: z.boolean(),
     errorStyle: 'invalid_params',
     errors: [
       { code: 'EEXIST', when: 'a controller with this name exists' },
       { code: 'EINVAL', when: '`cpumask` cannot be read or names a core that the daemon does not have' },
+      { code: 'ENOTSUP', when: '`queue_placement` is `spread`' },
       { code: 'EADDRINUSE', when: 'another process listens on the socket path' },
     ],
     aliases: [{ name: 'construct_vhost_scsi_controller' }],
@@ -157,6 +215,7 @@ export const vhostMethods = {
       flags: [
         { names: ['--cpumask'], dest: 'cpumask', kind: 'string', help: 'cores to run on, such as 0x2 or [0,2-3]' },
         { names: ['--delay'], dest: 'delay', kind: 'switch', help: 'make no socket until it is started' },
+        modeFlag,
       ],
       print: 'nothing',
     },
@@ -346,6 +405,79 @@ export const vhostMethods = {
     example: { params: { ctrlr: 'vhost.0' }, result: true },
   }),
 
+  vhost_controller_set_coalescing: defineMethod({
+    summary: 'Put calls to a busy guest off',
+    details:
+      'A queue that answers more than `iops_threshold` requests a second interrupts its guest at most once in ' +
+      '`delay_base_us · (rate - iops_threshold) / iops_threshold` microseconds. That trades latency for fewer ' +
+      'interrupts, which pays only for guests that sleep between many small requests. It is off by default: a round ' +
+      'of the reactor sends at most one call anyway, and only when the driver asked for it.',
+    params: z.strictObject({
+      ctrlr: ctrlrName,
+      delay_base_us: z.int().min(0).max(1_000_000).describe('Microseconds, at most a second; 0 switches it off.'),
+      iops_threshold: z.int().min(100).describe('Requests a second of one queue, at least 100.'),
+    }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [ENODEV],
+    aliases: [{ name: 'set_vhost_controller_coalescing' }],
+    cli: {
+      positionals: [
+        { name: 'ctrlr', kind: 'string', help: 'name of the controller' },
+        { name: 'delay_base_us', kind: 'int', help: 'base delay in microseconds' },
+        { name: 'iops_threshold', kind: 'int', help: 'requests a second up to which nothing is put off' },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0', delay_base_us: 10, iops_threshold: 60_000 }, result: true },
+  }),
+
+  vhost_controller_set_mode: defineMethod({
+    summary: 'Choose when the queues of a controller sleep',
+    details: 'Takes effect at once, for running queues too. An addition of Ringhost.',
+    params: z.strictObject({ ctrlr: ctrlrName, mode }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [ENODEV],
+    cli: {
+      positionals: [
+        { name: 'ctrlr', kind: 'string', help: 'name of the controller' },
+        { name: 'mode', kind: 'string', choices: MODES, help: 'when its queues sleep' },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0', mode: 'poll' }, result: true },
+  }),
+
+  vhost_controller_set_placement: defineMethod({
+    summary: 'Move the queues of a blk controller to other reactors',
+    details:
+      'The guest goes on meanwhile: a queue that moves finishes what it has in flight and continues on its new ' +
+      'reactor. Without parameters the queues are placed anew, as the load is now. The answer comes when they run. ' +
+      'An addition of Ringhost.',
+    params: z.strictObject({
+      ctrlr: ctrlrName,
+      queue_placement: queuePlacement.optional().describe(`${queuePlacement.description} Default: as it is.`),
+      cpumask: cpumask.describe('Cores to run on, as for vhost_create_blk_controller. Default: as it is.'),
+    }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [
+      ENODEV,
+      { code: 'EINVAL', when: '`cpumask` cannot be read or names a core that the daemon does not have' },
+      { code: 'ENOTSUP', when: 'the controller is a scsi controller, whose targets live on one reactor' },
+    ],
+    cli: {
+      positionals: [{ name: 'ctrlr', kind: 'string', help: 'name of the controller' }],
+      flags: [
+        { ...placementFlag, help: 'how its queues are placed' },
+        { names: ['--cpumask'], dest: 'cpumask', kind: 'string', help: 'cores to run on, such as 0x2 or [0,2-3]' },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0', queue_placement: 'spread', cpumask: '0x3' }, result: true },
+  }),
+
   vhost_get_controllers: defineMethod({
     summary: 'List controllers',
     params: z.strictObject({
@@ -367,6 +499,8 @@ export const vhostMethods = {
           cpumask: '0x1',
           delay_base_us: 0,
           iops_threshold: 60000,
+          mode: 'adaptive',
+          queue_placement: 'spread',
           socket: '/var/tmp/vhost.0',
           sessions: [],
           backend_specific: { block: { readonly: false, bdev: 'Malloc0', transport: 'vhost_user_blk' } },
