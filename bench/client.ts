@@ -110,15 +110,20 @@ export class LoadClient {
 
   /**
    * Writes stamps to blocks all over the disk and reads them back, through the queues, chains and buffers of the
-   * measurement. Throws when a block does not read as it was written.
+   * measurement. Throws when a block does not read as it was written; returns how many were tried.
    */
-  verify(): void {
+  verify(): number {
     this.#seed++;
     const count = Math.min(VERIFY_BLOCKS, this.#blockCount);
     const written = this.#run(Mode.stamp, { count });
     const read = this.#run(Mode.check, { count });
-    if (written.requests === count && read.requests === count && read.mismatches === 0) return;
+    if (written.requests === count && read.requests === count && read.mismatches === 0) return count;
     throw new TargetError('EIO', `${read.mismatches} of ${count} blocks did not read as they were written`);
+  }
+
+  /** Writes every block, so that no page of the disk is touched first under measurement. */
+  fill(): void {
+    this.#run(Mode.stamp, { count: this.#blockCount });
   }
 
   /** Keeps the load up for a while. Throws when a request fails. */

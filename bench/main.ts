@@ -2,90 +2,81 @@
  * `npm run bench`: Ringhost, its peers and its limits, in the same run on the same core.
  *
  * One polling client (this process, on the first core) drives one target after the other (each on the second core, all
- * others stopped) in interleaved rounds, so that a noisy minute hits all of them; the tables show medians with their
- * range, and ratios taken pair by pair.
- *
- *   npm run bench -- [--only PATTERN] [--targets PATTERN] [--rounds N] [--seconds S] [--quick] [--json FILE]
+ * others stopped) in interleaved rounds; the tables show medians with their range, and ratios taken pair by pair.
  */
 import { writeFileSync } from 'node:fs';
-import { cpus } from 'node:os';
-import { parseArgs } from 'node:util';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
-import { type Outcome, report } from './report.ts';
+import { describeMachine } from './machine.ts';
+import { describeNoise } from './noise.ts';
+import { type BenchOptions, HELP, parseOptions } from './options.ts';
+import { plot } from './plot.ts';
+import { report } from './report.ts';
+import { runRounds } from './run.ts';
 import { SCENARIOS } from './scenarios/all.ts';
-import type { Effort, Sample } from './scenarios/scenario.ts';
-import { LIMIT } from './targets/limit.ts';
+import { COPY } from './targets/copy.ts';
+import { LIMIT, LIMIT_VARIANTS } from './targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
 import { RINGHOST } from './targets/ringhost.ts';
 import { SPDK } from './targets/spdk.ts';
-import type { Target, TargetKind } from './targets/target.ts';
+import type { Cores, TargetKind } from './targets/target.ts';
 
-const KINDS: readonly TargetKind[] = [RINGHOST, SPDK, QEMU_STORAGE_DAEMON, LIMIT];
+const KINDS: readonly TargetKind[] = [RINGHOST, SPDK, QEMU_STORAGE_DAEMON, LIMIT, COPY, ...LIMIT_VARIANTS];
 
-const { values: options } = parseArgs({
-  options: {
-    only: { type: 'string', default: '' },
-    targets: { type: 'string', default: '' },
-    rounds: { type: 'string' },
-    seconds: { type: 'string' },
-    quick: { type: 'boolean', default: false },
-    json: { type: 'string' },
-  },
-});
+function chooseCores(): Cores {
+  const [client, target] = allowedCores();
+  if (client === undefined || target === undefined) throw new Error('two cores are needed: one a side');
+  return { client, target };
+}
 
-async function main(): Promise<void> {
-  const rounds = Number(options.rounds ?? (options.quick ? 2 : 5));
-  const effort: Effort = { durationMs: Number(options.seconds ?? (options.quick ? 0.3 : 0.5)) * 1000, warmUpMs: 100 };
-  const [clientCore, targetCore] = allowedCores();
-  if (clientCore === undefined || targetCore === undefined) throw new Error('two cores are needed: one a side');
-  const only = new RegExp(options.only, 'i');
-  const scenarios = SCENARIOS.filter(
-    ({ group, name, isDetail }) => only.test(`${group}: ${name}`) && !(options.quick && isDetail === true),
-  );
-  const kinds = KINDS.filter((kind) => {
-    if (!new RegExp(options.targets, 'i').test(kind.name)) return false;
+function availableKinds(options: BenchOptions): readonly TargetKind[] {
+  return KINDS.filter((kind) => {
+    if (!options.wantsTarget(kind)) return false;
     const reason = kind.unavailable();
     if (reason !== null) console.log(`${kind.name} is left out: ${reason}`);
     return reason === null;
   });
-  const targets: Target[] = [];
-  const outcomes = scenarios.map((scenario) => ({
-    scenario,
-    samples: new Map<string, Sample[]>(kinds.filter((kind) => scenario.runsOn(kind)).map(({ name }) => [name, []])),
-  }));
-  try {
-    for (const kind of kinds) {
-      const target = await kind.start(targetCore);
-      target.suspend();
-      targets.push(target);
-    }
-    pinToCore(clientCore);
-    console.log(`${cpus()[0]?.model}; client on core ${clientCore}, targets on core ${targetCore}; ${rounds} rounds`);
-    for (const target of targets) console.log(`  ${target.name}: ${target.description}`);
-    for (let round = 0; round < rounds; round++) {
-      for (const { scenario, samples } of outcomes) {
-        for (const target of targets) {
-          const list = samples.get(target.name);
-          if (list === undefined) continue;
-          target.resume();
-          list.push(await scenario.measure(target, effort));
-          target.suspend();
-        }
-      }
-    }
-  } finally {
-    for (const target of targets) await target.stop();
+}
+
+async function main(): Promise<void> {
+  const options = parseOptions(process.argv.slice(2));
+  const scenarios = SCENARIOS.filter((scenario) => options.wants(scenario));
+  const kinds = availableKinds(options);
+  if (options.isList) {
+    for (const { group, name } of scenarios) console.log(`${group}: ${name}`);
+    console.log(`targets: ${kinds.map(({ name }) => name).join(', ')}`);
+    return;
   }
-  console.log(`\n${report(outcomes, RINGHOST.name)}`);
-  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(plain(outcomes), null, 2)}\n`);
+  if (scenarios.length === 0 || kinds.length === 0) throw new Error('nothing is left to measure: see --list');
+  const cores = chooseCores();
+  pinToCore(cores.client);
+  const machine = describeMachine();
+  console.log(
+    `${machine.cpu}, ${machine.cores} cores, Linux ${machine.kernel}, Node.js ${machine.node}, ${machine.commit}\n` +
+      `client on core ${cores.client}, targets on core ${cores.target}; ` +
+      `${scenarios.length} scenarios, ${options.rounds} rounds of ${options.effort.durationMs / 1000} s`,
+  );
+  const stop = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM'] as const)
+    process.once(name, () => stop.abort(new Error(`stopped by ${name}`)));
+  const measured = await runRounds(scenarios, kinds, cores, options, console.log, stop.signal);
+  const noise = describeNoise(measured.noise, measured.stealTicks, measured.elapsedMs);
+  console.log(`\n${report(measured.outcomes, RINGHOST.name)}\n\n${noise}`);
+  if (options.plot !== undefined) writeFileSync(options.plot, plot(measured.outcomes, machine.cpu));
+  if (options.json !== undefined) {
+    const { outcomes, ...rest } = measured;
+    const results = outcomes.map(({ scenario, samples }) => ({
+      group: scenario.group,
+      name: scenario.name,
+      samples: Object.fromEntries(samples),
+    }));
+    writeFileSync(options.json, `${JSON.stringify({ machine, options, ...rest, results }, null, 2)}\n`);
+  }
 }
 
-function plain(outcomes: readonly Outcome[]): unknown {
-  return outcomes.map(({ scenario, samples }) => ({
-    group: scenario.group,
-    name: scenario.name,
-    samples: Object.fromEntries(samples),
-  }));
+try {
+  await main();
+} catch (error) {
+  const isMisuse = error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS');
+  console.error(isMisuse ? `${error.message}\n\n${HELP}` : `bench: ${(error as Error).message}`);
+  process.exitCode = 1;
 }
-
-await main();

@@ -66,8 +66,11 @@ export const VRING = [
 export const Mode = { measure: 0, stamp: 1, check: 2 } as const;
 export const Protocol = { blk: 0, scsi: 1 } as const;
 export const Format = { splitDirect: 0, splitIndirect: 1 } as const;
-/** Ways to copy: one memcpy a block; the same with the next source fetched meanwhile; `rep movsb`; past the caches. */
-export const CopyWay = { memcpy: 0, prefetch: 1, repMovsb: 2, stream: 3 } as const;
+/**
+ * Ways to copy: one memcpy a block; the same with the next sources fetched meanwhile; `rep movsb`; past the caches; the
+ * second for reads and the fourth for writes.
+ */
+export const CopyWay = { memcpy: 0, prefetch: 1, repMovsb: 2, stream: 3, best: 4 } as const;
 
 /** Bytes of a slot's control block in the client's memory. */
 export const SLOT_BYTES = 256;

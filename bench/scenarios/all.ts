@@ -1,5 +1,6 @@
 /** All kinds of scenarios, in the order of the report. */
+import { FOOTPRINT_SCENARIOS } from './footprint.ts';
 import { LOAD_SCENARIOS } from './load.ts';
 import type { Scenario } from './scenario.ts';
 
-export const SCENARIOS: readonly Scenario[] = [...LOAD_SCENARIOS];
+export const SCENARIOS: readonly Scenario[] = [...LOAD_SCENARIOS, ...FOOTPRINT_SCENARIOS];

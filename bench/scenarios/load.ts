@@ -35,6 +35,7 @@ function scenario(group: string, name: string, row: Row): Scenario {
 }
 
 async function measure(target: Target, endpoint: Endpoint, load: Load, effort: Effort): Promise<Sample> {
+  if (target.copyRate !== undefined) return { iops: target.copyRate(load, effort.durationMs) };
   const client = await LoadClient.connect(target.path(endpoint), load);
   try {
     if (endpoint.disk === 'ram') client.verify();

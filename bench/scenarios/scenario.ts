@@ -34,6 +34,10 @@ export interface Scenario {
   readonly isLessBetter?: boolean;
   /** Left out of `--quick`. */
   readonly isDetail?: boolean;
+  /** Measured on a target that is started for it, and stopped afterwards. */
+  readonly isFresh?: boolean;
+  /** Where fewer rounds must do. */
+  readonly roundsMax?: number;
   runsOn(kind: TargetKind): boolean;
   /** The target runs, and nothing else does. */
   measure(target: Target, effort: Effort): Promise<Sample>;
@@ -47,6 +51,14 @@ export function formatRate(perSecond: number): string {
 export function formatNs(ns: number): string {
   if (ns >= 1e6) return `${(ns / 1e6).toFixed(2)} ms`;
   return ns >= 1e5 ? `${(ns / 1e3).toFixed(0)} µs` : `${(ns / 1e3).toFixed(2)} µs`;
+}
+
+export function formatMs(ms: number): string {
+  return ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${ms.toFixed(0)} ms`;
+}
+
+export function formatMib(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 }
 
 export function formatShare(share: number): string {

@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import { CopyWay } from '../native.ts';
 import { areThere, DISK_MIB, launch, makeDirectory, ROOT, socketName, type TargetKind } from './target.ts';
 
-/** A limit that copies in one way. Only one of them is in the tables; the others are for `--only` and for curiosity. */
-function limit(name: string, way: keyof typeof CopyWay): TargetKind {
+function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): TargetKind {
   return {
     name,
+    role: 'limit',
+    isExtra,
     unavailable: () => null,
     serves: ({ protocol }) => protocol === 'blk',
-    async start(core) {
+    async start(cores) {
       const directory = makeDirectory();
       const path = (disk: 'ram' | 'null'): string => join(directory, socketName({ protocol: 'blk', disk }));
       const sockets = [path('ram'), path('null')];
@@ -17,14 +18,25 @@ function limit(name: string, way: keyof typeof CopyWay): TargetKind {
       return await launch({
         name,
         description: `a C loop that does nothing but the ring and the copy (${way})`,
-        core,
+        cores,
         directory,
         command: process.execPath,
-        args: [join(ROOT, 'bench/limit-main.ts'), '--core', String(core), '--way', String(CopyWay[way]), ...disk],
+        args: [
+          join(ROOT, 'bench/limit-main.ts'),
+          '--core',
+          String(cores.target),
+          '--way',
+          String(CopyWay[way]),
+          ...disk,
+        ],
         isUp: async () => areThere(sockets),
       });
     },
   };
 }
 
-export const LIMIT = limit('C limit', 'prefetch');
+export const LIMIT = limit('C limit', 'best', false);
+/** The same with other ways to copy, to see that the best was chosen. */
+export const LIMIT_VARIANTS = (['memcpy', 'prefetch', 'repMovsb', 'stream'] as const).map((way) =>
+  limit(`C limit by ${way}`, way, true),
+);

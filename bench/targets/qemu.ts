@@ -19,10 +19,11 @@ const POLL_MAX_NS = 1_000_000;
 
 export const QEMU_STORAGE_DAEMON: TargetKind = {
   name: PROGRAM,
+  role: 'peer',
   unavailable: () =>
     findOnPath(PROGRAM) === null ? 'it is not installed: apt-get install qemu-system-x86 (or -arm)' : null,
   serves: ({ protocol }) => protocol === 'blk',
-  async start(core) {
+  async start(cores) {
     const directory = makeDirectory();
     const file = join(directory, 'disk');
     writeFileSync(file, '');
@@ -38,11 +39,11 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
       description:
         `${PROGRAM}, iothread poll-max-ns=${POLL_MAX_NS} ` +
         `(ram: a file in tmpfs, ${DISK_MIB} MiB; null: null-co read-zeroes=off)`,
-      core,
+      cores,
       directory,
       command: 'taskset',
       args: [
-        ...['-c', String(core), PROGRAM, '--object', `iothread,id=io,poll-max-ns=${POLL_MAX_NS}`],
+        ...['-c', String(cores.target), PROGRAM, '--object', `iothread,id=io,poll-max-ns=${POLL_MAX_NS}`],
         ...['--blockdev', `driver=file,node-name=disk0,filename=${file}`],
         ...['--blockdev', `driver=null-co,node-name=disk1,size=${DISK_BYTES},read-zeroes=off`],
         ...exports,

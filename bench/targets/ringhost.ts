@@ -8,16 +8,17 @@ const DISKS = { ram: 'Malloc0', null: 'Null0' } as const;
 
 export const RINGHOST: TargetKind = {
   name: 'ringhost',
+  role: 'subject',
   unavailable: () => null,
   serves: () => true,
-  async start(core) {
+  async start(cores) {
     const directory = makeDirectory();
     const socket = join(directory, 'rpc');
-    const args = ['serve', '-S', directory, '-r', socket, '-m', `[${core}]`];
+    const args = ['serve', '-S', directory, '-r', socket, '-m', `[${cores.target}]`];
     return await launch({
       name: this.name,
-      description: `ringhost serve -m [${core}] (malloc and null, ${DISK_MIB} MiB)`,
-      core,
+      description: `ringhost serve -m [${cores.target}] (malloc and null, ${DISK_MIB} MiB)`,
+      cores,
       directory,
       command: process.execPath,
       args: [join(ROOT, 'bin/ringhost'), ...args],

@@ -1,18 +1,25 @@
 /**
- * SPDK's vhost target, when BENCH_SPDK names its `vhost` program: one reactor, ordinary pages, the same calls over its
- * RPC socket as Ringhost gets.
+ * SPDK's vhost target, when BENCH_SPDK names its `vhost` program: one reactor, the same calls over its RPC socket as
+ * Ringhost gets, and huge pages where the machine has enough of them.
  */
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { canConnect, createDisks } from './ringhost.ts';
 import { DISK_MIB, launch, makeDirectory, type TargetKind } from './target.ts';
 
 const PROGRAM = process.env.BENCH_SPDK ?? '';
 /** Memory of its own: two RAM disks, and its pools. */
-const MEMORY_MIB = 2 * DISK_MIB + 1024;
+const MEMORY_MIB = 2 * DISK_MIB + 512;
+
+function hasHugePages(): boolean {
+  const [, free] = /^HugePages_Free: +(\d+)$/m.exec(readFileSync('/proc/meminfo', 'utf8')) ?? [];
+  const [, sizeKib] = /^Hugepagesize: +(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8')) ?? [];
+  return Number(free) * Number(sizeKib) >= MEMORY_MIB * 1024;
+}
 
 export const SPDK: TargetKind = {
   name: 'spdk vhost',
+  role: 'peer',
   unavailable() {
     if (PROGRAM === '') return 'BENCH_SPDK does not name its vhost program';
     try {
@@ -23,17 +30,18 @@ export const SPDK: TargetKind = {
     }
   },
   serves: () => true,
-  async start(core) {
+  async start(cores) {
     const directory = makeDirectory();
     const socket = join(directory, 'rpc');
-    const args = ['-m', `[${core}]`, '--no-huge', '-s', String(MEMORY_MIB), '-S', directory, '-r', socket];
+    const pages = hasHugePages() ? ['--huge-unlink'] : ['--no-huge'];
+    const own = ['-m', `[${cores.target}]`, '--disable-cpumask-locks', '--no-pci', ...pages, '-s', String(MEMORY_MIB)];
     return await launch({
       name: this.name,
-      description: `vhost -m [${core}] --no-huge -s ${MEMORY_MIB} (malloc and null, ${DISK_MIB} MiB)`,
-      core,
+      description: `vhost ${own.join(' ')} (malloc and null, ${DISK_MIB} MiB)`,
+      cores,
       directory,
       command: PROGRAM,
-      args,
+      args: [...own, '-S', directory, '-r', socket],
       isUp: () => canConnect(socket),
       configure: () => createDisks(socket),
     });

@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TargetError } from '../../src/base/errors.ts';
+import type { Load } from '../client.ts';
 
 /** What a target serves. Disks of `DISK_MIB`: `ram` keeps its contents in memory, `null` neither reads nor writes. */
 export interface Endpoint {
@@ -21,8 +22,6 @@ export interface Target {
   readonly name: string;
   /** What it is and how it was started, for the report. */
   readonly description: string;
-  /** Core it was given. */
-  readonly core: number;
   /** From its start until it served, in milliseconds. */
   readonly startMs: number;
   readonly pid: number;
@@ -31,22 +30,36 @@ export interface Target {
   /** Lets it run, or takes the core away from it. */
   resume(): void;
   suspend(): void;
+  /** Blocks a second, for what is no program with rings but only copies. */
+  copyRate?(load: Load, durationMs: number): number;
   stop(): Promise<void>;
+}
+
+export interface Cores {
+  /** Where the client polls: the calling thread's. */
+  readonly client: number;
+  /** Where the target serves. */
+  readonly target: number;
 }
 
 export interface TargetKind {
   readonly name: string;
+  /** What it is in the comparison: ourselves, another program for the same purpose, or a bound that none can pass. */
+  readonly role: 'subject' | 'peer' | 'limit';
+  /** True for what is measured only when `--targets` asks for it. */
+  readonly isExtra?: boolean;
   /** Why it cannot run here, or null. */
   unavailable(): string | null;
   /** Whether it can serve this. */
   serves(endpoint: Endpoint): boolean;
-  start(core: number): Promise<Target>;
+  start(cores: Cores): Promise<Target>;
 }
 
 export const ROOT = join(import.meta.dirname, '..', '..');
 /** Sockets, files of disks and logs of a target go here, so that no disk of this machine is part of a measurement. */
 const MEMORY_DIRECTORY = '/dev/shm';
 const START_LIMIT_MS = 60_000;
+const STOP_LIMIT_MS = 5000;
 const READY_POLL_MS = 2;
 const LOG_TAIL_BYTES = 2000;
 
@@ -62,7 +75,7 @@ export function socketName({ protocol, disk }: Endpoint): string {
 export interface Launch {
   readonly name: string;
   readonly description: string;
-  readonly core: number;
+  readonly cores: Cores;
   readonly directory: string;
   readonly command: string;
   readonly args: readonly string[];
@@ -74,10 +87,12 @@ export interface Launch {
 }
 
 /** Starts a program, and waits until its controllers can be connected to. */
-export async function launch({ name, description, core, directory, command, args, ...rest }: Launch): Promise<Target> {
+export async function launch({ name, description, cores, directory, command, args, ...rest }: Launch): Promise<Target> {
   const options: SpawnOptions = { stdio: ['pipe', 'ignore', 'pipe'], env: rest.env ?? process.env };
   const sinceMs = performance.now();
-  const child = spawn(command, args, options);
+  // The calling thread is pinned, and its children would be, too. They must not outlive it: some keep a core busy.
+  const around = ['--pdeathsig', 'KILL', 'taskset', '-c', `${cores.client},${cores.target}`];
+  const child = spawn('setpriv', [...around, command, ...args], options);
   let log = '';
   child.stderr?.on('data', (chunk: Buffer) => {
     log = (log + chunk.toString()).slice(-LOG_TAIL_BYTES);
@@ -88,7 +103,9 @@ export async function launch({ name, description, core, directory, command, args
     if (isRunning()) {
       child.kill('SIGCONT');
       child.kill('SIGTERM');
+      const patience = setTimeout(() => child.kill('SIGKILL'), STOP_LIMIT_MS);
       await exited;
+      clearTimeout(patience);
     }
     rmSync(directory, { recursive: true, force: true });
   };
@@ -110,7 +127,6 @@ export async function launch({ name, description, core, directory, command, args
   return {
     name,
     description,
-    core,
     startMs: performance.now() - sinceMs,
     pid: child.pid ?? 0,
     path: (endpoint) => join(directory, socketName(endpoint)),

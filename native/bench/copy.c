@@ -5,32 +5,19 @@
 #include <sys/mman.h>
 
 #define LINE_BYTES 64
-#define CHUNK_BYTES 512
-// How far ahead the next source is fetched: beyond that the hardware's own prefetcher has caught up.
-#define AHEAD_BYTES 16384
+// Of a source, what is fetched before its turn: the hardware's own prefetcher follows a block once it has begun, but
+// does not see the next one.
+#define HEAD_BYTES 512
+// How early: so many bytes of other blocks are copied meanwhile.
+#define AHEAD_BYTES 4096
 #define OPS_MAX 1024
 
-static void copy_prefetch(const struct copy_op *ops, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++) {
-    uint8_t *to = ops[i].to;
-    const uint8_t *from = ops[i].from, *line = NULL, *line_end = NULL;
-    if (i + 1 < count) {
-      line = ops[i + 1].from;
-      line_end = line + (ops[i + 1].length < AHEAD_BYTES ? ops[i + 1].length : AHEAD_BYTES);
-    }
-    for (size_t left = ops[i].length; left > 0;) {
-      size_t chunk = left < CHUNK_BYTES ? left : CHUNK_BYTES;
-      for (int k = 0; k < CHUNK_BYTES / LINE_BYTES && line < line_end; k++, line += LINE_BYTES)
-        __builtin_prefetch(line, 0, 3);
-      memcpy(to, from, chunk);
-      to += chunk;
-      from += chunk;
-      left -= chunk;
-    }
-  }
+static inline void fetch_head(const struct copy_op *op) {
+  size_t head = op->length < HEAD_BYTES ? op->length : HEAD_BYTES;
+  for (size_t at = 0; at < head; at += LINE_BYTES) __builtin_prefetch(op->from + at, 0, 3);
 }
 
-static void copy_rep_movsb(uint8_t *to, const uint8_t *from, size_t length) {
+static inline void copy_rep_movsb(uint8_t *to, const uint8_t *from, size_t length) {
 #if defined(__x86_64__)
   __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(length) : : "memory");
 #else
@@ -38,35 +25,45 @@ static void copy_rep_movsb(uint8_t *to, const uint8_t *from, size_t length) {
 #endif
 }
 
-// Past the caches, for targets that nobody reads soon. Addresses that are not aligned are copied the ordinary way.
-static void copy_stream(uint8_t *to, const uint8_t *from, size_t length) {
+// Past the caches: the target's lines are neither read before nor kept after. Odd addresses go the ordinary way.
+static inline void copy_stream(uint8_t *to, const uint8_t *from, size_t length) {
 #if defined(__x86_64__)
   if (((uintptr_t)to | length) % LINE_BYTES == 0) {
-    for (size_t i = 0; i < length; i += 16)
-      _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+    for (size_t i = 0; i < length; i += LINE_BYTES) {
+      const __m128i *source = (const __m128i *)(from + i);
+      __m128i *target = (__m128i *)(to + i);
+      __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1);
+      __m128i c = _mm_loadu_si128(source + 2), d = _mm_loadu_si128(source + 3);
+      _mm_stream_si128(target, a);
+      _mm_stream_si128(target + 1, b);
+      _mm_stream_si128(target + 2, c);
+      _mm_stream_si128(target + 3, d);
+    }
     return;
   }
 #endif
   memcpy(to, from, length);
 }
 
+static inline void copy_one(const struct copy_op *op, enum copy_way way) {
+  if (way == COPY_REP_MOVSB) copy_rep_movsb(op->to, op->from, op->length);
+  else if (way == COPY_STREAM || (way == COPY_BEST && op->is_to_disk)) copy_stream(op->to, op->from, op->length);
+  else memcpy(op->to, op->from, op->length);
+}
+
 void copy_batch(const struct copy_op *ops, uint32_t count, enum copy_way way) {
-  switch (way) {
-    case COPY_PREFETCH:
-      copy_prefetch(ops, count);
-      return;
-    case COPY_REP_MOVSB:
-      for (uint32_t i = 0; i < count; i++) copy_rep_movsb(ops[i].to, ops[i].from, ops[i].length);
-      return;
-    case COPY_STREAM:
-      for (uint32_t i = 0; i < count; i++) copy_stream(ops[i].to, ops[i].from, ops[i].length);
-#if defined(__x86_64__)
-      _mm_sfence(); // streamed stores must be there before anybody is told
-#endif
-      return;
-    default:
-      for (uint32_t i = 0; i < count; i++) memcpy(ops[i].to, ops[i].from, ops[i].length);
+  if (count == 0) return;
+  // Far enough for small blocks, and not so far that a large one drives the next head out of the cache.
+  uint32_t ahead = ops[0].length * 2 >= AHEAD_BYTES ? 2 : (uint32_t)(AHEAD_BYTES / ops[0].length);
+  bool is_fetching = way != COPY_MEMCPY;
+  for (uint32_t i = 1; is_fetching && i < ahead && i < count; i++) fetch_head(&ops[i]);
+  for (uint32_t i = 0; i < count; i++) {
+    if (is_fetching && i + ahead < count) fetch_head(&ops[i + ahead]);
+    copy_one(&ops[i], way);
   }
+#if defined(__x86_64__)
+  _mm_sfence(); // what was streamed must be there before anybody is told
+#endif
 }
 
 // copyRate(diskBytes, blockBytes, depth, writePercent, isSequential, way, durationNs): blocks a second between a disk
@@ -100,7 +97,7 @@ static napi_value copy_rate(napi_env env, napi_callback_info info) {
       uint64_t block = values[4] != 0 ? cursor++ % blocks : (uint64_t)(((unsigned __int128)random * blocks) >> 64);
       uint8_t *at = disk + block * block_bytes, *buffer = buffers + i * block_bytes;
       bool is_write = random % 100 < write_percent;
-      ops[i] = is_write ? (struct copy_op){at, buffer, block_bytes} : (struct copy_op){buffer, at, block_bytes};
+      ops[i] = (struct copy_op){is_write ? at : buffer, is_write ? buffer : at, block_bytes, is_write};
     }
     copy_batch(ops, depth, (enum copy_way)values[5]);
     copied += depth;

@@ -80,7 +80,7 @@ static inline uint32_t serve(struct queue *q) {
       if (type == 0) r->written += desc->length;
       if (q->disk == NULL) continue;
       uint8_t *data = host_of(q, desc->address);
-      ops[op_count++] = (struct copy_op){type == 0 ? data : disk, type == 0 ? disk : data, desc->length};
+      ops[op_count++] = (struct copy_op){type == 0 ? data : disk, type == 0 ? disk : data, desc->length, type != 0};
       disk += desc->length;
     }
     r->status = host_of(q, desc->address);

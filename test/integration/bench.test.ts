@@ -2,10 +2,11 @@
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Load, LoadClient } from '../../bench/client.ts';
-import { LIMIT } from '../../bench/targets/limit.ts';
+import { LIMIT, LIMIT_VARIANTS } from '../../bench/targets/limit.ts';
 import { RINGHOST } from '../../bench/targets/ringhost.ts';
 import { cpuTimeNs, type Endpoint, memoryOf, type Target } from '../../bench/targets/target.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { LatencyHistogram } from '../../src/initiator/latency-histogram.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { allowedCores } from '../../src/sys/thread.ts';
 
@@ -21,6 +22,8 @@ const LOAD: Load = {
   writePercent: 0,
 };
 const MEASURED_MS = 100;
+const [FIRST_CORE = 0, SECOND_CORE = FIRST_CORE] = allowedCores();
+const CORES = { client: FIRST_CORE, target: SECOND_CORE };
 
 async function withClient<T>(path: string, load: Partial<Load>, work: (client: LoadClient) => T): Promise<T> {
   const client = await LoadClient.connect(path, { ...LOAD, ...load });
@@ -31,10 +34,16 @@ async function withClient<T>(path: string, load: Partial<Load>, work: (client: L
   }
 }
 
+function bucketOf(ns: number): number {
+  const histogram = new LatencyHistogram();
+  histogram.record(ns);
+  return histogram.counts.indexOf(1);
+}
+
 describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
   let target: Target;
   beforeAll(async () => {
-    target = await kind.start(allowedCores().at(-1) ?? 0);
+    target = await kind.start(CORES);
   });
   afterAll(() => target?.stop());
 
@@ -64,7 +73,11 @@ describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
     expect(latency.count).toBeGreaterThanOrEqual(requests);
     const percentiles = [50, 99, 99.9, 99.99, 100].map((percent) => latency.percentile(percent));
     expect(percentiles).toEqual(percentiles.toSorted((a, b) => a - b));
+    // The native loop's buckets are those of the histogram: the lowest value is where the lowest percentile is.
     expect(latency.minNs).toBeGreaterThan(0);
+    expect(latency.percentile(1e-9)).toBeGreaterThanOrEqual(latency.minNs);
+    expect(latency.percentile(1e-9)).toBeLessThanOrEqual(latency.minNs * (1 + 1 / 64) + 1);
+    expect(latency.counts.findLastIndex((count) => count > 0)).toBe(bucketOf(latency.maxNs));
     expect(latency.meanNs).toBeLessThan(latency.maxNs);
   });
 
@@ -93,10 +106,21 @@ describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
   });
 });
 
+test.each(LIMIT_VARIANTS)('$name serves what was written', async (kind) => {
+  const target = await kind.start(CORES);
+  try {
+    for (const load of [{}, { blockBytes: 512, depth: 128 }]) {
+      expect(await withClient(target.path(RAM), load, (client) => client.verify())).toBe(512);
+    }
+  } finally {
+    await target.stop();
+  }
+});
+
 describe('the load client', () => {
   let target: Target;
   beforeAll(async () => {
-    target = await RINGHOST.start(allowedCores().at(-1) ?? 0);
+    target = await RINGHOST.start(CORES);
   });
   afterAll(() => target?.stop());
 

@@ -1,0 +1,100 @@
+/**
+ * The rounds: every scenario once on every target, one after the other (A B C A B C …), so that a noisy minute hits all
+ * of them. All targets are started before, and stand still (SIGSTOP) while it is not their turn.
+ */
+
+import { setTimeout as delay } from 'node:timers/promises';
+import { LoadClient } from './client.ts';
+import { measureNoise, type Noise, stealTicks } from './noise.ts';
+import type { BenchOptions } from './options.ts';
+import type { Outcome } from './report.ts';
+import type { Sample, Scenario } from './scenarios/scenario.ts';
+import type { Cores, Target, TargetKind } from './targets/target.ts';
+
+/** What a target still does about a connection that ended, before it is stopped. */
+const SETTLE_MS = 20;
+
+export interface Measurements {
+  readonly outcomes: readonly Outcome[];
+  /** What the targets are, by name. */
+  readonly targets: Readonly<Record<string, string>>;
+  /** Before every round. */
+  readonly noise: readonly Noise[];
+  readonly stealTicks: number;
+  readonly elapsedMs: number;
+}
+
+interface Row {
+  readonly scenario: Scenario;
+  readonly samples: Map<string, Sample[]>;
+}
+
+export async function runRounds(
+  scenarios: readonly Scenario[],
+  kinds: readonly TargetKind[],
+  cores: Cores,
+  { rounds, effort }: BenchOptions,
+  say: (line: string) => void,
+  stop: AbortSignal,
+): Promise<Measurements> {
+  const rows: Row[] = scenarios.map((scenario) => ({
+    scenario,
+    samples: new Map(kinds.filter((kind) => scenario.runsOn(kind)).map(({ name }) => [name, []])),
+  }));
+  const targets = new Map<TargetKind, Target>();
+  const noise: Noise[] = [];
+  const [sinceMs, stealBefore] = [performance.now(), stealTicks()];
+  try {
+    for (const kind of kinds) {
+      const target = await kind.start(cores);
+      targets.set(kind, target);
+      await fillDisks(kind, target);
+      target.suspend();
+      say(`  ${target.name}: ${target.description}`);
+    }
+    for (let round = 0; round < rounds; round++) {
+      noise.push(measureNoise([cores.target, cores.client]));
+      for (const { scenario, samples } of rows) {
+        if (round >= (scenario.roundsMax ?? rounds)) continue;
+        for (const [kind, target] of targets) {
+          stop.throwIfAborted();
+          const list = samples.get(kind.name);
+          if (list === undefined) continue;
+          const instance = scenario.isFresh === true ? await kind.start(cores) : target;
+          try {
+            instance.resume();
+            list.push(await scenario.measure(instance, effort));
+            await delay(SETTLE_MS);
+          } finally {
+            instance.suspend();
+            if (instance !== target) await instance.stop();
+          }
+        }
+      }
+      say(`round ${round + 1} of ${rounds} done, ${((performance.now() - sinceMs) / 1000).toFixed(0)} s`);
+    }
+  } finally {
+    for (const target of targets.values()) await target.stop();
+  }
+  return {
+    outcomes: rows,
+    targets: Object.fromEntries([...targets.values()].map(({ name, description }) => [name, description])),
+    noise,
+    stealTicks: stealTicks() - stealBefore,
+    elapsedMs: performance.now() - sinceMs,
+  };
+}
+
+/** Pages that were never touched are read and written faster, or slower, than those of a disk in use. */
+async function fillDisks(kind: TargetKind, target: Target): Promise<void> {
+  if (target.copyRate !== undefined) return;
+  for (const protocol of ['blk', 'scsi'] as const) {
+    if (!kind.serves({ protocol, disk: 'ram' })) continue;
+    const shape = { format: 'indirect', queues: 1, depth: 8, blockBytes: 128 * 1024 } as const;
+    const load = { ...shape, protocol, pattern: 'sequential', writePercent: 100 } as const;
+    const client = await LoadClient.connect(target.path({ protocol, disk: 'ram' }), load);
+    client.fill();
+    await client.close();
+  }
+  await delay(SETTLE_MS);
+}
