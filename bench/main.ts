@@ -6,6 +6,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
+import { makeFile, removeFile } from './file.ts';
 import { describeMachine } from './machine.ts';
 import { describeNoise } from './noise.ts';
 import { type BenchOptions, HELP, parseOptions } from './options.ts';
@@ -13,24 +14,29 @@ import { plot } from './plot.ts';
 import { report } from './report.ts';
 import { runRounds } from './run.ts';
 import { SCENARIOS } from './scenarios/all.ts';
+import type { Scenario } from './scenarios/scenario.ts';
 import { COPY } from './targets/copy.ts';
+import { FIO } from './targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from './targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
 import { RINGHOST } from './targets/ringhost.ts';
 import { SPDK } from './targets/spdk.ts';
-import type { Cores, TargetKind } from './targets/target.ts';
+import { FILE_BYTES, type Place, type TargetKind } from './targets/target.ts';
 
-const KINDS: readonly TargetKind[] = [RINGHOST, SPDK, QEMU_STORAGE_DAEMON, LIMIT, COPY, ...LIMIT_VARIANTS];
+/** Every target has a file disk, also when none is measured. */
+const FILE_BYTES_MIN = 1 << 20;
 
-function chooseCores(): Cores {
+const KINDS: readonly TargetKind[] = [RINGHOST, SPDK, QEMU_STORAGE_DAEMON, LIMIT, COPY, FIO, ...LIMIT_VARIANTS];
+
+function chooseCores(): Omit<Place, 'file'> {
   const [client, target] = allowedCores();
   if (client === undefined || target === undefined) throw new Error('two cores are needed: one a side');
   return { client, target };
 }
 
-function availableKinds(options: BenchOptions): readonly TargetKind[] {
+function availableKinds(options: BenchOptions, scenarios: readonly Scenario[]): readonly TargetKind[] {
   return KINDS.filter((kind) => {
-    if (!options.wantsTarget(kind)) return false;
+    if (!options.wantsTarget(kind) || !scenarios.some((scenario) => scenario.runsOn(kind))) return false;
     const reason = kind.unavailable();
     if (reason !== null) console.log(`${kind.name} is left out: ${reason}`);
     return reason === null;
@@ -39,8 +45,12 @@ function availableKinds(options: BenchOptions): readonly TargetKind[] {
 
 async function main(): Promise<void> {
   const options = parseOptions(process.argv.slice(2));
+  if (options.isHelp) {
+    console.log(HELP);
+    return;
+  }
   const scenarios = SCENARIOS.filter((scenario) => options.wants(scenario));
-  const kinds = availableKinds(options);
+  const kinds = availableKinds(options, scenarios);
   if (options.isList) {
     for (const { group, name } of scenarios) console.log(`${group}: ${name}`);
     console.log(`targets: ${kinds.map(({ name }) => name).join(', ')}`);
@@ -55,10 +65,14 @@ async function main(): Promise<void> {
       `client on core ${cores.client}, targets on core ${cores.target}; ` +
       `${scenarios.length} scenarios, ${options.rounds} rounds of ${options.effort.durationMs / 1000} s`,
   );
+  const needsFile = scenarios.some(({ usesFile }) => usesFile === true);
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => stop.abort(new Error(`stopped by ${name}`)));
-  const measured = await runRounds(scenarios, kinds, cores, options, console.log, stop.signal);
+  const file = makeFile(needsFile ? FILE_BYTES : FILE_BYTES_MIN);
+  const measured = await runRounds(scenarios, kinds, { ...cores, file }, options, console.log, stop.signal).finally(
+    () => removeFile(file),
+  );
   const noise = describeNoise(measured.noise, measured.stealTicks, measured.elapsedMs);
   console.log(`\n${report(measured.outcomes, RINGHOST.name)}\n\n${noise}`);
   if (options.plot !== undefined) writeFileSync(options.plot, plot(measured.outcomes, machine.cpu));

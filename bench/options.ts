@@ -20,6 +20,7 @@ export interface BenchOptions {
   readonly json: string | undefined;
   readonly plot: string | undefined;
   readonly isList: boolean;
+  readonly isHelp: boolean;
   wants(scenario: Scenario): boolean;
   wantsTarget(kind: TargetKind): boolean;
 }
@@ -39,6 +40,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
       json: { type: 'string' },
       plot: { type: 'string' },
       list: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
     },
   });
   const { quick } = values;
@@ -53,6 +55,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     json: values.json,
     plot: values.plot,
     isList: values.list,
+    isHelp: values.help,
     wants: ({ group, name, isDetail }) => only.test(`${group}: ${name}`) && !(quick && isDetail === true),
     wantsTarget: ({ name, isExtra }) => targets.test(name) && !(isExtra === true && values.targets === undefined),
   };

@@ -9,7 +9,7 @@ import { measureNoise, type Noise, stealTicks } from './noise.ts';
 import type { BenchOptions } from './options.ts';
 import type { Outcome } from './report.ts';
 import type { Sample, Scenario } from './scenarios/scenario.ts';
-import type { Cores, Target, TargetKind } from './targets/target.ts';
+import type { Place, Target, TargetKind } from './targets/target.ts';
 
 /** What a target still does about a connection that ended, before it is stopped. */
 const SETTLE_MS = 20;
@@ -32,7 +32,7 @@ interface Row {
 export async function runRounds(
   scenarios: readonly Scenario[],
   kinds: readonly TargetKind[],
-  cores: Cores,
+  place: Place,
   { rounds, effort }: BenchOptions,
   say: (line: string) => void,
   stop: AbortSignal,
@@ -46,21 +46,21 @@ export async function runRounds(
   const [sinceMs, stealBefore] = [performance.now(), stealTicks()];
   try {
     for (const kind of kinds) {
-      const target = await kind.start(cores);
+      const target = await kind.start(place);
       targets.set(kind, target);
       await fillDisks(kind, target);
       target.suspend();
       say(`  ${target.name}: ${target.description}`);
     }
     for (let round = 0; round < rounds; round++) {
-      noise.push(measureNoise([cores.target, cores.client]));
+      noise.push(measureNoise([place.target, place.client]));
       for (const { scenario, samples } of rows) {
         if (round >= (scenario.roundsMax ?? rounds)) continue;
         for (const [kind, target] of targets) {
           stop.throwIfAborted();
           const list = samples.get(kind.name);
           if (list === undefined) continue;
-          const instance = scenario.isFresh === true ? await kind.start(cores) : target;
+          const instance = scenario.isFresh === true ? await kind.start(place) : target;
           try {
             instance.resume();
             list.push(await scenario.measure(instance, effort));
@@ -87,7 +87,7 @@ export async function runRounds(
 
 /** Pages that were never touched are read and written faster, or slower, than those of a disk in use. */
 async function fillDisks(kind: TargetKind, target: Target): Promise<void> {
-  if (target.copyRate !== undefined) return;
+  if (target.measureAlone !== undefined) return;
   for (const protocol of ['blk', 'scsi'] as const) {
     if (!kind.serves({ protocol, disk: 'ram' })) continue;
     const shape = { format: 'indirect', queues: 1, depth: 8, blockBytes: 128 * 1024 } as const;

@@ -30,19 +30,20 @@ const LOCK_FILE = join(ROOT, '.ringhost', 'setup.lock');
 const IS_CI = process.env.CI === 'true';
 const say = (line) => console.error(`ringhost: ${line}`);
 
-function isSetUp({ addons, needsQemu }) {
+function isSetUp({ addons, tools }) {
   if (findNode() === null || !areNpmPackagesCurrent() || !addons.every(isAddonCurrent)) return false;
-  return !(needsQemu && isToolMissing(TOOLS.qemu));
+  return !tools.some(isToolMissing);
 }
 
-function installQemu() {
+function bringTool(tool) {
+  const names = tool.packages.join(' ');
   if (canInstallTools()) {
-    say(`installing ${TOOLS.qemu.packages.join(' ')} ${TOOLS.qemu.purpose}`);
-    installTool(TOOLS.qemu);
+    say(`installing ${names} ${tool.purpose}`);
+    installTool(tool);
     return;
   }
   const outcome = IS_CI ? 'fails' : 'is skipped';
-  say(`QEMU is missing ${TOOLS.qemu.purpose}: what needs it ${outcome}. To have it: ${installHint(TOOLS.qemu)}`);
+  say(`${names} is missing ${tool.purpose}: what needs it ${outcome}. To have it: ${installHint(tool)}`);
 }
 
 function compileAddon(name) {
@@ -70,7 +71,7 @@ async function setUp(needs) {
           installNpmPackages(findNode());
         }
         for (const name of needs.addons) if (!isAddonCurrent(name)) compileAddon(name);
-        if (needs.needsQemu && isToolMissing(TOOLS.qemu)) installQemu();
+        for (const tool of needs.tools) if (isToolMissing(tool)) bringTool(tool);
       },
     );
   }
@@ -93,7 +94,7 @@ async function main(words) {
   const isBench = words[0] === 'bench';
   const node = await setUp({
     addons: isTest || isBench ? ['ringhost', 'ringhost-bench'] : ['ringhost'],
-    needsQemu: isBench || (isTest && words[1] !== 'unit'),
+    tools: isBench ? [TOOLS.qemu, TOOLS.fio] : isTest && words[1] !== 'unit' ? [TOOLS.qemu, TOOLS.fio] : [],
   });
   const [command, args] = resolveCommand(node, words);
   const bins = [dirname(node), join(ROOT, 'node_modules', '.bin')];

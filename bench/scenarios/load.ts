@@ -21,7 +21,8 @@ interface Row extends Omit<Load, 'protocol'> {
 
 const KIB = 1024;
 
-function scenario(group: string, name: string, row: Row): Scenario {
+/** A row of load; also for other kinds of disks. */
+export function loadScenario(group: string, name: string, row: Row): Scenario {
   const { endpoint } = row;
   const load: Load = { ...row, protocol: endpoint.protocol };
   return {
@@ -35,10 +36,10 @@ function scenario(group: string, name: string, row: Row): Scenario {
 }
 
 async function measure(target: Target, endpoint: Endpoint, load: Load, effort: Effort): Promise<Sample> {
-  if (target.copyRate !== undefined) return { iops: target.copyRate(load, effort.durationMs) };
+  if (target.measureAlone !== undefined) return target.measureAlone(load, effort);
   const client = await LoadClient.connect(target.path(endpoint), load);
   try {
-    if (endpoint.disk === 'ram') client.verify();
+    if (endpoint.disk !== 'null') client.verify();
     const [cpuBeforeNs, beforeMs] = [cpuTimeNs(target.pid), performance.now()];
     const { iops, latency, clientBusy } = client.measure(effort.durationMs, effort.warmUpMs);
     const cpu = (cpuTimeNs(target.pid) - cpuBeforeNs) / ((performance.now() - beforeMs) * 1e6);
@@ -69,7 +70,7 @@ function diskRows(endpoint: Endpoint, mixes: typeof MIXES, depths: readonly numb
   const common = { endpoint, format: 'indirect', queues: 1, pattern: 'random', blockBytes: 4 * KIB } as const;
   const rows = mixes.flatMap(({ title, writePercent }) =>
     depths.map((depth) =>
-      scenario(group, `4 KiB ${title}, depth ${depth}`, {
+      loadScenario(group, `4 KiB ${title}, depth ${depth}`, {
         ...common,
         depth,
         writePercent,
@@ -79,8 +80,8 @@ function diskRows(endpoint: Endpoint, mixes: typeof MIXES, depths: readonly numb
   );
   return [
     ...rows,
-    scenario(group, '512 B random read, depth 128', { ...common, blockBytes: 512, depth: 128, writePercent: 0 }),
-    scenario(group, '128 KiB sequential read, depth 32', {
+    loadScenario(group, '512 B random read, depth 128', { ...common, blockBytes: 512, depth: 128, writePercent: 0 }),
+    loadScenario(group, '128 KiB sequential read, depth 32', {
       ...common,
       blockBytes: 128 * KIB,
       pattern: 'sequential',
@@ -100,14 +101,14 @@ function directRows(): Scenario[] {
     { ...common, blockBytes: 512, depth: 128, isDetail: true },
   ].map((row) => {
     const size = row.blockBytes === 512 ? '512 B' : '4 KiB';
-    return scenario('blk, RAM disk, direct descriptors', `${size} random read, depth ${row.depth}`, row);
+    return loadScenario('blk, RAM disk, direct descriptors', `${size} random read, depth ${row.depth}`, row);
   });
 }
 
 function queueRows(): Scenario[] {
   return (['blk', 'scsi'] as const).flatMap((protocol) =>
     [32].map((depth) =>
-      scenario('RAM disk, 4 queues on one core', `${protocol}: 4 KiB random read, depth 4 × ${depth}`, {
+      loadScenario('RAM disk, 4 queues on one core', `${protocol}: 4 KiB random read, depth 4 × ${depth}`, {
         endpoint: { protocol, disk: 'ram' },
         format: 'indirect',
         queues: 4,

@@ -36,6 +36,8 @@ export interface Scenario {
   readonly isDetail?: boolean;
   /** Measured on a target that is started for it, and stopped afterwards. */
   readonly isFresh?: boolean;
+  /** Measured on the file disk. */
+  readonly usesFile?: boolean;
   /** Where fewer rounds must do. */
   readonly roundsMax?: number;
   runsOn(kind: TargetKind): boolean;

@@ -21,13 +21,13 @@ export const COPY: TargetKind = {
       resume() {},
       suspend() {},
       async stop() {},
-      copyRate({ blockBytes, depth, queues, writePercent, pattern }, durationMs) {
+      measureAlone({ blockBytes, depth, queues, writePercent, pattern }, { durationMs }) {
         pinToCore(target);
         const isSequential = pattern === 'sequential' ? 1 : 0;
         const shape = [DISK_BYTES, blockBytes, depth * queues, writePercent, isSequential] as const;
-        const rate = benchNative.copyRate(...shape, CopyWay.best, durationMs * 1e6);
+        const iops = benchNative.copyRate(...shape, CopyWay.best, durationMs * 1e6);
         pinToCore(client);
-        return rate;
+        return { iops };
       },
     };
   },

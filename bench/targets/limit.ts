@@ -9,8 +9,8 @@ function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): Targe
     role: 'limit',
     isExtra,
     unavailable: () => null,
-    serves: ({ protocol }) => protocol === 'blk',
-    async start(cores) {
+    serves: ({ protocol, disk }) => protocol === 'blk' && disk !== 'file',
+    async start(place) {
       const directory = makeDirectory();
       const path = (disk: 'ram' | 'null'): string => join(directory, socketName({ protocol: 'blk', disk }));
       const sockets = [path('ram'), path('null')];
@@ -18,13 +18,13 @@ function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): Targe
       return await launch({
         name,
         description: `a C loop that does nothing but the ring and the copy (${way})`,
-        cores,
+        place,
         directory,
         command: process.execPath,
         args: [
           join(ROOT, 'bench/limit-main.ts'),
           '--core',
-          String(cores.target),
+          String(place.target),
           '--way',
           String(CopyWay[way]),
           ...disk,

@@ -1,4 +1,4 @@
-/** Debian's qemu-storage-daemon: null-co and a file in memory, served by one iothread that polls. blk only. */
+/** Debian's qemu-storage-daemon: null-co, a file in memory and one on disk, served by one iothread that polls. */
 import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { findOnPath } from '../../scripts/setup/child.mjs';
@@ -23,13 +23,15 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
   unavailable: () =>
     findOnPath(PROGRAM) === null ? 'it is not installed: apt-get install qemu-system-x86 (or -arm)' : null,
   serves: ({ protocol }) => protocol === 'blk',
-  async start(cores) {
+  async start(place) {
     const directory = makeDirectory();
     const file = join(directory, 'disk');
     writeFileSync(file, '');
     truncateSync(file, DISK_BYTES);
-    const sockets = (['ram', 'null'] as const).map((disk) => join(directory, socketName({ protocol: 'blk', disk })));
-    const exports = sockets.flatMap((path, i) => [
+    const paths = (['ram', 'null', 'file'] as const).map((disk) =>
+      join(directory, socketName({ protocol: 'blk', disk })),
+    );
+    const exports = paths.flatMap((path, i) => [
       '--export',
       `type=vhost-user-blk,id=e${i},node-name=disk${i},addr.type=unix,addr.path=${path},writable=on,` +
         `num-queues=${QUEUES_MAX},iothread=io`,
@@ -38,17 +40,21 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
       name: PROGRAM,
       description:
         `${PROGRAM}, iothread poll-max-ns=${POLL_MAX_NS} ` +
-        `(ram: a file in tmpfs, ${DISK_MIB} MiB; null: null-co read-zeroes=off)`,
-      cores,
+        `(ram: a file in tmpfs, ${DISK_MIB} MiB; null: null-co read-zeroes=off; file: aio=io_uring,cache.direct=on)`,
+      place,
       directory,
       command: 'taskset',
       args: [
-        ...['-c', String(cores.target), PROGRAM, '--object', `iothread,id=io,poll-max-ns=${POLL_MAX_NS}`],
+        ...['-c', String(place.target), PROGRAM, '--object', `iothread,id=io,poll-max-ns=${POLL_MAX_NS}`],
         ...['--blockdev', `driver=file,node-name=disk0,filename=${file}`],
         ...['--blockdev', `driver=null-co,node-name=disk1,size=${DISK_BYTES},read-zeroes=off`],
+        ...[
+          '--blockdev',
+          `driver=file,node-name=disk2,filename=${place.file},aio=io_uring,cache.direct=on,locking=off`,
+        ],
         ...exports,
       ],
-      isUp: async () => areThere(sockets),
+      isUp: async () => areThere(paths),
     });
   },
 };

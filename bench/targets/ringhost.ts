@@ -4,26 +4,26 @@ import { RpcClient } from '../../src/rpc/client.ts';
 import { DISK_BYTES, DISK_MIB, launch, makeDirectory, ROOT, socketName, type TargetKind } from './target.ts';
 
 const BLOCK_BYTES = 512;
-const DISKS = { ram: 'Malloc0', null: 'Null0' } as const;
+const DISKS = { ram: 'Malloc0', null: 'Null0', file: 'Uring0' } as const;
 
 export const RINGHOST: TargetKind = {
   name: 'ringhost',
   role: 'subject',
   unavailable: () => null,
-  serves: () => true,
-  async start(cores) {
+  serves: ({ protocol, disk }) => protocol === 'blk' || disk !== 'file',
+  async start(place) {
     const directory = makeDirectory();
     const socket = join(directory, 'rpc');
-    const args = ['serve', '-S', directory, '-r', socket, '-m', `[${cores.target}]`];
+    const args = ['serve', '-S', directory, '-r', socket, '-m', `[${place.target}]`];
     return await launch({
       name: this.name,
-      description: `ringhost serve -m [${cores.target}] (malloc and null, ${DISK_MIB} MiB)`,
-      cores,
+      description: `ringhost serve -m [${place.target}] (malloc and null, ${DISK_MIB} MiB; uring)`,
+      place,
       directory,
       command: process.execPath,
       args: [join(ROOT, 'bin/ringhost'), ...args],
       isUp: () => canConnect(socket),
-      configure: () => createDisks(socket),
+      configure: () => createDisks(socket, place.file),
     });
   },
 };
@@ -35,12 +35,13 @@ export async function canConnect(socket: string): Promise<boolean> {
 }
 
 /** The controllers that are measured, by calls that SPDK's target knows as well. */
-export async function createDisks(socket: string): Promise<void> {
+export async function createDisks(socket: string, file: string): Promise<void> {
   using rpc = await RpcClient.connect(socket);
   const num_blocks = DISK_BYTES / BLOCK_BYTES;
   await rpc.call('bdev_malloc_create', { name: DISKS.ram, num_blocks, block_size: BLOCK_BYTES });
   await rpc.call('bdev_null_create', { name: DISKS.null, num_blocks, block_size: BLOCK_BYTES });
-  for (const disk of ['ram', 'null'] as const) {
+  await rpc.call('bdev_uring_create', { name: DISKS.file, filename: file, block_size: BLOCK_BYTES });
+  for (const disk of ['ram', 'null', 'file'] as const) {
     await rpc.call('vhost_create_blk_controller', {
       ctrlr: socketName({ protocol: 'blk', disk }),
       dev_name: DISKS[disk],

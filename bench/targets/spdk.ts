@@ -29,21 +29,21 @@ export const SPDK: TargetKind = {
       return `BENCH_SPDK=${PROGRAM} is not a program`;
     }
   },
-  serves: () => true,
-  async start(cores) {
+  serves: ({ protocol, disk }) => protocol === 'blk' || disk !== 'file',
+  async start(place) {
     const directory = makeDirectory();
     const socket = join(directory, 'rpc');
     const pages = hasHugePages() ? ['--huge-unlink'] : ['--no-huge'];
-    const own = ['-m', `[${cores.target}]`, '--disable-cpumask-locks', '--no-pci', ...pages, '-s', String(MEMORY_MIB)];
+    const own = ['-m', `[${place.target}]`, '--disable-cpumask-locks', '--no-pci', ...pages, '-s', String(MEMORY_MIB)];
     return await launch({
       name: this.name,
-      description: `vhost ${own.join(' ')} (malloc and null, ${DISK_MIB} MiB)`,
-      cores,
+      description: `vhost ${own.join(' ')} (malloc and null, ${DISK_MIB} MiB; uring)`,
+      place,
       directory,
       command: PROGRAM,
       args: [...own, '-S', directory, '-r', socket],
       isUp: () => canConnect(socket),
-      configure: () => createDisks(socket),
+      configure: () => createDisks(socket, place.file),
     });
   },
 };

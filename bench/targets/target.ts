@@ -6,15 +6,21 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TargetError } from '../../src/base/errors.ts';
 import type { Load } from '../client.ts';
+import type { Effort, Sample } from '../scenarios/scenario.ts';
 
-/** What a target serves. Disks of `DISK_MIB`: `ram` keeps its contents in memory, `null` neither reads nor writes. */
+/**
+ * What a target serves: `ram` keeps its contents in memory, `null` neither reads nor writes, `file` is a file on the
+ * disk of this machine, past the page cache.
+ */
 export interface Endpoint {
   readonly protocol: 'blk' | 'scsi';
-  readonly disk: 'ram' | 'null';
+  readonly disk: 'ram' | 'null' | 'file';
 }
 
 export const DISK_MIB = 256;
 export const DISK_BYTES = DISK_MIB * 2 ** 20;
+/** Of the file: more than a disk's own cache is likely to hold. */
+export const FILE_BYTES = 2 ** 30;
 /** Queues that every controller has, at least. */
 export const QUEUES_MAX = 4;
 
@@ -30,16 +36,19 @@ export interface Target {
   /** Lets it run, or takes the core away from it. */
   resume(): void;
   suspend(): void;
-  /** Blocks a second, for what is no program with rings but only copies. */
-  copyRate?(load: Load, durationMs: number): number;
+  /** For what has no rings: carries out a load by itself. */
+  measureAlone?(load: Load, effort: Effort): Sample;
   stop(): Promise<void>;
 }
 
-export interface Cores {
+/** Where everything runs and lies. */
+export interface Place {
   /** Where the client polls: the calling thread's. */
   readonly client: number;
   /** Where the target serves. */
   readonly target: number;
+  /** Of `FILE_BYTES`, all of them written. */
+  readonly file: string;
 }
 
 export interface TargetKind {
@@ -52,7 +61,7 @@ export interface TargetKind {
   unavailable(): string | null;
   /** Whether it can serve this. */
   serves(endpoint: Endpoint): boolean;
-  start(cores: Cores): Promise<Target>;
+  start(place: Place): Promise<Target>;
 }
 
 export const ROOT = join(import.meta.dirname, '..', '..');
@@ -75,7 +84,7 @@ export function socketName({ protocol, disk }: Endpoint): string {
 export interface Launch {
   readonly name: string;
   readonly description: string;
-  readonly cores: Cores;
+  readonly place: Place;
   readonly directory: string;
   readonly command: string;
   readonly args: readonly string[];
@@ -87,11 +96,11 @@ export interface Launch {
 }
 
 /** Starts a program, and waits until its controllers can be connected to. */
-export async function launch({ name, description, cores, directory, command, args, ...rest }: Launch): Promise<Target> {
+export async function launch({ name, description, place, directory, command, args, ...rest }: Launch): Promise<Target> {
   const options: SpawnOptions = { stdio: ['pipe', 'ignore', 'pipe'], env: rest.env ?? process.env };
   const sinceMs = performance.now();
   // The calling thread is pinned, and its children would be, too. They must not outlive it: some keep a core busy.
-  const around = ['--pdeathsig', 'KILL', 'taskset', '-c', `${cores.client},${cores.target}`];
+  const around = ['--pdeathsig', 'KILL', 'taskset', '-c', `${place.client},${place.target}`];
   const child = spawn('setpriv', [...around, command, ...args], options);
   let log = '';
   child.stderr?.on('data', (chunk: Buffer) => {

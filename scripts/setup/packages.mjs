@@ -40,6 +40,7 @@ export const TOOLS = {
     packages: [IS_ARM ? 'qemu-system-arm' : 'qemu-system-x86'],
     purpose: 'for guests and for comparison',
   },
+  fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
 };
 
 export function isToolMissing(tool) {

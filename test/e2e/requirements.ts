@@ -20,8 +20,13 @@ function missing(reason: string): string {
 
 /** Null when guests can be started here, else the reason why not. */
 export function whyNoGuests(): string | null {
-  if (!isToolMissing(TOOLS.qemu)) return null;
-  return missing(`${TOOLS.qemu.commands.join(' or ')} is not installed: ${installHint(TOOLS.qemu)}`);
+  return whyNoTool('qemu');
+}
+
+/** Null when a program is installed, else the reason why not. */
+export function whyNoTool(name: keyof typeof TOOLS): string | null {
+  const tool = TOOLS[name];
+  return isToolMissing(tool) ? missing(`${tool.commands.join(' or ')} is not installed: ${installHint(tool)}`) : null;
 }
 
 /** Null when files in a directory take O_DIRECT, else the reason why not. */

@@ -2,15 +2,20 @@
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Load, LoadClient } from '../../bench/client.ts';
+import { makeFile, removeFile } from '../../bench/file.ts';
+import { FIO } from '../../bench/targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from '../../bench/targets/limit.ts';
+import { QEMU_STORAGE_DAEMON } from '../../bench/targets/qemu.ts';
 import { RINGHOST } from '../../bench/targets/ringhost.ts';
 import { cpuTimeNs, type Endpoint, memoryOf, type Target } from '../../bench/targets/target.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { LatencyHistogram } from '../../src/initiator/latency-histogram.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { allowedCores } from '../../src/sys/thread.ts';
+import { whyNoTool } from '../e2e/requirements.ts';
 
 const RAM: Endpoint = { protocol: 'blk', disk: 'ram' };
+const FILE_DISK: Endpoint = { protocol: 'blk', disk: 'file' };
 const NULL: Endpoint = { protocol: 'blk', disk: 'null' };
 const LOAD: Load = {
   protocol: 'blk',
@@ -22,8 +27,12 @@ const LOAD: Load = {
   writePercent: 0,
 };
 const MEASURED_MS = 100;
+const FILE_MIB = 16;
 const [FIRST_CORE = 0, SECOND_CORE = FIRST_CORE] = allowedCores();
-const CORES = { client: FIRST_CORE, target: SECOND_CORE };
+const FILE = makeFile(FILE_MIB << 20);
+const PLACE = { client: FIRST_CORE, target: SECOND_CORE, file: FILE };
+
+afterAll(() => removeFile(FILE));
 
 async function withClient<T>(path: string, load: Partial<Load>, work: (client: LoadClient) => T): Promise<T> {
   const client = await LoadClient.connect(path, { ...LOAD, ...load });
@@ -43,7 +52,7 @@ function bucketOf(ns: number): number {
 describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
   let target: Target;
   beforeAll(async () => {
-    target = await kind.start(CORES);
+    target = await kind.start(PLACE);
   });
   afterAll(() => target?.stop());
 
@@ -106,8 +115,29 @@ describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
   });
 });
 
+test.skipIf(whyNoTool('qemu') !== null)(
+  'qemu-storage-daemon serves what was written, in memory and on disk',
+  async () => {
+    const target = await QEMU_STORAGE_DAEMON.start(PLACE);
+    try {
+      for (const endpoint of [RAM, FILE_DISK]) {
+        expect(await withClient(target.path(endpoint), {}, (client) => client.verify())).toBe(512);
+      }
+    } finally {
+      await target.stop();
+    }
+  },
+);
+
+test.skipIf(whyNoTool('fio') !== null)('fio is measured on the same file', async () => {
+  const target = await FIO.start(PLACE);
+  const sample = target.measureAlone?.(LOAD, { durationMs: MEASURED_MS, warmUpMs: 10 }) ?? {};
+  expect(sample['iops']).toBeGreaterThan(0);
+  expect(sample['p99']).toBeGreaterThanOrEqual(sample['p50'] as number);
+});
+
 test.each(LIMIT_VARIANTS)('$name serves what was written', async (kind) => {
-  const target = await kind.start(CORES);
+  const target = await kind.start(PLACE);
   try {
     for (const load of [{}, { blockBytes: 512, depth: 128 }]) {
       expect(await withClient(target.path(RAM), load, (client) => client.verify())).toBe(512);
@@ -120,9 +150,13 @@ test.each(LIMIT_VARIANTS)('$name serves what was written', async (kind) => {
 describe('the load client', () => {
   let target: Target;
   beforeAll(async () => {
-    target = await RINGHOST.start(CORES);
+    target = await RINGHOST.start(PLACE);
   });
   afterAll(() => target?.stop());
+
+  test('moves data of a file', async () => {
+    expect(await withClient(target.path(FILE_DISK), {}, (client) => client.verify())).toBe(512);
+  });
 
   test.each([1, 4])('moves data over scsi with %i queues', async (queues) => {
     const path = target.path({ protocol: 'scsi', disk: 'ram' });

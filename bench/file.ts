@@ -1,0 +1,24 @@
+/** The file behind file disks: on the disk of the checkout, every block written. */
+import { closeSync, fsyncSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { ROOT } from './targets/target.ts';
+
+const CHUNK_BYTES = 1 << 20;
+
+/** Makes a file in a directory of its own, and returns its path. */
+export function makeFile(sizeBytes: number): string {
+  const parent = join(ROOT, '.ringhost');
+  mkdirSync(parent, { recursive: true });
+  const path = join(mkdtempSync(join(parent, 'bench-')), 'disk');
+  const fd = openSync(path, 'w');
+  const chunk = new Uint8Array(CHUNK_BYTES).fill(0x5a);
+  for (let at = 0; at < sizeBytes; at += CHUNK_BYTES) writeSync(fd, chunk);
+  fsyncSync(fd);
+  closeSync(fd);
+  return path;
+}
+
+/** Removes what `makeFile` made. */
+export function removeFile(path: string): void {
+  rmSync(dirname(path), { recursive: true, force: true });
+}

@@ -1,0 +1,71 @@
+/**
+ * fio's io_uring engine on the file itself: no rings between, no client. The yardstick of file disks, as `copy alone`
+ * is that of RAM disks.
+ */
+import { spawnSync } from 'node:child_process';
+import { statSync } from 'node:fs';
+import { findOnPath } from '../../scripts/setup/child.mjs';
+import type { Load } from '../client.ts';
+import type { Sample } from '../scenarios/scenario.ts';
+import type { TargetKind } from './target.ts';
+
+/** What is used of `fio --output-format=json`. */
+interface Direction {
+  readonly iops: number;
+  readonly clat_ns: { readonly percentile?: Readonly<Record<string, number>> };
+}
+interface Report {
+  readonly jobs: readonly { readonly read: Direction; readonly write: Direction }[];
+}
+
+export const FIO: TargetKind = {
+  name: 'fio io_uring',
+  role: 'limit',
+  unavailable: () => (findOnPath('fio') === null ? 'it is not installed: apt-get install fio' : null),
+  serves: ({ protocol, disk }) => protocol === 'blk' && disk === 'file',
+  async start({ target, file }) {
+    return {
+      name: this.name,
+      description: 'fio --ioengine=io_uring --direct=1 on the same file',
+      startMs: Number.NaN,
+      pid: process.pid,
+      path: () => '',
+      resume() {},
+      suspend() {},
+      async stop() {},
+      measureAlone: (load, { durationMs, warmUpMs }) => run(target, file, load, durationMs, warmUpMs),
+    };
+  },
+};
+
+function run(core: number, file: string, load: Load, durationMs: number, warmUpMs: number): Sample {
+  const { blockBytes, depth, queues, pattern, writePercent } = load;
+  const isWrite = writePercent === 100;
+  const options = {
+    name: 'bench',
+    ioengine: 'io_uring',
+    direct: 1,
+    filename: file,
+    size: statSync(file).size,
+    rw: `${pattern === 'random' ? 'rand' : ''}${isWrite ? 'write' : 'read'}`,
+    bs: blockBytes,
+    iodepth: depth * queues,
+    time_based: 1,
+    runtime: `${durationMs}ms`,
+    ramp_time: `${warmUpMs}ms`,
+    'output-format': 'json',
+  };
+  const args = Object.entries(options).map(([name, value]) => `--${name}=${value}`);
+  const { status, stdout, stderr } = spawnSync('taskset', ['-c', String(core), 'fio', ...args], { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`fio failed: ${stderr}`);
+  const [job] = (JSON.parse(stdout) as Report).jobs;
+  const direction = isWrite ? job?.write : job?.read;
+  const percentile = direction?.clat_ns.percentile ?? {};
+  return {
+    iops: direction?.iops ?? Number.NaN,
+    p50: percentile['50.000000'] ?? Number.NaN,
+    p99: percentile['99.000000'] ?? Number.NaN,
+    p999: percentile['99.900000'] ?? Number.NaN,
+    p9999: percentile['99.990000'] ?? Number.NaN,
+  };
+}
