@@ -54,11 +54,11 @@ export class TransferBatch {
     this.#records = new Float64Array(capacity * RECORD);
   }
 
-  /** There is room: `count` is below `capacity`. */
+  /** There is room: `count` is below `capacity`. `offsets[index]` is where in the file. */
   add(
     isWrite: boolean,
-    block: number,
-    blockSizeBytes: number,
+    offsets: Float64Array,
+    index: number,
     arena: IovArena,
     iovFirst: number,
     iovCount: number,
@@ -67,7 +67,7 @@ export class TransferBatch {
     this.#records[at] = isWrite ? 1 : 0;
     arena.storeEntryAddress(iovFirst, this.#records, at + 1);
     this.#records[at + 2] = iovCount;
-    this.#records[at + 3] = block * blockSizeBytes;
+    this.#records[at + 3] = offsets[index] as number;
   }
 
   run(): void {

@@ -134,12 +134,14 @@ export class IoUring {
     }
   }
 
-  /** Reads into, or writes from, the segments of a list, which hold exactly `lengthBytes`. */
+  /**
+   * Reads into, or writes from, the segments of a list, which hold exactly `lengthBytes`. `offsets[tag]` is where in
+   * the file: by itself it would be boxed on its way here, being beyond the engine's small integers.
+   */
   transfer(
     isWrite: boolean,
     tag: number,
-    block: number,
-    blockSizeBytes: number,
+    offsets: Float64Array,
     arena: IovArena,
     iovFirst: number,
     iovCount: number,
@@ -147,15 +149,12 @@ export class IoUring {
   ): void {
     // SAFETY: segments come from the memory map. The kernel checks the addresses once more, and copies a list with
     // `enter`, before the request is given back.
-    if (iovCount === 1) {
-      const at = this.#take(isWrite ? UringOp.write : UringOp.read, tag, lengthBytes);
-      this.#setOffset(at, block * blockSizeBytes);
-      arena.copyAddress(iovFirst, this.#sqes, at + 4);
-    } else {
-      const at = this.#take(isWrite ? UringOp.writev : UringOp.readv, tag, iovCount);
-      this.#setOffset(at, block * blockSizeBytes);
-      arena.copyEntryAddress(iovFirst, this.#sqes, at + 4);
-    }
+    const isSingle = iovCount === 1;
+    const opcode = (isWrite ? UringOp.writev : UringOp.readv) + (isSingle ? UringOp.read - UringOp.readv : 0);
+    const at = this.#take(opcode, tag, isSingle ? lengthBytes : iovCount);
+    this.#setOffset(at, offsets[tag] as number);
+    if (isSingle) arena.copyAddress(iovFirst, this.#sqes, at + 4);
+    else arena.copyEntryAddress(iovFirst, this.#sqes, at + 4);
   }
 
   /** Reads into, or writes from, memory of our own. */

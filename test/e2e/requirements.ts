@@ -39,6 +39,13 @@ export function whyNoDirectIo(directory: string): string | null {
   return canDirect ? null : missing(`files in ${directory} do not take O_DIRECT: use a checkout on ext4 or xfs`);
 }
 
+/** Null when loop devices can be made and file systems mounted here, else the reason why not. */
+export function whyNoLoopDevices(): string | null {
+  if (process.getuid?.() !== 0) return missing('loop devices and mounts need root: run the tests as root');
+  if (!existsSync('/dev/loop-control')) return missing('this kernel has no loop devices: modprobe loop');
+  return null;
+}
+
 /** Pages of 2 MiB, reserved for a test. */
 export interface HugepageReservation {
   /** Mount point of a hugetlbfs. */

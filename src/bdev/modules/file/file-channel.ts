@@ -35,6 +35,8 @@ export interface FileChannelParams extends PlainParams {
 
 /** Requests in the ring; more wait for a place. */
 const SLOTS = 512;
+/** Longer requests go in pieces: the most that one system call transfers (MAX_RW_COUNT) is little more. */
+const WHOLE_BYTES_MAX = 1 << 30;
 /** Entries of one READV or WRITEV (UIO_MAXIOV). */
 const IOVS_MAX = 1024;
 /** Longer requests are left to the kernel's workers: copying them here would keep the others waiting. */
@@ -63,9 +65,12 @@ export class FileChannel implements IoChannel {
   readonly #plain: IoUring;
   #bounces: BounceBuffers | null = null;
 
-  /** By slot: the request, its finished bytes, its bounce buffer, the way it is carried out, retries. */
+  /** By slot: the request, where it starts in the file, its length, its finished bytes, … */
   readonly #ios: (BdevIo | null)[] = Array.from({ length: SLOTS }, () => null);
+  readonly #offset = new Float64Array(SLOTS);
+  readonly #length = new Float64Array(SLOTS);
   readonly #done = new Float64Array(SLOTS);
+  /** … its bounce buffer, the way in which its range is treated, how often it was tried again. */
   readonly #bounce = new Int32Array(SLOTS).fill(NO_BOUNCE);
   readonly #way = new Uint8Array(SLOTS);
   readonly #retries = new Uint8Array(SLOTS);
@@ -141,6 +146,8 @@ export class FileChannel implements IoChannel {
   #start(io: BdevIo): void {
     const slot = this.#free[--this.#freeCount] as number;
     this.#ios[slot] = io;
+    this.#offset[slot] = io.offsetBlocks * this.#blockSizeBytes;
+    this.#length[slot] = io.lengthBytes;
     this.#done[slot] = 0;
     this.#way[slot] = NONE;
     this.#retries[slot] = 0;
@@ -152,36 +159,29 @@ export class FileChannel implements IoChannel {
   }
 
   #transfer(slot: number, io: BdevIo, isNow: boolean): void {
-    const { iovFirst, iovCount, lengthBytes } = io;
-    const canUse = iovCount <= IOVS_MAX && lengthBytes > 0;
-    if (!canUse || !this.#arena.fits(iovFirst, iovCount, lengthBytes, this.#memoryMask, this.#offsetMask)) {
+    const { iovFirst, iovCount } = io;
+    const arena = this.#arena;
+    const canUse = iovCount > 0 && iovCount <= IOVS_MAX && (this.#length[slot] as number) <= WHOLE_BYTES_MAX;
+    // A small integer from here on: it is handed around without being boxed.
+    const length = (this.#length[slot] as number) | 0;
+    if (!canUse || !arena.fits(iovFirst, iovCount, length, this.#memoryMask, this.#offsetMask)) {
       this.#transferPiece(slot, io);
       return;
     }
     const isWrite = io.type === IoType.write;
     const batch = this.#batch;
-    if (isNow && batch !== null && batch.count < batch.capacity && lengthBytes <= NOW_BYTES_MAX) {
+    if (isNow && batch !== null && batch.count < batch.capacity && length <= NOW_BYTES_MAX) {
       this.#batched[batch.count] = slot;
-      batch.add(isWrite, io.offsetBlocks, this.#blockSizeBytes, this.#arena, iovFirst, iovCount);
-      return;
+      batch.add(isWrite, this.#offset, slot, arena, iovFirst, iovCount);
+    } else {
+      this.#ring.transfer(isWrite, slot, this.#offset, arena, iovFirst, iovCount, length);
     }
-    const { offsetBlocks } = io;
-    this.#ring.transfer(
-      isWrite,
-      slot,
-      offsetBlocks,
-      this.#blockSizeBytes,
-      this.#arena,
-      iovFirst,
-      iovCount,
-      lengthBytes,
-    );
   }
 
   /** The next bytes of a transfer, through a bounce buffer. */
   #transferPiece(slot: number, io: BdevIo): void {
     const done = this.#done[slot] as number;
-    const length = Math.min(io.lengthBytes - done, BOUNCE_BYTES);
+    const length = Math.min((this.#length[slot] as number) - done, BOUNCE_BYTES);
     if (length === 0) {
       this.#end(slot, IoStatus.success);
       return;
@@ -195,27 +195,27 @@ export class FileChannel implements IoChannel {
     }
     const isWrite = io.type === IoType.write;
     if (isWrite) this.#bounces.gather(bounce, this.#arena, io.iovFirst, io.iovCount, done, length);
-    const offset = io.offsetBlocks * this.#blockSizeBytes + done;
+    const offset = (this.#offset[slot] as number) + done;
     this.#ring.transferBuffer(isWrite, slot, offset, this.#bounces.addressOf(bounce), length);
   }
 
   /** Discards or zeroes the range of a request. */
   #range(slot: number, io: BdevIo, way: number): void {
-    const offset = io.offsetBlocks * this.#blockSizeBytes;
+    const offset = this.#offset[slot] as number;
     this.#way[slot] = way;
     if (way === Way.discard) this.#plain.discard(slot, offset, io.lengthBytes);
     else if (way === Way.punchHole || way === Way.punchZeroes) {
       this.#plain.allocate(slot, PUNCH_HOLE, offset, io.lengthBytes);
     } else if (way === Way.zeroRange) this.#plain.allocate(slot, ZERO_RANGE, offset, io.lengthBytes);
     else if (way === Way.nothing) this.#end(slot, IoStatus.success);
-    else this.#writeZeroes(slot, io);
+    else this.#writeZeroes(slot);
   }
 
-  #writeZeroes(slot: number, io: BdevIo): void {
+  #writeZeroes(slot: number): void {
     this.#bounces ??= new BounceBuffers();
     const done = this.#done[slot] as number;
-    const length = Math.min(io.lengthBytes - done, BOUNCE_BYTES);
-    const offset = io.offsetBlocks * this.#blockSizeBytes + done;
+    const length = Math.min((this.#length[slot] as number) - done, BOUNCE_BYTES);
+    const offset = (this.#offset[slot] as number) + done;
     this.#ring.transferBuffer(true, slot, offset, this.#bounces.zeroesAddress, length);
   }
 
@@ -231,7 +231,7 @@ export class FileChannel implements IoChannel {
       const slot = batched[i] as number;
       const io = this.#ios[slot] as BdevIo;
       const result = batch.result(i);
-      if (result === io.lengthBytes) {
+      if (result === this.#length[slot]) {
         this.#end(slot, IoStatus.success);
       } else if (result === Errno.EAGAIN || result === Errno.ENOTSUP) {
         if (result === Errno.ENOTSUP && io.type === IoType.write) this.#canWriteNow = false;
@@ -259,7 +259,7 @@ export class FileChannel implements IoChannel {
   /** So many bytes of a read or write are there, or it failed. */
   #transferred(slot: number, io: BdevIo, result: number): void {
     const before = this.#done[slot] as number;
-    const wanted = io.lengthBytes - before;
+    const wanted = (this.#length[slot] as number) - before;
     // What O_DIRECT cannot go on from is done once more.
     const moved = result >= wanted ? wanted : result - (result & this.#offsetMask);
     // No bytes: the end of the file, which somebody cut under us.
@@ -285,7 +285,7 @@ export class FileChannel implements IoChannel {
       }
       this.#done[slot] = (this.#done[slot] as number) + (result - (result & this.#offsetMask));
       if ((this.#done[slot] as number) >= io.lengthBytes) this.#end(slot, IoStatus.success);
-      else this.#writeZeroes(slot, io);
+      else this.#writeZeroes(slot);
     } else if (result >= 0) {
       this.#end(slot, IoStatus.success);
     } else if (result === Errno.ENOTSUP || (result === Errno.EINVAL && way === Way.discard)) {
