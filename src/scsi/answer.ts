@@ -13,6 +13,7 @@ export function clearedScratch(lengthBytes: number): Uint8Array {
 
 /** What a task says before anything happened to it. */
 export function resetAnswer(task: ScsiTask): void {
+  task.needsBuffers = true;
   task.response = ServiceResponse.complete;
   task.status = ScsiStatus.good;
   task.senseLength = 0;

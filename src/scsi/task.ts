@@ -79,14 +79,16 @@ export class ScsiTask {
   readonly transport: TaskTransport;
   /** The transport's own. */
   slot = 0;
-  /** Tag that task management names. A 64-bit value as two words. */
+  /** Tag that task management names. A 64-bit value as two signed words: larger numbers would be boxed. */
   tagLow = 0;
   tagHigh = 0;
   lun = 0;
   /** Who sent it: the number of an I_T nexus of the target, 0 … `nexusCount - 1`. */
   nexus = 0;
   attribute = 0;
-  readonly cdb = new Uint8Array(CDB_BYTES_MAX);
+  readonly cdb: Uint8Array;
+  /** False: the transport need not keep where the buffers are, because the task will not ask for them again. */
+  needsBuffers = true;
   dataInBytes = 0;
   dataOutBytes = 0;
 
@@ -99,7 +101,9 @@ export class ScsiTask {
   /** Bytes asked for but not moved (or moved too few of), as virtio-scsi's `residual` wants it. */
   residualBytes = 0;
 
-  constructor(transport: TaskTransport) {
+  /** A transport that has the CDB in memory of its own gives it; of `CDB_BYTES_MAX` bytes. */
+  constructor(transport: TaskTransport, cdb: Uint8Array = new Uint8Array(CDB_BYTES_MAX)) {
     this.transport = transport;
+    this.cdb = cdb;
   }
 }

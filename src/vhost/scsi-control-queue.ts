@@ -55,8 +55,8 @@ export class ScsiControlQueue extends RequestQueue {
     const request = {
       function: REQUEST_VIEW.getUint32(ScsiTmfOffset.subtype, true),
       lun: decodeLun(REQUEST, ScsiTmfOffset.lun),
-      tagLow: REQUEST_VIEW.getUint32(ScsiTmfOffset.tag, true),
-      tagHigh: REQUEST_VIEW.getUint32(ScsiTmfOffset.tag + 4, true),
+      tagLow: REQUEST_VIEW.getInt32(ScsiTmfOffset.tag, true),
+      tagHigh: REQUEST_VIEW.getInt32(ScsiTmfOffset.tag + 4, true),
     };
     const own = new Chain(chain.count);
     own.copyFrom(chain);

@@ -77,7 +77,7 @@ export class ScsiDevice {
     const channel = this.#channels.take(bdev);
     const target = this.#targets[number] ?? new ScsiTarget();
     const { ioTypes, unmapReadsZeroes } = bdev;
-    const isReadonly = !ioTypes.includes(IoType.write);
+    const isReadonly = identity.isReadonly || !ioTypes.includes(IoType.write);
     target.addLun(lun, { ...identity, channel, bounce: this.#bounce, ioTypes, isReadonly, unmapReadsZeroes });
     this.#targets[number] = target;
     this.#lunChannels.set(keyOf(number, lun), channel);

@@ -6,8 +6,9 @@
  *   device-writable   response (108 bytes), data-in
  *
  * Framing is free: each part may be cut over descriptors in any way. A slot is the head index of the chain it came
- * from. A target may come back to the buffers of a task at any time until it ends, so a slot keeps a copy of the chain:
- * a short one of its own, a long one from a pool. Nothing is allocated per request once a slot was used.
+ * from. A target may come back to the buffers of a task at any time until it ends, so a slot keeps a copy of the chain
+ * (a short one of its own, a long one from a pool), unless the task says that it will not: READ and WRITE do once their
+ * segment list is made. Nothing is allocated per request once a slot was used.
  */
 import type { BdevIo } from '../bdev/bdev-io.ts';
 import { NOWHERE } from '../memory/guest-memory.ts';
@@ -16,8 +17,6 @@ import { NO_LIST } from '../sys/iov-arena.ts';
 import { Chain } from '../virtio/chain.ts';
 import {
   decodeLun,
-  decodeTarget,
-  NO_LUN,
   SCSI_CDB_BYTES,
   SCSI_REQUEST_BYTES,
   SCSI_RESPONSE_BYTES,
@@ -39,14 +38,24 @@ const MAP_RETRY = -2;
  */
 const SLOT_DESCRIPTORS = 16;
 
-/** Bytes of a CDB whose opcode is not in a group of longer ones: 3, variable length, and 6 and 7, vendor specific. */
-const SHORT_CDB_BYTES = 16;
-const LONG_CDB_GROUPS = (1 << 3) | (1 << 6) | (1 << 7);
-
-/** A request that is not in one piece is put together here. */
+/** A request that is not in one piece, or in an odd place, is put together here. */
 const HEADER = new Uint8Array(SCSI_REQUEST_BYTES);
+/** Words of a slot's copy of its request. */
+const REQUEST_WORDS = Math.ceil(SCSI_REQUEST_BYTES / 4);
+const TAG_WORD = ScsiRequestOffset.tag / 4;
+const ATTRIBUTE_WORD = ScsiRequestOffset.attribute / 4;
+/** Words up to the end of a CDB of 16 bytes, which is nearly every one. */
+const SHORT_WORDS = Math.ceil((ScsiRequestOffset.cdb + 16) / 4);
+/** Groups of opcodes with longer CDBs: 3, variable length, and 6 and 7, vendor specific. */
+const LONG_CDB_GROUPS = (1 << 3) | (1 << 6) | (1 << 7);
+/** First word of a LUN field: format 1 in byte 0; the highest bit of byte 2 clear, so that the rest is a plain LUN. */
+const LUN_FORMAT_MASK = 0xff;
+const LUN_FORMAT = 1;
+const LUN_IS_SPECIAL = 0x80_0000;
+const NO_SLOT = -1;
 /** A response whose place is not in one piece is made here. */
 const RESPONSE = new Uint8Array(SCSI_RESPONSE_BYTES);
+const RESPONSE_WORDS = new Uint32Array(RESPONSE.buffer);
 
 /** Takes tasks; each ends with `taskDone`, or waits for a list after `mapData` found none. */
 export interface TaskTarget {
@@ -74,6 +83,9 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   /** By slot: 1 when a buffer turned out to be outside the memory. */
   readonly #isFaulty: Uint8Array;
   readonly #tasks: (ScsiTask | null)[];
+  /** By slot: the request, up to the end of its CDB, in words and in bytes. */
+  readonly #requests: Uint32Array;
+  readonly #requestBytes: Uint8Array;
   readonly #slotChains: (Chain | null)[];
   /** By slot: the chain in use. */
   readonly #chains: (Chain | null)[];
@@ -83,6 +95,9 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   /** Slots of tasks that found no segment list: the targets get them again. */
   readonly #retries: Int32Array;
   #retryCount = 0;
+  /** The request that is being taken, whose chain is not kept yet. */
+  #newSlot = NO_SLOT;
+  #newChain: Chain | null = null;
 
   constructor(options: ScsiQueueOptions) {
     super(options);
@@ -94,6 +109,8 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     this.#isFaulty = new Uint8Array(size);
     this.#moreLists = emptySlots<number[]>(size);
     this.#tasks = emptySlots<ScsiTask>(size);
+    this.#requests = new Uint32Array(size * REQUEST_WORDS);
+    this.#requestBytes = new Uint8Array(this.#requests.buffer);
     this.#slotChains = emptySlots<Chain>(size);
     this.#chains = emptySlots<Chain>(size);
     this.#targetOf = new Uint8Array(size);
@@ -120,40 +137,64 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const slot = chain.head;
     if (chain.writableBytes < SCSI_RESPONSE_BYTES) return this.refuse(chain, 'has no room for the response');
     if (!this.#locateResponse(chain)) return this.refuse(chain, 'has its response outside the memory');
-    this.#keep(chain);
-    if (chain.readableBytes < SCSI_REQUEST_BYTES) return this.#endNow(slot, ScsiResponse.FAILURE);
-    const isTogether = (chain.lengths[0] as number) >= SCSI_REQUEST_BYTES;
-    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, SCSI_REQUEST_BYTES) : NOWHERE;
-    if (window !== NOWHERE) return this.#parse(chain, this.memory.window(window).bytes, this.memory.offset);
-    if (!this.data.gather(chain, 0, HEADER, 0, SCSI_REQUEST_BYTES)) return this.#endNow(slot, ScsiResponse.FAILURE);
-    return this.#parse(chain, HEADER, 0);
+    this.#isFaulty[slot] = 0;
+    this.#newSlot = slot;
+    this.#newChain = chain;
+    if (chain.readableBytes >= SCSI_REQUEST_BYTES && this.#copyRequest(chain)) this.#begin(chain);
+    else this.#endNow(slot, ScsiResponse.FAILURE);
+    // What has not ended yet, and may come back to its buffers, keeps them.
+    if (this.#newSlot === slot) {
+      this.#newSlot = NO_SLOT;
+      if ((this.#tasks[slot] as ScsiTask).needsBuffers || this.#responseWindow[slot] === NOWHERE) this.#keep(chain);
+    }
+    return true;
   }
 
-  /** Reads the request at `bytes[at]`, which may be the guest's own memory: every byte is read once. */
-  #parse(chain: Chain, bytes: Uint8Array, at: number): true {
+  /** Copies the request to the slot: every byte is read once. False when it is not in the guest's memory. */
+  #copyRequest(chain: Chain): boolean {
+    const own = this.#requests;
+    const to = chain.head * REQUEST_WORDS;
+    const isTogether = (chain.lengths[0] as number) >= SCSI_REQUEST_BYTES;
+    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, SCSI_REQUEST_BYTES) : NOWHERE;
+    const { offset } = this.memory;
+    if (window === NOWHERE || (offset & 3) !== 0) {
+      if (!this.data.gather(chain, 0, HEADER, 0, SCSI_REQUEST_BYTES)) return false;
+      this.#requestBytes.set(HEADER, 4 * to);
+      return true;
+    }
+    const { words, bytes } = this.memory.window(window);
+    const at = offset >>> 2;
+    for (let i = 0; i < SHORT_WORDS; i++) own[to + i] = words[at + i] as number;
+    if ((LONG_CDB_GROUPS & (1 << ((own[to + ATTRIBUTE_WORD] as number) >>> 29))) !== 0) {
+      const rest = 4 * SHORT_WORDS;
+      for (let i = rest; i < SCSI_REQUEST_BYTES; i++) this.#requestBytes[4 * to + i] = bytes[offset + i] as number;
+    }
+    return true;
+  }
+
+  /** Gives the slot's request to its target. */
+  #begin(chain: Chain): void {
     const slot = chain.head;
     const dataOutBytes = chain.readableBytes - SCSI_REQUEST_BYTES;
     const dataInBytes = chain.writableBytes - SCSI_RESPONSE_BYTES;
+    const words = this.#requests;
+    const at = slot * REQUEST_WORDS;
+    const lun = words[at] as number;
     // Both directions in one request need INOUT, which is not offered.
-    if (dataOutBytes > 0 && dataInBytes > 0) return this.#endNow(slot, ScsiResponse.FAILURE);
-    const target = this.isDetached ? NO_LUN : decodeTarget(bytes, at + ScsiRequestOffset.lun);
-    if (target === NO_LUN) return this.#endNow(slot, ScsiResponse.BAD_TARGET);
-    this.#targetOf[slot] = target;
-    const task = this.#taskOf(slot);
-    task.lun = decodeLun(bytes, at + ScsiRequestOffset.lun);
-    task.tagLow = readU32(bytes, at + ScsiRequestOffset.tag);
-    task.tagHigh = readU32(bytes, at + ScsiRequestOffset.tag + 4);
-    task.attribute = bytes[at + ScsiRequestOffset.attribute] as number;
-    const { cdb } = task;
-    const cdbAt = at + ScsiRequestOffset.cdb;
-    const opcode = bytes[cdbAt] as number;
-    cdb[0] = opcode;
-    const cdbBytes = (LONG_CDB_GROUPS & (1 << (opcode >>> 5))) === 0 ? SHORT_CDB_BYTES : SCSI_CDB_BYTES;
-    for (let i = 1; i < cdbBytes; i++) cdb[i] = bytes[cdbAt + i] as number;
-    task.dataInBytes = dataInBytes;
-    task.dataOutBytes = dataOutBytes;
-    this.#execute(slot);
-    return true;
+    if (dataOutBytes > 0 && dataInBytes > 0) this.#endNow(slot, ScsiResponse.FAILURE);
+    else if (this.isDetached || (lun & LUN_FORMAT_MASK) !== LUN_FORMAT) this.#endNow(slot, ScsiResponse.BAD_TARGET);
+    else {
+      this.#targetOf[slot] = lun >>> 8;
+      const task = this.#taskOf(slot);
+      const isPlain = (lun & LUN_IS_SPECIAL) === 0 && words[at + 1] === 0;
+      task.lun = isPlain ? ((lun >>> 8) & 0x3f00) | (lun >>> 24) : decodeLun(this.#requestBytes, 4 * at);
+      task.tagLow = (words[at + TAG_WORD] as number) | 0;
+      task.tagHigh = (words[at + TAG_WORD + 1] as number) | 0;
+      task.attribute = (words[at + ATTRIBUTE_WORD] as number) & 0xff;
+      task.dataInBytes = dataInBytes;
+      task.dataOutBytes = dataOutBytes;
+      this.#execute(slot);
+    }
   }
 
   /**
@@ -174,7 +215,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   writeDataIn(task: ScsiTask, source: Uint8Array, offset: number, lengthBytes: number): number {
     const length = Math.min(lengthBytes, task.dataInBytes - offset);
     if (length <= 0) return 0;
-    const chain = this.#chains[task.slot] as Chain;
+    const chain = this.#chainOf(task.slot);
     if (!this.data.scatter(chain, SCSI_RESPONSE_BYTES + offset, source, 0, length)) this.#isFaulty[task.slot] = 1;
     return length;
   }
@@ -182,7 +223,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   readDataOut(task: ScsiTask, target: Uint8Array, offset: number, lengthBytes: number): number {
     const length = Math.min(lengthBytes, task.dataOutBytes - offset);
     if (length <= 0) return 0;
-    const chain = this.#chains[task.slot] as Chain;
+    const chain = this.#chainOf(task.slot);
     if (this.data.gather(chain, SCSI_REQUEST_BYTES + offset, target, 0, length)) return length;
     this.#isFaulty[task.slot] = 1;
     return 0;
@@ -191,7 +232,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   mapData(task: ScsiTask, io: BdevIo, isRead: boolean, offset: number, lengthBytes: number): number {
     const { slot } = task;
     if (offset + lengthBytes > (isRead ? task.dataInBytes : task.dataOutBytes)) return MAP_FAULT;
-    const chain = this.#chains[slot] as Chain;
+    const chain = this.#chainOf(slot);
     const first = isRead ? chain.readableCount : 0;
     const skip = (isRead ? SCSI_RESPONSE_BYTES : SCSI_REQUEST_BYTES) + offset;
     const count = this.data.map(chain, first, skip, lengthBytes);
@@ -216,25 +257,19 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const senseBytes = Math.min(task.senseLength, SCSI_SENSE_BYTES);
     const window = this.#responseWindow[slot] as number;
     if (window !== NOWHERE) {
-      encodeResponse(
-        this.memory.window(window).bytes,
-        this.#responseOffset[slot] as number,
-        task,
-        response,
-        senseBytes,
-      );
+      const { bytes, words } = this.memory.window(window);
+      encodeResponse(bytes, words, this.#responseOffset[slot] as number, task, response, senseBytes);
     } else {
       RESPONSE.fill(0);
-      encodeResponse(RESPONSE, 0, task, response, senseBytes);
-      this.data.scatter(this.#chains[slot] as Chain, 0, RESPONSE, 0, SCSI_RESPONSE_BYTES);
+      encodeResponse(RESPONSE, RESPONSE_WORDS, 0, task, response, senseBytes);
+      this.data.scatter(this.#chainOf(slot), 0, RESPONSE, 0, SCSI_RESPONSE_BYTES);
     }
     const placed = task.dataInBytes > 0 ? Math.min(task.transferredBytes, task.dataInBytes) : 0;
     this.#release(slot);
     this.complete(slot, SCSI_RESPONSE_BYTES + placed);
   }
 
-  // ---- tasks
-  // ---------------------------------------------------------------------------------------------------------
+  // ---- tasks --------------------------------------------------------------------------------------------------------
 
   #execute(slot: number): void {
     const target = this.#device.target(this.#targetOf[slot] as number);
@@ -270,7 +305,8 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   #taskOf(slot: number): ScsiTask {
     let task = this.#tasks[slot] as ScsiTask | null;
     if (task === null) {
-      task = new ScsiTask(this);
+      const cdbAt = 4 * slot * REQUEST_WORDS + ScsiRequestOffset.cdb;
+      task = new ScsiTask(this, this.#requestBytes.subarray(cdbAt, cdbAt + SCSI_CDB_BYTES));
       task.slot = slot;
       this.#tasks[slot] = task;
     }
@@ -288,7 +324,10 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     }
     own.copyFrom(chain);
     this.#chains[slot] = own;
-    this.#isFaulty[slot] = 0;
+  }
+
+  #chainOf(slot: number): Chain {
+    return (slot === this.#newSlot ? this.#newChain : this.#chains[slot]) as Chain;
   }
 
   #keepList(slot: number, list: number): void {
@@ -300,7 +339,9 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   /** Gives back what the slot holds but its task. */
   #release(slot: number): void {
     this.#releaseLists(slot);
-    const chain = this.#chains[slot] as Chain;
+    if (slot === this.#newSlot) this.#newSlot = NO_SLOT;
+    const chain = this.#chains[slot] as Chain | null;
+    if (chain === null) return;
     if (chain !== this.#slotChains[slot]) this.#longChains.push(chain);
     this.#chains[slot] = null;
   }
@@ -340,13 +381,25 @@ function emptySlots<T>(size: number): (T | null)[] {
 /**
  * Sense bytes behind `senseBytes` are left as they are: nearly always all of them, a cache line that needs no transfer.
  */
-function encodeResponse(bytes: Uint8Array, at: number, task: ScsiTask, response: number, senseBytes: number): void {
-  writeU32(bytes, at + ScsiResponseOffset.senseLength, senseBytes);
-  writeU32(bytes, at + ScsiResponseOffset.residual, task.residualBytes);
-  bytes[at + ScsiResponseOffset.statusQualifier] = 0;
-  bytes[at + ScsiResponseOffset.statusQualifier + 1] = 0;
-  bytes[at + ScsiResponseOffset.status] = task.status;
-  bytes[at + ScsiResponseOffset.response] = response;
+function encodeResponse(
+  bytes: Uint8Array,
+  words: Uint32Array,
+  at: number,
+  task: ScsiTask,
+  response: number,
+  senseBytes: number,
+): void {
+  const statusAndResponse = (task.status << 16) | (response << 24);
+  if ((at & 3) === 0) {
+    const word = at >>> 2;
+    words[word] = senseBytes;
+    words[word + 1] = task.residualBytes;
+    words[word + 2] = statusAndResponse;
+  } else {
+    writeU32(bytes, at + ScsiResponseOffset.senseLength, senseBytes);
+    writeU32(bytes, at + ScsiResponseOffset.residual, task.residualBytes);
+    writeU32(bytes, at + ScsiResponseOffset.statusQualifier, statusAndResponse);
+  }
   const senseAt = at + ScsiResponseOffset.sense;
   for (let i = 0; i < senseBytes; i++) bytes[senseAt + i] = task.sense[i] as number;
 }
@@ -357,10 +410,4 @@ function writeU32(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 1] = value >>> 8;
   bytes[at + 2] = value >>> 16;
   bytes[at + 3] = value >>> 24;
-}
-
-/** Little-endian. */
-function readU32(bytes: Uint8Array, at: number): number {
-  const high = ((bytes[at + 3] as number) << 24) | ((bytes[at + 2] as number) << 16);
-  return (high | ((bytes[at + 1] as number) << 8) | (bytes[at] as number)) >>> 0;
 }

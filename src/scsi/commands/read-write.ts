@@ -13,6 +13,7 @@ export function read(command: Command): void {
   // FUA needs nothing: what was written is read back, from a cache of the bdev or from its medium.
   if (command.blocks === 0) command.end(0);
   else if (command.mapData(true, command.blocks * command.unit.blockSizeBytes)) {
+    command.task.needsBuffers = false;
     command.submitRange(IoType.read, endTransfer);
   }
 }
@@ -23,6 +24,7 @@ export function write(command: Command): void {
   if (!checkRange(command) || !checkTransferLength(command, lengthByte) || !checkWritable(command)) return;
   if (command.blocks === 0) command.end(0);
   else if (command.mapData(false, command.blocks * command.unit.blockSizeBytes)) {
+    command.task.needsBuffers = false;
     command.dataBytes = command.blocks * command.unit.blockSizeBytes;
     command.submitRange(IoType.write, lengthByte === 4 ? endWrite : endWriteWithFua);
   }
