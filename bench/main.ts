@@ -8,7 +8,7 @@ import { writeFileSync } from 'node:fs';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
 import { makeFile, removeFile } from './file.ts';
 import { describeMachine } from './machine.ts';
-import { describeNoise } from './noise.ts';
+import { claimPriority, describeNoise } from './noise.ts';
 import { type BenchOptions, HELP, parseOptions } from './options.ts';
 import { plot } from './plot.ts';
 import { report } from './report.ts';
@@ -59,11 +59,13 @@ async function main(): Promise<void> {
   if (scenarios.length === 0 || kinds.length === 0) throw new Error('nothing is left to measure: see --list');
   const cores = chooseCores();
   pinToCore(cores.client);
+  const hasPriority = claimPriority();
   const machine = describeMachine();
   console.log(
     `${machine.cpu}, ${machine.cores} cores, Linux ${machine.kernel}, Node.js ${machine.node}, ${machine.commit}\n` +
       `client on core ${cores.client}, targets on core ${cores.target}; ` +
-      `${scenarios.length} scenarios, ${options.rounds} rounds of ${options.effort.durationMs / 1000} s`,
+      `${scenarios.length} scenarios, ${options.rounds} rounds of ${options.effort.durationMs / 1000} s` +
+      (hasPriority ? ', before all other programs' : ''),
   );
   const needsFile = scenarios.some(({ usesFile }) => usesFile === true);
   const stop = new AbortController();
