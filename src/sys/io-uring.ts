@@ -230,8 +230,12 @@ export class IoUring {
     // A full fence between telling the kernel and looking again; the kernel has one between its two as well.
     Atomics.store(ring, this.#cqFlags, 0);
     if (Atomics.load(ring, this.#cqTail) !== this.#head) return true;
-    if ((Atomics.load(ring, this.#sqFlags) & (SQ_TASKRUN | SQ_CQ_OVERFLOW)) !== 0) return true;
-    return this.#tail !== Atomics.load(ring, this.#sqHead);
+    const flags = Atomics.load(ring, this.#sqFlags);
+    if ((flags & (SQ_TASKRUN | SQ_CQ_OVERFLOW)) !== 0) return true;
+    // The kernel's thread takes what it was shown, in its own time, unless it sleeps.
+    const isTakenCareOf =
+      (this.#setup & Setup.sqPoll) !== 0 && (flags & SQ_NEED_WAKEUP) === 0 && ring[this.#sqTail] === this.#tail;
+    return !isTakenCareOf && this.#tail !== Atomics.load(ring, this.#sqHead);
   }
 
   disarm(): void {

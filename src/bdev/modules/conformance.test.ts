@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, describe } from 'vitest';
 import { whyNoDirectIo } from '../../../test/e2e/requirements.ts';
 import { describeConformance, type Kind } from '../../../test/support/bdev-conformance.ts';
+import { allowedCores } from '../../sys/thread.ts';
 import { FileBdev, type FileParams } from './file/file.ts';
 import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
 import { NullBdev } from './null/null.ts';
@@ -46,3 +47,4 @@ describe.skipIf(whyNoDirectIo(ON_DISK) !== null)('O_DIRECT:', () => {
 });
 describeConformance('a file in the page cache', fileIn(ON_DISK, { isDirect: false }));
 describeConformance('a file in memory', fileIn(IN_MEMORY));
+describeConformance('a file with a kernel thread that submits', fileIn(ON_DISK, { sqPollCore: allowedCores().at(-1) }));
