@@ -229,6 +229,22 @@ describe.skipIf(whyNoLoopDevices() !== null)('as root,', () => {
   describeConformance('a loop device', loopKind());
   describeConformance('a loop device of 4096-byte sectors', loopKind('--sector-size', '4096'));
 
+  // It has no fallocate at all: discards are ignored there, and zeroes are written.
+  const ramfses: string[] = [];
+  describeConformance('a file on a file system without holes', {
+    canWake: true,
+    make(name, bytes) {
+      const directory = join(DIRECTORY, `ramfs${number++}`);
+      mkdirSync(directory);
+      run('mount', '-t', 'ramfs', 'none', directory);
+      ramfses.push(directory);
+      return new FileBdev({ flavor: 'uring', name, filename: fileOf(bytes, directory) });
+    },
+    clean(): void {
+      for (const directory of ramfses.splice(0)) run('umount', directory);
+    },
+  });
+
   test('a block device has the sizes that the kernel says, and is not taken from who has it', () => {
     const device = loopOver(fileOf(DISK_BYTES), '--sector-size', '4096');
     const open = (params = {}) => new FileBdev({ flavor: 'aio', name: 'Loop0', filename: device, ...params });
