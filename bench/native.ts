@@ -86,6 +86,7 @@ interface BenchNative {
     result: Float64Array,
   ): number;
   stolenShare(durationNs: number): number;
+  processCpuNs(pid: number): number;
   copyRate(
     diskBytes: number,
     blockBytes: number,

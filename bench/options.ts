@@ -9,7 +9,7 @@ export const HELP = `npm run bench -- [OPTIONS]
   --targets PATTERN  targets whose name matches; brings in those that are not measured by default, too
   --rounds N         rounds, in which every scenario is measured once on every target (default 5; 2 with --quick)
   --seconds S        length of one measurement (default 0.5; 0.2 with --quick)
-  --quick            fewer, shorter rounds of fewer scenarios: half a minute instead of ten
+  --quick            fewer, shorter rounds of fewer scenarios: two minutes instead of ten
   --json FILE        every sample and what they were taken on
   --plot FILE        a picture, SVG
   --list             print the scenarios and the targets, and measure nothing`;

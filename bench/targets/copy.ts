@@ -21,7 +21,7 @@ export const COPY: TargetKind = {
       resume() {},
       suspend() {},
       async stop() {},
-      measureAlone({ blockBytes, depth, queues, writePercent, pattern }, { durationMs }) {
+      async measureAlone({ blockBytes, depth, queues, writePercent, pattern }, { durationMs }) {
         pinToCore(target);
         const isSequential = pattern === 'sequential' ? 1 : 0;
         const shape = [DISK_BYTES, blockBytes, depth * queues, writePercent, isSequential] as const;

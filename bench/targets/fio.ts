@@ -2,12 +2,18 @@
  * fio's io_uring engine on the file itself: no rings between, no client. The yardstick of file disks, as `copy alone`
  * is that of RAM disks.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { statSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
 import { findOnPath } from '../../scripts/setup/child.mjs';
 import type { Load } from '../client.ts';
+import { benchNative } from '../native.ts';
 import type { Sample } from '../scenarios/scenario.ts';
 import type { TargetKind } from './target.ts';
+
+/** What fio needs before it begins. */
+const START_MS = 300;
 
 /** What is used of `fio --output-format=json`. */
 interface Direction {
@@ -38,7 +44,7 @@ export const FIO: TargetKind = {
   },
 };
 
-function run(core: number, file: string, load: Load, durationMs: number, warmUpMs: number): Sample {
+async function run(core: number, file: string, load: Load, durationMs: number, warmUpMs: number): Promise<Sample> {
   const { blockBytes, depth, queues, pattern, writePercent } = load;
   const isWrite = writePercent === 100;
   const options = {
@@ -56,9 +62,14 @@ function run(core: number, file: string, load: Load, durationMs: number, warmUpM
     'output-format': 'json',
   };
   const args = Object.entries(options).map(([name, value]) => `--${name}=${value}`);
-  const { status, stdout, stderr } = spawnSync('taskset', ['-c', String(core), 'fio', ...args], { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`fio failed: ${stderr}`);
-  const [job] = (JSON.parse(stdout) as Report).jobs;
+  const child = spawn('taskset', ['-c', String(core), 'fio', ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [output, exited] = [text(child.stdout), once(child, 'exit')];
+  // The other core polls, as the client of every other target does: an idle one would leave its share to whatever
+  // serves the disk of this machine.
+  benchNative.stolenShare((START_MS + warmUpMs + durationMs) * 1e6);
+  await exited;
+  if (child.exitCode !== 0) throw new Error(`fio failed with ${child.exitCode}`);
+  const [job] = (JSON.parse(await output) as Report).jobs;
   const direction = isWrite ? job?.write : job?.read;
   const percentile = direction?.clat_ns.percentile ?? {};
   return {

@@ -1,11 +1,12 @@
 /** A program under measurement: started once, stopped (SIGSTOP) whenever another one has its turn on the core. */
 import { type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { TargetError } from '../../src/base/errors.ts';
+import { checkErrno, TargetError } from '../../src/base/errors.ts';
 import type { Load } from '../client.ts';
+import { benchNative } from '../native.ts';
 import type { Effort, Sample } from '../scenarios/scenario.ts';
 
 /**
@@ -37,7 +38,7 @@ export interface Target {
   resume(): void;
   suspend(): void;
   /** For what has no rings: carries out a load by itself. */
-  measureAlone?(load: Load, effort: Effort): Sample;
+  measureAlone?(load: Load, effort: Effort): Promise<Sample>;
   stop(): Promise<void>;
 }
 
@@ -151,11 +152,7 @@ export function areThere(paths: readonly string[]): boolean {
 
 /** Processor time that all threads of a process have used, in nanoseconds. */
 export function cpuTimeNs(pid: number): number {
-  const tasks = `/proc/${pid}/task`;
-  return readdirSync(tasks).reduce((sum, task) => {
-    const [onCpuNs] = readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ');
-    return sum + Number(onCpuNs);
-  }, 0);
+  return checkErrno(benchNative.processCpuNs(pid), `no processor time of process ${pid}`);
 }
 
 /** Resident memory in bytes: all pages (RSS), and with shared ones counted in part (PSS). */

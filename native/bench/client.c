@@ -19,6 +19,7 @@ enum {
   CHAIN_DESCRIPTORS = 3,
   QUEUES_MAX = 64,
   SPINS_PER_LOOK = 1024,
+  LOOK_NS_MAX = 10000000,
   REFUSE_EVERY = 0x4000,
   STAMP_STEP = 0x9e3779b1,
   POISON = 0xdeadbeef,
@@ -330,7 +331,9 @@ static int run(struct client *c, const double *config, double *result) {
   uint64_t stall = (uint64_t)(config[CONFIG_STALL_NS] / ns_per_tick);
   uint64_t duration = (uint64_t)(config[CONFIG_DURATION_NS] / ns_per_tick);
   bool is_timed = c->mode == MODE_MEASURE, is_warm = !is_timed;
-  uint64_t start = clock_ticks(), now = start, last_done = start, idle_since = 0;
+  uint64_t start = clock_ticks(), now = start, idle_since = 0, last_look = start, stalled = 0;
+  // A look that comes late says that this thread or the whole machine stood still, not the target.
+  uint64_t look_max = (uint64_t)(LOOK_NS_MAX / ns_per_tick);
   uint64_t warm_at = start + (uint64_t)(config[CONFIG_WARM_UP_NS] / ns_per_tick);
   clear_counts(c);
   c->errors = c->mismatches = 0;
@@ -359,9 +362,12 @@ static int run(struct client *c, const double *config, double *result) {
       if (idle_since == 0) idle_since = clock_ticks();
       if (++spins % SPINS_PER_LOOK != 0) continue;
       now = clock_ticks();
-      if (now - last_done > stall) return -ETIMEDOUT;
+      stalled += now - last_look < look_max ? now - last_look : look_max;
+      last_look = now;
+      if (stalled > stall) return -ETIMEDOUT;
     } else {
-      last_done = now;
+      stalled = 0;
+      last_look = now;
     }
     if (is_timed && !is_warm && now >= warm_at) {
       is_warm = true;

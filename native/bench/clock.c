@@ -36,6 +36,20 @@ static napi_value stolen_share(napi_env env, napi_callback_info info) {
   return bench_number(env, (double)lost / (double)(now - start));
 }
 
+// processCpuNs(pid): processor time of all threads of a process, also of those that ended, or a negative errno.
+static napi_value process_cpu_ns(napi_env env, napi_callback_info info) {
+  BENCH_ARGS(1);
+  double pid = bench_f64(env, argv[0]);
+  if (!(pid > 0)) return bench_throw(env, "processCpuNs(pid)");
+  clockid_t clock;
+  struct timespec used;
+  int failure = clock_getcpuclockid((pid_t)pid, &clock);
+  if (failure != 0) return bench_number(env, -failure);
+  if (clock_gettime(clock, &used) != 0) return bench_number(env, -errno);
+  return bench_number(env, (double)used.tv_sec * 1e9 + (double)used.tv_nsec);
+}
+
 void clock_exports(napi_env env, napi_value exports) {
   bench_export(env, exports, "stolenShare", stolen_share);
+  bench_export(env, exports, "processCpuNs", process_cpu_ns);
 }

@@ -67,7 +67,7 @@ describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
     await withClient(target.path(RAM), load, (client) => {
       client.verify();
       // Positions of the rings go on from one run to the next, and round their end.
-      for (let i = 0; i < 3; i++) expect(client.measure(MEASURED_MS, 10).requests).toBeGreaterThan(0);
+      for (let i = 0; i < 3; i++) expect(client.measure(MEASURED_MS, 10).latency.count).toBeGreaterThan(0);
       client.verify();
     });
   });
@@ -76,9 +76,10 @@ describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
     const { requests, iops, latency } = await withClient(target.path(RAM), { writePercent: 30 }, (client) =>
       client.measure(MEASURED_MS, 10),
     );
-    expect(requests).toBeGreaterThan(0);
-    expect(iops).toBeCloseTo((requests * 1000) / MEASURED_MS, -Math.ceil(Math.log10(requests)) - 1);
-    // Those in flight at the end are completed after it, and recorded.
+    // A busy machine may make it longer, never shorter.
+    expect(iops).toBeLessThanOrEqual((1.001 * requests * 1000) / MEASURED_MS);
+    // Those in flight at the end are completed after it, and recorded: there are some, however busy the machine is.
+    expect(latency.count).toBeGreaterThan(0);
     expect(latency.count).toBeGreaterThanOrEqual(requests);
     const percentiles = [50, 99, 99.9, 99.99, 100].map((percent) => latency.percentile(percent));
     expect(percentiles).toEqual(percentiles.toSorted((a, b) => a - b));
@@ -102,7 +103,7 @@ describe.each([RINGHOST, LIMIT])('the load client and $name', (kind) => {
   test('find out a target that answers without moving data', async () => {
     await withClient(target.path(NULL), {}, (client) => {
       expect(() => client.verify()).toThrow(/^512 of 512 blocks did not read as they were written$/);
-      expect(client.measure(MEASURED_MS, 10).requests).toBeGreaterThan(0);
+      expect(client.measure(MEASURED_MS, 10).latency.count).toBeGreaterThan(0);
     });
   });
 
@@ -131,7 +132,7 @@ test.skipIf(whyNoTool('qemu') !== null)(
 
 test.skipIf(whyNoTool('fio') !== null)('fio is measured on the same file', async () => {
   const target = await FIO.start(PLACE);
-  const sample = target.measureAlone?.(LOAD, { durationMs: MEASURED_MS, warmUpMs: 10 }) ?? {};
+  const sample = (await target.measureAlone?.(LOAD, { durationMs: MEASURED_MS, warmUpMs: 10 })) ?? {};
   expect(sample['iops']).toBeGreaterThan(0);
   expect(sample['p99']).toBeGreaterThanOrEqual(sample['p50'] as number);
 });
@@ -162,7 +163,7 @@ describe('the load client', () => {
     const path = target.path({ protocol: 'scsi', disk: 'ram' });
     await withClient(path, { protocol: 'scsi', queues, writePercent: 30 }, (client) => {
       client.verify();
-      expect(client.measure(MEASURED_MS, 10).requests).toBeGreaterThan(0);
+      expect(client.measure(MEASURED_MS, 10).latency.count).toBeGreaterThan(0);
       client.verify();
     });
   });
