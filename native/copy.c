@@ -9,24 +9,29 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #define ENGINES_MAX 1024
 #define CHUNK_BYTES 512
 #define LINE_BYTES 64
+// Chunks whose lines are on their way while older ones are copied.
+#define AHEAD 8
 // From here on zeroing gives whole pages back to the system instead of writing them.
-#define PUNCH_BYTES_MIN (64 * 1024)
+#define RETURN_BYTES_MIN (64 * 1024)
 #define PAGE_BYTES 4096
 
-enum { COPY_READ = 0, COPY_WRITE = 1, COPY_ZERO = 2 };
+// COPY_STREAM writes past the caches.
+enum { COPY_READ = 0, COPY_WRITE = 1, COPY_ZERO = 2, COPY_STREAM = 3 };
 
-// 32 bytes; sys/copy-engine.ts writes it as Float64Array and Uint32Array elements.
+// 24 bytes; sys/copy-engine.ts writes it as Float64Array and Uint32Array elements.
 struct copy_operation {
   double address; // of the disk's bytes
   double length;  // bytes
-  uint32_t kind;
   uint32_t iov_first;
-  uint32_t iov_count;
-  uint32_t unused;
+  uint16_t iov_count;
+  uint16_t kind;
 };
 
 struct engine {
@@ -39,27 +44,63 @@ struct engine {
 static struct engine engines[ENGINES_MAX];
 static pthread_mutex_t engines_lock = PTHREAD_MUTEX_INITIALIZER;
 
-// Copies, and meanwhile asks for the bytes that the next operation will read.
-static inline void copy_and_prefetch(uint8_t *to, const uint8_t *from, size_t length, const uint8_t **next,
-                                     const uint8_t *next_end) {
+// Copies in flight: a chunk enters with a request for its lines, and is copied when AHEAD others have entered after it.
+// Copies are made in the order in which they entered.
+struct pipeline {
+  uint32_t head, tail; // free-running
+  bool has_streamed;
+  struct chunk {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t length;
+    bool is_stream;
+  } chunks[AHEAD];
+};
+
+static inline void copy_oldest(struct pipeline *pipeline) {
+  const struct chunk *chunk = &pipeline->chunks[pipeline->head++ % AHEAD];
+#if defined(__x86_64__)
+  if (chunk->is_stream) {
+    for (size_t i = 0; i < chunk->length; i += sizeof(__m128i))
+      _mm_stream_si128((__m128i *)(chunk->to + i), _mm_loadu_si128((const __m128i *)(chunk->from + i)));
+    return;
+  }
+#endif
+  memcpy(chunk->to, chunk->from, chunk->length);
+}
+
+static inline void drain(struct pipeline *pipeline) {
+  while (pipeline->head != pipeline->tail) copy_oldest(pipeline);
+#if defined(__x86_64__)
+  // Streamed stores are ordered with nothing else: they must be there before a completion is.
+  if (pipeline->has_streamed) _mm_sfence();
+#endif
+  pipeline->has_streamed = false;
+}
+
+static inline void enter(struct pipeline *pipeline, uint8_t *to, const uint8_t *from, size_t length, bool stream) {
   while (length > 0) {
     size_t chunk = length < CHUNK_BYTES ? length : CHUNK_BYTES;
-    const uint8_t *line = *next;
-    for (size_t i = 0; i < CHUNK_BYTES && line < next_end; i += LINE_BYTES, line += LINE_BYTES)
-      __builtin_prefetch(line, 0, 3);
-    *next = line;
-    memcpy(to, from, chunk);
+    bool is_stream = stream && ((uintptr_t)to | chunk) % sizeof(uint64_t[2]) == 0;
+    for (size_t i = 0; i < chunk; i += LINE_BYTES) {
+      __builtin_prefetch(from + i, 0, 3);
+      if (!is_stream) __builtin_prefetch(to + i, 1, 3);
+    }
+    if (pipeline->tail - pipeline->head == AHEAD) copy_oldest(pipeline);
+    pipeline->chunks[pipeline->tail++ % AHEAD] = (struct chunk){to, from, chunk, is_stream};
+    pipeline->has_streamed |= is_stream;
     to += chunk;
     from += chunk;
     length -= chunk;
   }
 }
 
+// Private anonymous memory: pages that are given back read as zeroes.
 static void zero(uint8_t *start, size_t length) {
-  if (length >= PUNCH_BYTES_MIN) {
+  if (length >= RETURN_BYTES_MIN) {
     uint8_t *page = (uint8_t *)(((uintptr_t)start + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
     uint8_t *page_end = (uint8_t *)(((uintptr_t)start + length) & ~(uintptr_t)(PAGE_BYTES - 1));
-    if (madvise(page, (size_t)(page_end - page), MADV_REMOVE) == 0) {
+    if (madvise(page, (size_t)(page_end - page), MADV_DONTNEED) == 0) {
       memset(start, 0, (size_t)(page - start));
       memset(page_end, 0, (size_t)(start + length - page_end));
       return;
@@ -69,18 +110,15 @@ static void zero(uint8_t *start, size_t length) {
 }
 
 static void run(const struct engine *engine, uint32_t count) {
+  struct pipeline pipeline = {.head = 0, .tail = 0, .has_streamed = false};
   for (uint32_t i = 0; i < count; i++) {
     const struct copy_operation *operation = &engine->operations[i];
     uint8_t *disk = (uint8_t *)(uintptr_t)operation->address;
     size_t left = (size_t)operation->length;
     if (operation->kind == COPY_ZERO) {
+      drain(&pipeline);
       zero(disk, left);
       continue;
-    }
-    const uint8_t *next = NULL, *next_end = NULL;
-    if (i + 1 < count && operation[1].kind == COPY_READ) {
-      next = (const uint8_t *)(uintptr_t)operation[1].address;
-      next_end = next + (operation[1].length < 16384 ? (size_t)operation[1].length : 16384);
     }
     if (operation->iov_first > engine->iov_capacity ||
         operation->iov_count > engine->iov_capacity - operation->iov_first)
@@ -89,14 +127,15 @@ static void run(const struct engine *engine, uint32_t count) {
     for (uint32_t s = 0; s < operation->iov_count && left > 0; s++) {
       size_t length = iov[s].iov_len < left ? iov[s].iov_len : left;
       if (operation->kind == COPY_READ) {
-        copy_and_prefetch(iov[s].iov_base, disk, length, &next, next_end);
+        enter(&pipeline, iov[s].iov_base, disk, length, false);
       } else {
-        copy_and_prefetch(disk, iov[s].iov_base, length, &next, next_end);
+        enter(&pipeline, disk, iov[s].iov_base, length, operation->kind == COPY_STREAM);
       }
       disk += length;
       left -= length;
     }
   }
+  drain(&pipeline);
 }
 
 // copyEngineCreate(iovsAddress, iovCapacity, operationsAddress, operationCapacity): id

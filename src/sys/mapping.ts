@@ -26,7 +26,7 @@ const NO_GUARD = -1;
 const PAGE_BYTES = 4096;
 
 /** `madvise` advice values (asm-generic/mman-common.h). */
-const Advice = { hugePage: 14 } as const;
+const Advice = { dontNeed: 4, hugePage: 14 } as const;
 
 export class Mapping implements MappingInfo {
   readonly address: number;
@@ -69,6 +69,15 @@ export class Mapping implements MappingInfo {
   /** Asks for huge pages where the kernel allows them; a hint, so its failure is not an error. */
   preferHugePages(): void {
     native.advise(this.address, this.lengthBytes, Advice.hugePage);
+  }
+
+  /** Zeroes everything from an offset on: whole pages of anonymous memory go back to the system. */
+  giveBackFrom(offsetBytes: number): void {
+    const pageOffset = Math.min(Math.ceil(offsetBytes / PAGE_BYTES) * PAGE_BYTES, this.lengthBytes);
+    const views = new MappingViews();
+    new Uint8Array(views.view(this, offsetBytes, pageOffset - offsetBytes)).fill(0);
+    views.close();
+    native.advise(this.address + pageOffset, this.lengthBytes - pageOffset, Advice.dontNeed);
   }
 
   /** Every view must be detached, and every I/O on the memory finished, in every thread. */

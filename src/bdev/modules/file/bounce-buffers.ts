@@ -20,7 +20,7 @@ export class BounceBuffers {
   readonly #free = Array.from({ length: BUFFERS }, (_, index) => index);
 
   constructor() {
-    this.#engine.setDisk(this.#memory.address, 1);
+    this.#engine.setDisk(this.#memory.address, 1, this.#memory.lengthBytes);
   }
 
   /** `NO_BOUNCE` when all are taken. */

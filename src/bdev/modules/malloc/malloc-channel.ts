@@ -6,6 +6,10 @@ import { type BdevIo, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from '../..
 /** Operations between two runs; the engine runs by itself when more come in one round. */
 const OPERATIONS_PER_RUN_MAX = 1024;
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const { read: READ, write: WRITE } = IoType;
+const SUCCESS = IoStatus.success;
+
 export class MallocChannel implements IoChannel {
   readonly wakeFd = NO_WAKE_FD;
   readonly #engine: CopyEngine;
@@ -21,8 +25,8 @@ export class MallocChannel implements IoChannel {
 
   submit(io: BdevIo): void {
     const engine = this.#engine;
-    if (io.type === IoType.read) engine.read(io.offsetBlocks, io.countBlocks, io.iovFirst, io.iovCount);
-    else if (io.type === IoType.write) engine.write(io.offsetBlocks, io.countBlocks, io.iovFirst, io.iovCount);
+    if (io.type === READ) engine.read(io.offsetBlocks, io.countBlocks, io.iovFirst, io.iovCount);
+    else if (io.type === WRITE) engine.write(io.offsetBlocks, io.countBlocks, io.iovFirst, io.iovCount);
     else engine.zero(io.offsetBlocks, io.countBlocks);
     this.#submitted[this.#count++] = io;
   }
@@ -35,7 +39,7 @@ export class MallocChannel implements IoChannel {
     this.#submitted = this.#completing;
     this.#completing = completing;
     this.#count = 0;
-    for (let i = 0; i < count; i++) (completing[i] as BdevIo).complete(IoStatus.success);
+    for (let i = 0; i < count; i++) (completing[i] as BdevIo).complete(SUCCESS);
     return count;
   }
 
@@ -46,7 +50,7 @@ export class MallocChannel implements IoChannel {
   disarm(): void {}
 
   update(description: BdevDescription): void {
-    this.#engine.setDisk(description.params.address as number, description.blockSizeBytes);
+    this.#engine.setDisk(description.params.address as number, description.blockSizeBytes, description.blockCount);
   }
 
   close(): void {

@@ -48,9 +48,8 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
       checkSize(mebibytes * MIB);
       const blockCount = (mebibytes * MIB) / bdev.blockSizeBytes;
       checkResize(entry, blockCount);
-      bdev.beginResize(blockCount);
+      bdev.resize(blockCount);
       await registry.changed(entry);
-      bdev.finishResize();
       return true;
     },
   };

@@ -116,9 +116,8 @@ describe('a RAM disk', () => {
           for (const { kind, offset, count: wanted, seed } of requests) {
             const count = Math.min(wanted, bdev.blockCount - offset);
             if (kind === 'resize') {
-              bdev.beginResize(blocks + seed);
+              bdev.resize(blocks + seed);
               rig.channel.update(descriptionOf(bdev));
-              bdev.finishResize();
               const next = new Uint8Array((blocks + seed) * blockSize);
               next.set(model.subarray(0, next.length));
               model = next;
@@ -155,12 +154,24 @@ describe('a RAM disk', () => {
     expect(rig.read(0, 16).every((byte) => byte === 0)).toBe(true);
     rig.write(0, new Uint8Array(16 * 4096).fill(9));
     for (const blockCount of [4, 16]) {
-      bdev.beginResize(blockCount);
+      bdev.resize(blockCount);
       rig.channel.update(descriptionOf(bdev));
-      bdev.finishResize();
     }
     expect(rig.read(0, 4).every((byte) => byte === 9)).toBe(true);
     expect(rig.read(4, 12).every((byte) => byte === 0)).toBe(true);
+    rig.close();
+  });
+
+  it('reads as zeroes where it shrank inside a page and grew', () => {
+    const bdev = bdevOf(64, 512);
+    const rig = new Rig(bdev);
+    rig.write(0, new Uint8Array(64 * 512).fill(9));
+    for (const blockCount of [11, 64]) {
+      bdev.resize(blockCount);
+      rig.channel.update(descriptionOf(bdev));
+    }
+    expect(rig.read(0, 11).every((byte) => byte === 9)).toBe(true);
+    expect(rig.read(11, 53).every((byte) => byte === 0)).toBe(true);
     rig.close();
   });
 
@@ -195,14 +206,13 @@ describe('a RAM disk', () => {
     rig.close();
   });
 
-  it('moves with what was submitted before it moved', () => {
+  it('keeps what was submitted before it grew', () => {
     const bdev = bdevOf(16, 512);
     const rig = new Rig(bdev);
     rig.buffer.fill(7, 0, 512);
     rig.submit(IoType.write, 3, 1);
-    bdev.beginResize(4096);
+    bdev.resize(4096);
     rig.channel.update(descriptionOf(bdev));
-    bdev.finishResize();
     rig.channel.poll();
     expect(rig.owner.statuses).toEqual([IoStatus.success]);
     expect(rig.read(3, 1).every((byte) => byte === 7)).toBe(true);
@@ -242,12 +252,10 @@ describe('the budget', () => {
   it('is taken by growth and given back by shrinking', () => {
     const budget = new MemoryBudget(2 * MIB);
     const bdev = bdevOf(256, 4096, budget);
-    bdev.beginResize(512);
-    bdev.finishResize();
-    expect(() => bdev.beginResize(513)).toThrow(expect.objectContaining({ code: 'ENOMEM' }));
+    bdev.resize(512);
+    expect(() => bdev.resize(513)).toThrow(expect.objectContaining({ code: 'ENOMEM' }));
     expect(bdev.blockCount).toBe(512);
-    bdev.beginResize(128);
-    bdev.finishResize();
+    bdev.resize(128);
     expect(() => budget.take(MIB + MIB / 2)).not.toThrow();
     expect(() => budget.take(1)).toThrow();
     budget.take(-MIB - MIB / 2);
@@ -261,7 +269,7 @@ describe('the budget', () => {
     expect(make).toThrow(expect.objectContaining({ code: 'ENOMEM' }));
     expect(openFdCount()).toBe(fdsBefore);
     const bdev = bdevOf(1, 4096, budget);
-    expect(() => bdev.beginResize(huge / 4096)).toThrow(expect.objectContaining({ code: 'ENOMEM' }));
+    expect(() => bdev.resize(huge / 4096)).toThrow(expect.objectContaining({ code: 'ENOMEM' }));
     expect(bdev.blockCount).toBe(1);
     expect(() => budget.take(Number.MAX_SAFE_INTEGER - 4096)).not.toThrow();
     budget.take(-(Number.MAX_SAFE_INTEGER - 4096));
@@ -269,20 +277,34 @@ describe('the budget', () => {
 });
 
 describe('a resize', () => {
-  it('is one at a time: the memory of the last one is in use until every reactor has moved', () => {
+  it('past the addresses reserved for the disk says how far it can grow', () => {
     const bdev = bdevOf(16, 4096);
-    bdev.beginResize(32);
-    expect(() => bdev.beginResize(64)).toThrow(expect.objectContaining({ code: 'EBUSY' }));
-    bdev.finishResize();
-    bdev.beginResize(64);
-    bdev.finishResize();
-    expect(bdev.blockCount).toBe(64);
+    expect(() => bdev.resize(2 ** 40)).toThrow(/^bdev "Malloc0" can grow to \d+ MiB: for more, create it again/);
+    expect(bdev.blockCount).toBe(16);
+    bdev.resize((8 * 2 ** 30) / 4096);
+    expect(bdev.blockCount).toBe((8 * 2 ** 30) / 4096);
   });
+});
 
-  it('that is not finished does not keep the disk from going', async () => {
-    const bdev = new MallocBdev({ name: 'A', blockCount: 16, blockSizeBytes: 512 }, new MemoryBudget(MIB));
-    bdev.beginResize(32);
-    await bdev.destruct();
-    expect(() => bdev.finishResize()).not.toThrow();
+describe('writes to a disk that no cache holds', () => {
+  it('store the same bytes as others do, from any place in memory', () => {
+    const bdev = bdevOf((64 * MIB) / 512, 512);
+    const rig = new Rig(bdev);
+    fc.assert(
+      fc.property(
+        fc.nat(64 * 2048 - 9),
+        fc.integer({ min: 1, max: 8 }),
+        fc.nat(512),
+        fc.nat(255),
+        (offset, count, at, seed) => {
+          const data = Uint8Array.from({ length: count * 512 }, (_, i) => seed + i * 13);
+          rig.buffer.set(data, at);
+          rig.submit(IoType.write, offset, count, at);
+          while (rig.channel.inFlight > 0) rig.channel.poll();
+          expect(Buffer.compare(rig.read(offset, count), data)).toBe(0);
+        },
+      ),
+    );
+    rig.close();
   });
 });

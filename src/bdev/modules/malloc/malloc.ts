@@ -1,16 +1,17 @@
 /**
- * The RAM disk: a memfd, so that it can grow in place and, later, outlive the daemon. Writes are stable as far as
- * memory is: there is no write cache to flush.
+ * The RAM disk: anonymous memory, which the system backs by huge pages where it has them (they make random access a
+ * fifth faster), page by page as it is used. Addresses are reserved beyond its size, so that it grows in place. Writes
+ * are stable as far as memory is: there is no write cache to flush.
  */
 import { randomUUID } from 'node:crypto';
 import { TargetError } from '../../../base/errors.ts';
-import { closeFd } from '../../../sys/events.ts';
-import { createMemoryFile, Mapping, truncateFile } from '../../../sys/mapping.ts';
+import { Mapping } from '../../../sys/mapping.ts';
 import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 
-/** UTF-16 units of a memfd's name that surely fit, with up to 3 bytes each. It is seen in /proc only. */
-const FILE_NAME_MAX = 64;
+/** Addresses reserved for a disk, as far as there are so many: a multiple of its size, and at least so many bytes. */
+const RESERVED_FACTOR = 8;
+const RESERVED_BYTES_MIN = 16 * 2 ** 30;
 
 export interface MallocParams {
   readonly name: string;
@@ -52,12 +53,10 @@ export class MallocBdev implements Bdev {
   readonly blockSizeBytes: number;
   readonly physicalBlockSizeBytes: number;
   blockCount: number;
-  readonly #fd: number;
   readonly #budget: MemoryBudget;
-  #mapping: Mapping;
-  /** Replaced by a resize; reactors may use it until they were told of the new one. */
-  #oldMapping: Mapping | null = null;
+  readonly #mapping: Mapping;
 
+  /** Throws `ENOMEM`. */
   constructor(params: MallocParams, budget: MemoryBudget) {
     this.name = params.name;
     this.uuid = params.uuid?.toLowerCase() ?? randomUUID();
@@ -67,41 +66,29 @@ export class MallocBdev implements Bdev {
     this.#budget = budget;
     const size = this.blockCount * this.blockSizeBytes;
     budget.take(size);
-    let fd = -1;
     try {
-      fd = createMemoryFile(`ringhost-${params.name}`.slice(0, FILE_NAME_MAX), size);
-      this.#mapping = mapDisk(fd, size);
+      this.#mapping = reserve(size);
     } catch (error) {
-      if (fd >= 0) closeFd(fd);
       budget.take(-size);
       throw error;
     }
-    this.#fd = fd;
   }
 
-  /** Changes the size. Call `finishResize` when every reactor uses the new description. Throws `EBUSY` before that. */
-  beginResize(blockCount: number): void {
-    if (this.#oldMapping !== null) {
-      throw new TargetError('EBUSY', `bdev "${this.name}" is being resized: try again when that is done`);
-    }
+  /** Nobody may use blocks past the new size. Throws `ENOMEM`. */
+  resize(blockCount: number): void {
     const before = this.blockCount * this.blockSizeBytes;
     const after = blockCount * this.blockSizeBytes;
-    this.#budget.take(after - before);
-    try {
-      truncateFile(this.#fd, after);
-      const mapping = mapDisk(this.#fd, after);
-      this.#oldMapping = this.#mapping;
-      this.#mapping = mapping;
-    } catch (error) {
-      this.#budget.take(before - after);
-      throw error;
+    if (after > this.#mapping.lengthBytes) {
+      const limitMib = Math.floor(this.#mapping.lengthBytes / 2 ** 20);
+      throw new TargetError(
+        'ENOMEM',
+        `bdev "${this.name}" can grow to ${limitMib} MiB: for more, create it again with a larger size`,
+      );
     }
+    this.#budget.take(after - before);
+    // What comes back by growing is zeroes.
+    if (after < before) this.#mapping.giveBackFrom(after);
     this.blockCount = blockCount;
-  }
-
-  finishResize(): void {
-    this.#oldMapping?.close();
-    this.#oldMapping = null;
   }
 
   params(): PlainParams {
@@ -126,15 +113,20 @@ export class MallocBdev implements Bdev {
   }
 
   async destruct(): Promise<void> {
-    this.finishResize();
     this.#mapping.close();
-    closeFd(this.#fd);
     this.#budget.take(-this.blockCount * this.blockSizeBytes);
   }
 }
 
-function mapDisk(fd: number, lengthBytes: number): Mapping {
-  const mapping = Mapping.file(fd, 0, lengthBytes);
-  mapping.preferHugePages();
-  return mapping;
+/** Reserves addresses for a disk of `sizeBytes`, and room to grow as far as the address space has it. */
+function reserve(sizeBytes: number): Mapping {
+  for (let length = Math.max(sizeBytes * RESERVED_FACTOR, RESERVED_BYTES_MIN); ; length /= 2) {
+    try {
+      const mapping = Mapping.anonymous(Math.max(length, sizeBytes));
+      mapping.preferHugePages();
+      return mapping;
+    } catch (error) {
+      if (length <= sizeBytes) throw error;
+    }
+  }
 }
