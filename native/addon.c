@@ -70,6 +70,7 @@ NAPI_MODULE_INIT() {
   memory_exports(env, exports);
   event_exports(env, exports);
   copy_exports(env, exports);
+  prefetch_exports(env, exports);
   thread_exports(env, exports);
   uring_exports(env, exports);
   return exports;

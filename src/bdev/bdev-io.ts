@@ -26,9 +26,10 @@ export interface IoAccount {
 /** Pooled: neither a module nor its channel keeps it after `complete`. */
 export class BdevIo {
   type: IoType = IoType.read;
-  offsetBlocks = 0;
-  countBlocks = 0;
-  lengthBytes = 0;
+  // Fractions at first, so that the engine keeps these as doubles always and need not look before each use.
+  offsetBlocks = 0.5;
+  countBlocks = 0.5;
+  lengthBytes = 0.5;
   /** First iovec entry in the reactor's arena, or `NO_SEGMENTS`. The segments hold at least `lengthBytes`. */
   iovFirst = NO_SEGMENTS;
   iovCount = 0;

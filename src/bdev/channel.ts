@@ -10,6 +10,10 @@ import { StatsRow } from './bdev-stats.ts';
 const IO_TYPE_COUNT = Object.keys(IoType).length;
 /** Not a status: the module takes the request. */
 const ADMITTED = 1;
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const SUCCESS = IoStatus.success;
+const FAILED = IoStatus.failed;
+const FLUSH = IoType.flush;
 
 export class BdevChannel implements IoAccount {
   /** Requests in the module. */
@@ -45,12 +49,12 @@ export class BdevChannel implements IoAccount {
 
   /** Takes a request; `io.owner` hears of its end, now or later. */
   submit(io: BdevIo): void {
-    io.account = this;
+    if (io.account !== this) io.account = this;
     this.inFlight++;
     if (!this.isAwake) this.wake();
     const status = this.#admit(io);
     if (status === ADMITTED && this.#module !== null) this.#module.submit(io);
-    else io.complete(status === IoStatus.success ? IoStatus.success : IoStatus.failed);
+    else io.complete(status === SUCCESS ? SUCCESS : FAILED);
   }
 
   poll(): number {
@@ -96,17 +100,17 @@ export class BdevChannel implements IoAccount {
 
   /** `ADMITTED`, or how the request ends without the module. */
   #admit(io: BdevIo): number {
-    if (this.isRemoved) return IoStatus.failed;
-    if (io.type === IoType.flush) {
-      return this.hasWriteCache && this.#supported[IoType.flush] === 1 ? ADMITTED : IoStatus.success;
+    if (this.isRemoved) return FAILED;
+    if (io.type === FLUSH) {
+      return this.hasWriteCache && this.#supported[FLUSH] === 1 ? ADMITTED : SUCCESS;
     }
     const isInside = io.offsetBlocks + io.countBlocks <= this.blockCount;
-    return isInside && this.#supported[io.type] === 1 ? ADMITTED : IoStatus.failed;
+    return isInside && this.#supported[io.type] === 1 ? ADMITTED : FAILED;
   }
 
   ioFinished(io: BdevIo): void {
     this.inFlight--;
-    this.#stats.add(io.type, io.lengthBytes, io.status !== IoStatus.success);
+    this.#stats.add(io.type, io.lengthBytes, io.status !== SUCCESS);
     if (this.inFlight === 0 && this.#onIdle.length > 0) {
       const waiting = this.#onIdle;
       this.#onIdle = [];

@@ -44,8 +44,9 @@ function place(gpa: number): number {
   return skip;
 }
 
+/** Index of the window. */
 function locate(memory: GuestMemory, gpa: number, length: number): number {
-  return memory.locate(ADDRESSES, 1, place(gpa), length);
+  return memory.locate(ADDRESSES, 1, place(gpa), length)?.index ?? NOWHERE;
 }
 
 function append(memory: GuestMemory, gpa: number, length: number, arena: IovArena, entry: number, end: number): number {

@@ -24,71 +24,85 @@ export interface MemoryRegionInfo {
   readonly hostAddress: number;
 }
 
-export interface Window {
+/** What a field holds at first that the engine is to keep as a double always: it need not look before each use then. */
+const DOUBLE = 0.5;
+
+/** At most 1 GiB of a region, as JavaScript reads and writes it. */
+export class Window {
+  /** 0-based, in the order of guest addresses. */
+  readonly index: number;
+  /** Guest address of the first byte, past the last one, and past the whole region. */
+  readonly start: number = DOUBLE;
+  readonly end: number = DOUBLE;
+  readonly regionEnd: number = DOUBLE;
+  /** Where the first byte is in this process. */
+  readonly hostAddress: number = DOUBLE;
   readonly bytes: Uint8Array;
   readonly words: Uint32Array;
+
+  constructor(index: number, region: MemoryRegionInfo, offset: number, views: MappingViews) {
+    this.index = index;
+    this.start = region.guestAddress + offset;
+    this.regionEnd = region.guestAddress + region.sizeBytes;
+    this.end = Math.min(this.regionEnd, this.start + WINDOW_BYTES);
+    this.hostAddress = region.hostAddress + offset;
+    const lengthBytes = this.end - this.start;
+    const buffer = views.view({ address: region.hostAddress, lengthBytes: region.sizeBytes }, offset, lengthBytes);
+    this.bytes = new Uint8Array(buffer);
+    this.words = new Uint32Array(buffer, 0, Math.floor(lengthBytes / 4));
+  }
 }
 
 /** Nothing there. */
 export const NOWHERE = -1;
 
-class Region {
-  readonly start: number;
-  readonly end: number;
-  readonly userAddress: number;
-  readonly hostAddress: number;
-  readonly windowFirst: number;
+/** Stands for a memory without regions. */
+const NO_REGION: MemoryRegionInfo = { guestAddress: 0, sizeBytes: 0, userAddress: 0, hostAddress: 1 };
 
-  constructor(info: MemoryRegionInfo, windowFirst: number) {
-    this.start = info.guestAddress;
-    this.end = info.guestAddress + info.sizeBytes;
-    this.userAddress = info.userAddress;
-    this.hostAddress = info.hostAddress;
-    this.windowFirst = windowFirst;
-  }
-}
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const NONE = NOWHERE;
 
 export class GuestMemory {
   /** Set by `locate`: offset in the window, in bytes. */
   offset = 0;
-  readonly #regions: readonly Region[];
-  readonly #windows: (Window | null)[] = [];
+  readonly regions: readonly MemoryRegionInfo[];
+  /** Ascending, without overlap. */
+  readonly #windows: Window[] = [];
   readonly #views = new MappingViews();
-  /** Index of the region of the last hit. Buffers of a guest mostly come from one region. */
-  #last = 0;
+  /** Window of the last hit. Buffers of a guest mostly come from one. */
+  #last: Window;
 
   constructor(infos: readonly MemoryRegionInfo[]) {
-    const sorted = [...infos].sort((a, b) => a.guestAddress - b.guestAddress);
-    this.#regions = sorted.map((info) => {
-      const first = this.#windows.length;
-      for (let at = 0; at < info.sizeBytes; at += WINDOW_BYTES) this.#windows.push(null);
-      return new Region(info, first);
-    });
-    for (let i = 1; i < sorted.length; i++) {
-      const previous = this.#regions[i - 1] as Region;
-      assert(previous.end <= (this.#regions[i] as Region).start, 'regions do not overlap');
+    this.regions = infos;
+    let end = 0;
+    for (const region of [...infos].sort((a, b) => a.guestAddress - b.guestAddress)) {
+      assert(region.guestAddress >= end, 'regions do not overlap');
+      end = region.guestAddress + region.sizeBytes;
+      for (let offset = 0; offset < region.sizeBytes; offset += WINDOW_BYTES) {
+        this.#windows.push(new Window(this.#windows.length, region, offset, this.#views));
+      }
     }
+    this.#last = this.#windows[0] ?? new Window(0, NO_REGION, 0, this.#views);
   }
 
   /**
-   * Window that holds the bytes `[gpa, gpa + length)`, gpa = `addresses[index] + skip`, with `this.offset` set, or
-   * `NOWHERE` when they are not all in one window: outside the memory, or across a border (then the caller reads byte
-   * by byte).
+   * Window that holds the bytes `[gpa, gpa + length)`, gpa = `addresses[index] + skip`, with `this.offset` set, or null
+   * when they are not all in one window: outside the memory, or across a border (then the caller reads byte by byte).
    */
-  locate(addresses: Float64Array, index: number, skip: number, lengthBytes: number): number {
-    const region = this.#find(addresses, index, skip);
-    if (region === null) return NOWHERE;
+  locate(addresses: Float64Array, index: number, skip: number, lengthBytes: number): Window | null {
     const gpa = (addresses[index] as number) + skip;
-    const inRegion = gpa - region.start;
-    const offset = inRegion % WINDOW_BYTES;
-    if (gpa + lengthBytes > region.end || offset + lengthBytes > WINDOW_BYTES) return NOWHERE;
-    this.offset = offset;
-    return region.windowFirst + (inRegion - offset) / WINDOW_BYTES;
+    let window: Window | null = this.#last;
+    if (gpa < window.start || gpa + lengthBytes > window.end) {
+      window = this.#find(addresses, index, skip);
+      if (window === null || gpa + lengthBytes > window.end) return null;
+    }
+    this.offset = (gpa - window.start) | 0;
+    return window;
   }
 
+  /** By its index. */
   window(index: number): Window {
-    const window = this.#windows[index];
-    return window === null || window === undefined ? this.#open(index) : window;
+    return this.#windows[index] as Window;
   }
 
   /**
@@ -109,13 +123,12 @@ export class GuestMemory {
     let next = entry;
     while (left > 0) {
       const done = skip + (lengthBytes - left);
-      const region = this.#find(addresses, index, done);
-      if (region === null) return NOWHERE;
+      const window = this.#find(addresses, index, done);
+      if (window === null) return NONE;
       if (next === entryEnd) return entryEnd + 1;
       const at = (addresses[index] as number) + done;
-      const room = region.end - at;
-      const length = Math.min(left, room);
-      arena.set(next++, region.hostAddress + (at - region.start), length);
+      const length = Math.min(left, window.regionEnd - at);
+      arena.set(next++, window.hostAddress + (at - window.start), length);
       left -= length;
     }
     return next;
@@ -131,16 +144,16 @@ export class GuestMemory {
     lengthBytes: number,
   ): boolean {
     const whole = this.locate(addresses, index, skip, lengthBytes);
-    if (whole !== NOWHERE) {
-      const bytes = this.window(whole).bytes;
+    if (whole !== null) {
+      const { bytes } = whole;
       const at = this.offset;
       for (let i = 0; i < lengthBytes; i++) target[targetOffset + i] = bytes[at + i] as number;
       return true;
     }
     for (let i = 0; i < lengthBytes; i++) {
       const window = this.locate(addresses, index, skip + i, 1);
-      if (window === NOWHERE) return false;
-      target[targetOffset + i] = this.window(window).bytes[this.offset] as number;
+      if (window === null) return false;
+      target[targetOffset + i] = window.bytes[this.offset] as number;
     }
     return true;
   }
@@ -155,16 +168,16 @@ export class GuestMemory {
     lengthBytes: number,
   ): boolean {
     const whole = this.locate(addresses, index, skip, lengthBytes);
-    if (whole !== NOWHERE) {
-      const bytes = this.window(whole).bytes;
+    if (whole !== null) {
+      const { bytes } = whole;
       const at = this.offset;
       for (let i = 0; i < lengthBytes; i++) bytes[at + i] = source[sourceOffset + i] as number;
       return true;
     }
     for (let i = 0; i < lengthBytes; i++) {
       const window = this.locate(addresses, index, skip + i, 1);
-      if (window === NOWHERE) return false;
-      this.window(window).bytes[this.offset] = source[sourceOffset + i] as number;
+      if (window === null) return false;
+      window.bytes[this.offset] = source[sourceOffset + i] as number;
     }
     return true;
   }
@@ -172,43 +185,27 @@ export class GuestMemory {
   /** Takes back every view. The regions may be unmapped afterwards. */
   close(): void {
     this.#views.close();
-    this.#windows.fill(null);
   }
 
-  #find(addresses: Float64Array, index: number, skip: number): Region | null {
+  /** Window that holds the byte at `addresses[index] + skip`, or null. */
+  #find(addresses: Float64Array, index: number, skip: number): Window | null {
     const gpa = (addresses[index] as number) + skip;
-    const regions = this.#regions;
     const last = this.#last;
-    if (last < regions.length) {
-      const region = regions[last] as Region;
-      if (gpa >= region.start && gpa < region.end) return region;
-    }
+    if (gpa >= last.start && gpa < last.end) return last;
+    const windows = this.#windows;
     let low = 0;
-    let high = regions.length - 1;
+    let high = windows.length - 1;
     while (low <= high) {
       const middle = (low + high) >>> 1;
-      const region = regions[middle] as Region;
-      if (gpa < region.start) high = middle - 1;
-      else if (gpa >= region.end) low = middle + 1;
+      const window = windows[middle] as Window;
+      if (gpa < window.start) high = middle - 1;
+      else if (gpa >= window.end) low = middle + 1;
       else {
-        this.#last = middle;
-        return region;
+        this.#last = window;
+        return window;
       }
     }
     return null;
-  }
-
-  #open(index: number): Window {
-    const regions = this.#regions;
-    let region = regions[0] as Region;
-    for (const candidate of regions) if (candidate.windowFirst <= index) region = candidate;
-    const start = (index - region.windowFirst) * WINDOW_BYTES;
-    const size = region.end - region.start;
-    const length = Math.min(WINDOW_BYTES, size - start);
-    const buffer = this.#views.view({ address: region.hostAddress, lengthBytes: size }, start, length);
-    const window = { bytes: new Uint8Array(buffer), words: new Uint32Array(buffer, 0, Math.floor(length / 4)) };
-    this.#windows[index] = window;
-    return window;
   }
 }
 
@@ -218,5 +215,5 @@ export function hostAddressOf(regions: readonly MemoryRegionInfo[], userAddress:
     const offset = userAddress - region.userAddress;
     if (offset >= 0 && offset + lengthBytes <= region.sizeBytes) return region.hostAddress + offset;
   }
-  return NOWHERE;
+  return NONE;
 }

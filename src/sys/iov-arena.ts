@@ -19,6 +19,11 @@ const TWO_32 = 2 ** 32;
 
 export const NO_LIST = -1;
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const NONE = NO_LIST;
+const SHORT_ENTRIES = IOV_SHORT_ENTRIES;
+const LONG_ENTRIES = IOV_LONG_ENTRIES;
+
 export class IovArena {
   /** Host address of entry 0. */
   readonly address: number;
@@ -33,33 +38,33 @@ export class IovArena {
   #longCount: number;
 
   constructor(shortLists = SHORT_LISTS, longLists = LONG_LISTS) {
-    this.capacity = shortLists * IOV_SHORT_ENTRIES + longLists * IOV_LONG_ENTRIES;
+    this.capacity = shortLists * SHORT_ENTRIES + longLists * LONG_ENTRIES;
     this.#memory = Mapping.anonymous(this.capacity * IOVEC_BYTES);
     this.address = this.#memory.address;
     this.#words = new Uint32Array(this.#views.view(this.#memory, 0, this.#memory.lengthBytes));
     this.#freeShort = new Int32Array(shortLists);
     this.#freeLong = new Int32Array(longLists);
     // The last freed list is the next one taken: its entries are still in the cache.
-    for (let i = 0; i < shortLists; i++) this.#freeShort[i] = (shortLists - 1 - i) * IOV_SHORT_ENTRIES;
-    const longStart = shortLists * IOV_SHORT_ENTRIES;
-    for (let i = 0; i < longLists; i++) this.#freeLong[i] = longStart + (longLists - 1 - i) * IOV_LONG_ENTRIES;
+    for (let i = 0; i < shortLists; i++) this.#freeShort[i] = (shortLists - 1 - i) * SHORT_ENTRIES;
+    const longStart = shortLists * SHORT_ENTRIES;
+    for (let i = 0; i < longLists; i++) this.#freeLong[i] = longStart + (longLists - 1 - i) * LONG_ENTRIES;
     this.#shortCount = shortLists;
     this.#longCount = longLists;
   }
 
   /** Index of the first entry of a list of `IOV_SHORT_ENTRIES`, or `NO_LIST`. */
   takeShort(): number {
-    return this.#shortCount === 0 ? NO_LIST : (this.#freeShort[--this.#shortCount] as number);
+    return this.#shortCount === 0 ? NONE : (this.#freeShort[--this.#shortCount] as number);
   }
 
   /** Index of the first entry of a list of `IOV_LONG_ENTRIES`, or `NO_LIST`. */
   takeLong(): number {
-    return this.#longCount === 0 ? NO_LIST : (this.#freeLong[--this.#longCount] as number);
+    return this.#longCount === 0 ? NONE : (this.#freeLong[--this.#longCount] as number);
   }
 
   /** Gives back a list by the index it was taken with. */
   release(first: number): void {
-    if (first < this.#freeShort.length * IOV_SHORT_ENTRIES) {
+    if (first < this.#freeShort.length * SHORT_ENTRIES) {
       assert(this.#shortCount < this.#freeShort.length, 'a short list is released once');
       this.#freeShort[this.#shortCount++] = first;
     } else {
@@ -70,15 +75,15 @@ export class IovArena {
 
   /** How many entries the list that starts at `first` has room for. */
   entriesOf(first: number): number {
-    return first < this.#freeShort.length * IOV_SHORT_ENTRIES ? IOV_SHORT_ENTRIES : IOV_LONG_ENTRIES;
+    return first < this.#freeShort.length * SHORT_ENTRIES ? SHORT_ENTRIES : LONG_ENTRIES;
   }
 
   set(entry: number, address: number, lengthBytes: number): void {
     const at = entry * 4;
     this.#words[at] = address >>> 0;
     this.#words[at + 1] = (address / TWO_32) >>> 0;
+    // The high half of a length is always zero, as it was mapped.
     this.#words[at + 2] = lengthBytes;
-    this.#words[at + 3] = 0;
   }
 
   /** Host address of an entry's segment. */

@@ -53,6 +53,10 @@ export interface Native {
   transferNow(fd: number, flags: number, records: Float64Array, count: number): void;
   diskInfo(fd: number, out: Float64Array): number;
 
+  prefetchCreate(descriptors: number, availableEntries: number, size: number, regions: Float64Array): number;
+  prefetchClose(id: number): number;
+  prefetchRun(id: number, first: number, count: number): void;
+
   setAffinity(core: number): number;
   getAffinity(out: Int32Array): number;
   nodeOfMemory(address: number): number;

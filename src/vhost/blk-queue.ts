@@ -2,8 +2,8 @@
  * One virtqueue of a vhost-user-blk controller in its reactor: virtio-blk requests (virtio 1.3 §5.2.6) become bdev I/O.
  *
  * Framing is free: header, data and status may be cut over descriptors in any way. A slot is the head index of the
- * chain it came from, which is unique while the chain is in flight; all state of a request lives in arrays indexed by
- * it, so that nothing is allocated per request.
+ * chain it came from, which is unique while the chain is in flight; all state of a request lives in the slot's
+ * `Request`, so that nothing is allocated per request once a slot was used.
  */
 
 import { BdevIo, type BdevIo as Io, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
@@ -24,9 +24,17 @@ import { type BlkDeviceParams, DISCARD_SECTORS_MAX, RANGES_MAX } from './blk-dev
 import { type QueueOptions, RequestQueue } from './request-queue.ts';
 
 const TWO_32 = 2 ** 32;
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const { IN, OUT } = BlkRequestType;
+const { OK, IOERR, UNSUPP } = BlkStatus;
+const { read: READ, write: WRITE, flush: FLUSH } = IoType;
+const HEADER_BYTES = BLK_HEADER_BYTES;
+const NONE = NO_LIST;
+const NOT_MAPPED = NOWHERE;
+const SUCCESS = IoStatus.success;
 
 /** One for all queues of a thread: a request is parsed in one go. */
-const SCRATCH = new Uint8Array(Math.max(BLK_HEADER_BYTES, RANGES_MAX * BLK_RANGE_BYTES));
+const SCRATCH = new Uint8Array(Math.max(HEADER_BYTES, RANGES_MAX * BLK_RANGE_BYTES));
 const SCRATCH_VIEW = new DataView(SCRATCH.buffer);
 
 export interface BlkQueueOptions extends QueueOptions {
@@ -34,200 +42,202 @@ export interface BlkQueueOptions extends QueueOptions {
   readonly device: BlkDeviceParams;
 }
 
+/** Makes a field a double always, as in memory/guest-memory.ts. */
+const DOUBLE = 0.5;
+
+/** What is known of a slot's request. An object, not rows of arrays: a field costs a fraction of a checked element. */
+class Request {
+  /** Carries most requests whole. */
+  readonly io: Io;
+  /** Where the status byte goes: a window of the guest's memory, and the offset in it. */
+  statusBytes: Uint8Array = SCRATCH;
+  statusOffset = 0;
+  /** What the used element will say. */
+  usedLength = 0;
+  /** The segment list, or `NONE`. */
+  list = NONE;
+  /** I/Os still to end. */
+  pending = 0;
+  status: number = OK;
+
+  constructor(owner: IoOwner, slot: number) {
+    this.io = new BdevIo(owner);
+    this.io.tag = slot;
+  }
+}
+
 export class BlkQueue extends RequestQueue implements IoOwner {
   readonly #channel: BdevChannel;
   readonly #device: BlkDeviceParams;
   readonly #id: Uint8Array;
   readonly #sectorsPerBlock: number;
-
-  /** By slot: where the status byte goes, what the used element will say, the segment list, I/Os still to end. */
-  readonly #statusWindow: Int32Array;
-  readonly #statusOffset: Uint32Array;
-  readonly #usedLength: Float64Array;
-  readonly #segments: Int32Array;
-  readonly #pending: Int32Array;
-  readonly #status: Uint8Array;
-  readonly #ios: Io[] = [];
-  #ioCount = 0;
+  /** Blocks in a sector and in a byte: powers of two, so that multiplying is exact, and quicker than dividing. */
+  readonly #blocksPerSector: number = DOUBLE;
+  readonly #blocksPerByte: number = DOUBLE;
+  readonly #requests: (Request | null)[];
+  /** For requests of several I/Os. */
+  readonly #moreIos: Io[] = [];
 
   constructor(options: BlkQueueOptions) {
     super(options);
-    const size = options.ring.size;
     this.#channel = options.channel;
     this.#device = options.device;
     this.#id = new TextEncoder().encode(options.device.serial).subarray(0, BLK_ID_BYTES);
     this.#sectorsPerBlock = options.channel.blockSizeBytes / SECTOR_BYTES;
-    this.#statusWindow = new Int32Array(size);
-    this.#statusOffset = new Uint32Array(size);
-    this.#usedLength = new Float64Array(size);
-    this.#segments = new Int32Array(size);
-    this.#pending = new Int32Array(size);
-    this.#status = new Uint8Array(size);
+    this.#blocksPerSector = 1 / this.#sectorsPerBlock;
+    this.#blocksPerByte = 1 / options.channel.blockSizeBytes;
+    this.#requests = Array.from({ length: options.ring.size }, () => null);
   }
 
   protected override accept(chain: Chain): boolean {
-    const slot = chain.head;
-    this.#segments[slot] = NO_LIST;
-    this.#pending[slot] = 0;
-    this.#status[slot] = BlkStatus.OK;
-    this.#usedLength[slot] = chain.writableBytes;
-    if (!this.#locateStatus(chain)) return this.refuse(chain, 'has no room for the status byte');
-    if (this.isDetached || chain.readableBytes < BLK_HEADER_BYTES) return this.#endNow(slot, BlkStatus.IOERR);
+    const { memory } = this;
+    const { addresses, lengths, head: slot } = chain;
+    if (chain.writableBytes === 0) return this.refuse(chain, 'has no room for the status byte');
+    // The status byte is the last byte of the device-writable part.
+    let last = chain.count - 1;
+    while ((lengths[last] as number) === 0) last--;
+    const statusWindow = memory.locate(addresses, last, (lengths[last] as number) - 1, 1);
+    if (statusWindow === null) return this.refuse(chain, 'has no room for the status byte');
+    const request = this.#requests[slot] ?? this.#makeRequest(slot);
+    request.statusBytes = statusWindow.bytes;
+    request.statusOffset = memory.offset;
+    request.usedLength = chain.writableBytes;
+    request.list = NONE;
+    request.pending = 1;
+    request.status = OK;
+    if (this.isDetached || chain.readableBytes < HEADER_BYTES) return this.#endNow(request, IOERR);
     let type: number;
     let sector: number;
-    const window =
-      (chain.lengths[0] as number) < BLK_HEADER_BYTES
-        ? NOWHERE
-        : this.memory.locate(chain.addresses, 0, 0, BLK_HEADER_BYTES);
-    if (window !== NOWHERE && (this.memory.offset & 3) === 0) {
-      const words = this.memory.window(window).words;
-      const at = this.memory.offset >>> 2;
+    const isTogether = (lengths[0] as number) >= HEADER_BYTES;
+    const window = isTogether ? memory.locate(addresses, 0, 0, HEADER_BYTES) : null;
+    if (window !== null && (memory.offset & 3) === 0) {
+      const { words } = window;
+      const at = memory.offset >>> 2;
       type = words[at] as number;
       sector = (words[at + 3] as number) * TWO_32 + (words[at + 2] as number);
     } else {
-      if (!this.data.gather(chain, 0, SCRATCH, 0, BLK_HEADER_BYTES)) return this.#endNow(slot, BlkStatus.IOERR);
+      if (!this.data.gather(chain, 0, SCRATCH, 0, HEADER_BYTES)) return this.#endNow(request, IOERR);
       type = SCRATCH_VIEW.getUint32(0, true);
       sector = SCRATCH_VIEW.getUint32(12, true) * TWO_32 + SCRATCH_VIEW.getUint32(8, true);
     }
-    if (type === BlkRequestType.IN || type === BlkRequestType.OUT) return this.#transfer(chain, type, sector);
-    if (type === BlkRequestType.FLUSH) return this.#flush(slot);
-    if (type === BlkRequestType.GET_ID) return this.#getId(chain);
-    if (type === BlkRequestType.DISCARD) return this.#ranges(chain, IoType.unmap);
-    if (type === BlkRequestType.WRITE_ZEROES) return this.#ranges(chain, IoType.writeZeroes);
-    return this.#endNow(slot, BlkStatus.UNSUPP);
-  }
-
-  #transfer(chain: Chain, type: number, sector: number): boolean {
-    const slot = chain.head;
-    const isRead = type === BlkRequestType.IN;
-    if (!isRead && this.#device.isReadonly) return this.#endNow(slot, BlkStatus.IOERR);
-    const length = isRead ? chain.writableBytes - 1 : chain.readableBytes - BLK_HEADER_BYTES;
-    const offset = sector / this.#sectorsPerBlock;
-    const count = length / this.#channel.blockSizeBytes;
+    if (type > OUT) return this.#other(chain, request, type);
+    const isRead = type === IN;
+    if (!isRead && this.#device.isReadonly) return this.#endNow(request, IOERR);
+    const length = isRead ? chain.writableBytes - 1 : chain.readableBytes - HEADER_BYTES;
+    const offset = sector * this.#blocksPerSector;
+    const count = length * this.#blocksPerByte;
     if (!Number.isInteger(offset) || !Number.isInteger(count) || offset + count > this.#channel.blockCount) {
-      return this.#endNow(slot, BlkStatus.IOERR);
+      return this.#endNow(request, IOERR);
     }
-    if (count === 0) return this.#endNow(slot, BlkStatus.OK);
-    const first = isRead ? chain.readableCount : 0;
-    const segments = this.data.map(chain, first, isRead ? 0 : BLK_HEADER_BYTES, length);
-    if (segments < 0) return segments === NOWHERE ? this.#endNow(slot, BlkStatus.IOERR) : false;
-    this.#segments[slot] = this.data.list;
-    const io = this.#takeIo();
-    io.type = isRead ? IoType.read : IoType.write;
+    if (count === 0) return this.#endNow(request, OK);
+    const segments = this.data.map(chain, isRead ? chain.readableCount : 0, isRead ? 0 : HEADER_BYTES, length);
+    if (segments < 0) return segments === NOT_MAPPED ? this.#endNow(request, IOERR) : false;
+    const { list } = this.data;
+    const { io } = request;
+    request.list = list;
+    io.type = isRead ? READ : WRITE;
     io.offsetBlocks = offset;
     io.countBlocks = count;
     io.lengthBytes = length;
-    io.iovFirst = this.#segments[slot] as number;
+    io.iovFirst = list;
     io.iovCount = segments;
-    io.tag = slot;
-    this.#pending[slot] = 1;
     this.#channel.submit(io);
     return true;
   }
 
-  #flush(slot: number): boolean {
-    const io = this.#takeIo();
-    this.#prepare(io, IoType.flush, 0, 0, slot);
-    this.#pending[slot] = 1;
-    this.#channel.submit(io);
+  /** Whatever is not IN or OUT. */
+  #other(chain: Chain, request: Request, type: number): boolean {
+    if (type === BlkRequestType.FLUSH) return this.#flush(request);
+    if (type === BlkRequestType.GET_ID) return this.#getId(chain, request);
+    if (type === BlkRequestType.DISCARD) return this.#ranges(chain, request, IoType.unmap);
+    if (type === BlkRequestType.WRITE_ZEROES) return this.#ranges(chain, request, IoType.writeZeroes);
+    return this.#endNow(request, UNSUPP);
+  }
+
+  #flush(request: Request): boolean {
+    request.pending = 1;
+    this.#submitRange(request.io, FLUSH, 0, 0);
     return true;
   }
 
-  #getId(chain: Chain): boolean {
-    const slot = chain.head;
-    if (chain.writableBytes < BLK_ID_BYTES + 1) return this.#endNow(slot, BlkStatus.IOERR);
+  #getId(chain: Chain, request: Request): boolean {
+    if (chain.writableBytes < BLK_ID_BYTES + 1) return this.#endNow(request, IOERR);
     SCRATCH.fill(0, 0, BLK_ID_BYTES);
     SCRATCH.set(this.#id, 0);
-    if (!this.data.scatter(chain, 0, SCRATCH, 0, BLK_ID_BYTES)) return this.#endNow(slot, BlkStatus.IOERR);
-    return this.#endNow(slot, BlkStatus.OK);
+    const isWritten = this.data.scatter(chain, 0, SCRATCH, 0, BLK_ID_BYTES);
+    return this.#endNow(request, isWritten ? OK : IOERR);
   }
 
   /** DISCARD and WRITE_ZEROES: every range is checked before the first is applied. */
-  #ranges(chain: Chain, type: IoType): boolean {
-    const slot = chain.head;
-    const length = chain.readableBytes - BLK_HEADER_BYTES;
+  #ranges(chain: Chain, request: Request, type: IoType): boolean {
+    const length = chain.readableBytes - HEADER_BYTES;
     const count = length / BLK_RANGE_BYTES;
-    if (this.#device.isReadonly) return this.#endNow(slot, BlkStatus.IOERR);
-    if (!this.#device.hasRanges) return this.#endNow(slot, BlkStatus.UNSUPP);
-    if (!Number.isInteger(count) || count === 0 || count > RANGES_MAX) return this.#endNow(slot, BlkStatus.IOERR);
-    if (!this.data.gather(chain, BLK_HEADER_BYTES, SCRATCH, 0, length)) return this.#endNow(slot, BlkStatus.IOERR);
+    if (this.#device.isReadonly) return this.#endNow(request, IOERR);
+    if (!this.#device.hasRanges) return this.#endNow(request, UNSUPP);
+    if (!Number.isInteger(count) || count === 0 || count > RANGES_MAX) return this.#endNow(request, IOERR);
+    if (!this.data.gather(chain, HEADER_BYTES, SCRATCH, 0, length)) return this.#endNow(request, IOERR);
     const allowedFlags = type === IoType.writeZeroes ? BLK_RANGE_UNMAP : 0;
     const blocks = this.#sectorsPerBlock;
     for (let i = 0; i < count; i++) {
       const at = i * BLK_RANGE_BYTES;
       const sector = SCRATCH_VIEW.getUint32(at + 4, true) * TWO_32 + SCRATCH_VIEW.getUint32(at, true);
       const sectors = SCRATCH_VIEW.getUint32(at + 8, true);
-      if ((SCRATCH_VIEW.getUint32(at + 12, true) & ~allowedFlags) !== 0) return this.#endNow(slot, BlkStatus.UNSUPP);
+      if ((SCRATCH_VIEW.getUint32(at + 12, true) & ~allowedFlags) !== 0) return this.#endNow(request, UNSUPP);
       const isAligned = sector % blocks === 0 && sectors % blocks === 0;
       const end = (sector + sectors) / blocks;
       if (!isAligned || end > this.#channel.blockCount || sectors > DISCARD_SECTORS_MAX) {
-        return this.#endNow(slot, BlkStatus.IOERR);
+        return this.#endNow(request, IOERR);
       }
     }
-    this.#pending[slot] = count;
+    request.pending = count;
     for (let i = 0; i < count; i++) {
       const at = i * BLK_RANGE_BYTES;
       const sector = SCRATCH_VIEW.getUint32(at + 4, true) * TWO_32 + SCRATCH_VIEW.getUint32(at, true);
-      const io = this.#takeIo();
-      this.#prepare(io, type, sector / blocks, SCRATCH_VIEW.getUint32(at + 8, true) / blocks, slot);
-      this.#channel.submit(io);
+      const sectors = SCRATCH_VIEW.getUint32(at + 8, true);
+      const io = i === 0 ? request.io : (this.#moreIos.pop() ?? new BdevIo(this));
+      io.tag = chain.head;
+      this.#submitRange(io, type, sector / blocks, sectors / blocks);
     }
     return true;
   }
 
   ioDone(io: Io): void {
-    const slot = io.tag;
-    this.#ios[this.#ioCount++] = io;
-    if (io.status !== IoStatus.success) this.#status[slot] = BlkStatus.IOERR;
-    const pending = (this.#pending[slot] as number) - 1;
-    this.#pending[slot] = pending;
-    if (pending > 0) return;
-    const mustFlush = io.type !== IoType.flush && io.type !== IoType.read && this.#channel.hasWriteCache;
-    if (mustFlush && this.#device.isWriteThrough && this.#status[slot] === BlkStatus.OK) {
-      this.#flush(slot);
-      return;
-    }
-    this.#finish(slot);
+    const request = this.#requests[io.tag] as Request;
+    if (io !== request.io) this.#moreIos.push(io);
+    if (io.status !== SUCCESS) request.status = IOERR;
+    if (--request.pending > 0) return;
+    const mustFlush = io.type !== FLUSH && io.type !== READ && this.#channel.hasWriteCache;
+    if (mustFlush && this.#device.isWriteThrough && request.status === OK) this.#flush(request);
+    else this.#finish(request);
   }
 
   /** Ends a request whose status is known without I/O. */
-  #endNow(slot: number, status: number): true {
-    this.#status[slot] = status;
-    this.#finish(slot);
+  #endNow(request: Request, status: number): true {
+    request.status = status;
+    this.#finish(request);
     return true;
   }
 
-  #finish(slot: number): void {
-    const window = this.memory.window(this.#statusWindow[slot] as number);
-    window.bytes[this.#statusOffset[slot] as number] = this.#status[slot] as number;
-    if (this.#segments[slot] !== NO_LIST) this.arena.release(this.#segments[slot] as number);
-    this.complete(slot, this.#usedLength[slot] as number);
+  #finish(request: Request): void {
+    request.statusBytes[request.statusOffset] = request.status;
+    if (request.list !== NONE) this.arena.release(request.list);
+    this.complete(request.io.tag, request.usedLength);
   }
 
-  /** The status byte is the last byte of the device-writable part. */
-  #locateStatus(chain: Chain): boolean {
-    if (chain.writableBytes === 0) return false;
-    let last = chain.count - 1;
-    while ((chain.lengths[last] as number) === 0) last--;
-    const window = this.memory.locate(chain.addresses, last, (chain.lengths[last] as number) - 1, 1);
-    if (window === NOWHERE) return false;
-    this.#statusWindow[chain.head] = window;
-    this.#statusOffset[chain.head] = this.memory.offset;
-    return true;
+  #makeRequest(slot: number): Request {
+    const request = new Request(this, slot);
+    this.#requests[slot] = request;
+    return request;
   }
 
-  #takeIo(): Io {
-    return this.#ioCount > 0 ? (this.#ios[--this.#ioCount] as Io) : new BdevIo(this);
-  }
-
-  #prepare(io: Io, type: IoType, offsetBlocks: number, countBlocks: number, slot: number): void {
+  /** An I/O without segments. */
+  #submitRange(io: Io, type: IoType, offsetBlocks: number, countBlocks: number): void {
     io.type = type;
     io.offsetBlocks = offsetBlocks;
     io.countBlocks = countBlocks;
     io.lengthBytes = countBlocks * this.#channel.blockSizeBytes;
     io.iovFirst = NO_SEGMENTS;
     io.iovCount = 0;
-    io.tag = slot;
-    if (type === IoType.flush) this.#pending[slot] = 1;
+    this.#channel.submit(io);
   }
 }

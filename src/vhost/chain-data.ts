@@ -4,15 +4,22 @@
  * part as a whole.
  */
 import { type GuestMemory, NOWHERE } from '../memory/guest-memory.ts';
-import { IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../sys/iov-arena.ts';
+import { IOV_LONG_ENTRIES, IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../sys/iov-arena.ts';
 import type { Chain } from '../virtio/chain.ts';
 
 /** The arena has no list now: try again when a request has ended. */
 export const ARENA_FULL = -2;
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const FULL = ARENA_FULL;
+const NOT_MAPPED = NOWHERE;
+const NONE = NO_LIST;
+const SHORT_ENTRIES = IOV_SHORT_ENTRIES;
+const LONG_ENTRIES = IOV_LONG_ENTRIES;
+
 export class ChainData {
   /** Set by `map`: the list that was taken, to be released in the arena. */
-  list = NO_LIST;
+  list = NONE;
   readonly #memory: GuestMemory;
   readonly #arena: IovArena;
 
@@ -27,20 +34,22 @@ export class ChainData {
    */
   map(chain: Chain, first: number, skip: number, length: number): number {
     const arena = this.#arena;
-    const isShort = chain.count <= IOV_SHORT_ENTRIES;
+    const isShort = chain.count <= SHORT_ENTRIES;
     let list = isShort ? arena.takeShort() : arena.takeLong();
-    if (list === NO_LIST) return ARENA_FULL;
-    let end = this.#append(chain, first, skip, length, list);
-    if (isShort && end > list + IOV_SHORT_ENTRIES) {
+    if (list === NONE) return FULL;
+    let room = isShort ? SHORT_ENTRIES : LONG_ENTRIES;
+    let end = this.#append(chain, first, skip, length, list, list + room);
+    if (isShort && end > list + room) {
       // Buffers cross so many region borders that a short list does not do.
       arena.release(list);
       list = arena.takeLong();
-      if (list === NO_LIST) return ARENA_FULL;
-      end = this.#append(chain, first, skip, length, list);
+      if (list === NONE) return FULL;
+      room = LONG_ENTRIES;
+      end = this.#append(chain, first, skip, length, list, list + room);
     }
-    if (end === NOWHERE || end > list + arena.entriesOf(list)) {
+    if (end === NOT_MAPPED || end > list + room) {
       arena.release(list);
-      return NOWHERE;
+      return NOT_MAPPED;
     }
     this.list = list;
     return end - list;
@@ -82,8 +91,7 @@ export class ChainData {
     return true;
   }
 
-  #append(chain: Chain, first: number, skip: number, length: number, list: number): number {
-    const end = list + this.#arena.entriesOf(list);
+  #append(chain: Chain, first: number, skip: number, length: number, list: number, listEnd: number): number {
     let entry = list;
     let left = length;
     let toSkip = skip;
@@ -94,8 +102,8 @@ export class ChainData {
         continue;
       }
       const take = Math.min(whole - toSkip, left);
-      entry = this.#memory.appendSegments(chain.addresses, i, toSkip, take, this.#arena, entry, end);
-      if (entry === NOWHERE || entry > end) return entry;
+      entry = this.#memory.appendSegments(chain.addresses, i, toSkip, take, this.#arena, entry, listEnd);
+      if (entry === NOT_MAPPED || entry > listEnd) return entry;
       left -= take;
       toSkip = 0;
     }

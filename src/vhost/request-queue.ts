@@ -16,6 +16,10 @@ import { CallCoalescing, type CoalescingSettings } from './call-coalescing.ts';
 import { ChainData } from './chain-data.ts';
 import { QueueCounter, type QueueCounters } from './queue-counters.ts';
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const NO_FAULT = RingFault.none;
+const PER_ROUND_MAX = CHAINS_PER_ROUND_MAX;
+const { requests: REQUESTS, inFlight: IN_FLIGHT } = QueueCounter;
 /** One for all queues of a thread: a request is parsed in one go. */
 const CHAIN = new Chain();
 
@@ -77,7 +81,8 @@ export abstract class RequestQueue implements Source {
     const ring = this.ring;
     let taken = 0;
     this.#isStarved = false;
-    while (taken < CHAINS_PER_ROUND_MAX && this.wantsMore() && ring.pop(CHAIN)) {
+    const count = Math.min(ring.look(), PER_ROUND_MAX);
+    while (taken < count && this.wantsMore() && ring.pop(CHAIN)) {
       if (!this.accept(CHAIN)) {
         ring.unpop(CHAIN.head);
         this.#isStarved = true;
@@ -85,15 +90,15 @@ export abstract class RequestQueue implements Source {
       }
       taken++;
     }
-    if (ring.fault !== RingFault.none && !this.#hasReportedFault) this.#reportFault(ring.fault);
-    if (taken > 0) this.#counters[QueueCounter.requests] = (this.#counters[QueueCounter.requests] as number) + taken;
+    if (ring.fault !== NO_FAULT && !this.#hasReportedFault) this.#reportFault(ring.fault);
+    if (taken > 0) this.#counters[REQUESTS] = (this.#counters[REQUESTS] as number) + taken;
     return taken;
   }
 
   publish(): void {
     if (this.ring.publish()) this.#isCallDue = true;
     if (this.#isCallDue && this.#mayCall()) this.#call();
-    this.#counters[QueueCounter.inFlight] = this.ring.inFlightCount;
+    this.#counters[IN_FLIGHT] = this.ring.inFlightCount;
     if (this.#onDrained !== null && this.ring.inFlightCount === 0) {
       const onDrained = this.#onDrained;
       this.#onDrained = null;

@@ -155,14 +155,14 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const own = this.#requests;
     const to = chain.head * REQUEST_WORDS;
     const isTogether = (chain.lengths[0] as number) >= SCSI_REQUEST_BYTES;
-    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, SCSI_REQUEST_BYTES) : NOWHERE;
+    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, SCSI_REQUEST_BYTES) : null;
     const { offset } = this.memory;
-    if (window === NOWHERE || (offset & 3) !== 0) {
+    if (window === null || (offset & 3) !== 0) {
       if (!this.data.gather(chain, 0, HEADER, 0, SCSI_REQUEST_BYTES)) return false;
       this.#requestBytes.set(HEADER, 4 * to);
       return true;
     }
-    const { words, bytes } = this.memory.window(window);
+    const { words, bytes } = window;
     const at = offset >>> 2;
     for (let i = 0; i < SHORT_WORDS; i++) own[to + i] = words[at + i] as number;
     if ((LONG_CDB_GROUPS & (1 << ((own[to + ATTRIBUTE_WORD] as number) >>> 29))) !== 0) {
@@ -363,9 +363,9 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const slot = chain.head;
     const first = chain.readableCount;
     const isWhole = (chain.lengths[first] as number) >= SCSI_RESPONSE_BYTES;
-    const window = isWhole ? this.memory.locate(chain.addresses, first, 0, SCSI_RESPONSE_BYTES) : NOWHERE;
-    this.#responseWindow[slot] = window;
-    if (window !== NOWHERE) {
+    const window = isWhole ? this.memory.locate(chain.addresses, first, 0, SCSI_RESPONSE_BYTES) : null;
+    this.#responseWindow[slot] = window === null ? NOWHERE : window.index;
+    if (window !== null) {
       this.#responseOffset[slot] = this.memory.offset;
       return true;
     }

@@ -40,10 +40,10 @@ export const RING_FAULT_TEXT: Readonly<Record<RingFault, string>> = {
 export class Chain {
   /** Descriptor index that identifies the chain in the used ring. */
   head = 0;
-  /** Guest physical address of each buffer. */
+  /** Guest physical address of each buffer, and room for one more: the ring's scratch. */
   readonly addresses: Float64Array;
   /** Length of each buffer in bytes. */
-  readonly lengths: Float64Array;
+  readonly lengths: Uint32Array;
   /** Buffers in all; the device-readable ones come first. */
   count = 0;
   /** How many of them the device may only read. */
@@ -52,8 +52,8 @@ export class Chain {
   writableBytes = 0;
 
   constructor(descriptorsMax = CHAIN_DESCRIPTORS_MAX) {
-    this.addresses = new Float64Array(descriptorsMax);
-    this.lengths = new Float64Array(descriptorsMax);
+    this.addresses = new Float64Array(descriptorsMax + 1);
+    this.lengths = new Uint32Array(descriptorsMax);
   }
 
   /** Takes over what another chain holds; there is room for it. */
@@ -68,30 +68,5 @@ export class Chain {
     this.readableCount = other.readableCount;
     this.readableBytes = other.readableBytes;
     this.writableBytes = other.writableBytes;
-  }
-
-  reset(head: number): void {
-    this.head = head;
-    this.count = 0;
-    this.readableCount = 0;
-    this.readableBytes = 0;
-    this.writableBytes = 0;
-  }
-
-  /** Adds one buffer; a fault when the chain may not have it. */
-  add(address: number, lengthBytes: number, isWritable: boolean): RingFault {
-    const count = this.count;
-    if (count === CHAIN_DESCRIPTORS_MAX) return RingFault.chainTooLong;
-    this.addresses[count] = address;
-    this.lengths[count] = lengthBytes;
-    if (isWritable) {
-      this.writableBytes += lengthBytes;
-    } else {
-      if (count !== this.readableCount) return RingFault.readableAfterWritable;
-      this.readableCount = count + 1;
-      this.readableBytes += lengthBytes;
-    }
-    this.count = count + 1;
-    return RingFault.none;
   }
 }

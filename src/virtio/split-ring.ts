@@ -14,7 +14,8 @@
  */
 import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
-import { type GuestMemory, NOWHERE } from '../memory/guest-memory.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, RingFault } from './chain.ts';
 
@@ -22,6 +23,8 @@ const DESC_NEXT = 1;
 const DESC_WRITE = 2;
 const DESC_INDIRECT = 4;
 const DESC_BYTES = 16;
+const DESC_SHIFT = 4;
+const DESC_WORDS = 4;
 
 /** Positions in the available and used rings as u16 elements. */
 const FLAGS = 0;
@@ -31,12 +34,13 @@ const RING = 2;
 const AVAIL_NO_INTERRUPT = 1;
 const USED_NO_NOTIFY = 1;
 const TWO_32 = 2 ** 32;
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const NO_FAULT = RingFault.none;
+const DESCRIPTORS_MAX = CHAIN_DESCRIPTORS_MAX;
 
 /** Where an indirect table that cannot be read in place is copied to; one for all rings of a thread. */
 const TABLE = new Uint32Array((CHAIN_DESCRIPTORS_MAX * DESC_BYTES) / 4);
 const TABLE_BYTES = new Uint8Array(TABLE.buffer);
-/** Guest physical address of the indirect table that is looked at. */
-const TABLE_ADDRESS = new Float64Array(1);
 
 export interface SplitRingSetup {
   /** Entries, a power of two. */
@@ -58,13 +62,14 @@ export function splitRingBytes(size: number): { descriptor: number; available: n
 export class SplitRing {
   readonly size: number;
   /** What the driver broke; nothing is taken from a broken ring. */
-  fault: RingFault = RingFault.none;
+  fault: RingFault = NO_FAULT;
   readonly #mask: number;
   readonly #descriptors: Uint32Array;
   readonly #avail: Uint16Array;
   readonly #used: Uint16Array;
   readonly #usedElements: Uint32Array;
   readonly #views = new MappingViews();
+  readonly #prefetch: ChainPrefetch;
   readonly #memory: GuestMemory;
   readonly #hasEventIdx: boolean;
   /** 1 for a head that was taken and not yet pushed (CVE-2026-45782: the same head twice). */
@@ -93,6 +98,8 @@ export class SplitRing {
     const used = part(setup.usedAddress, bytes.used);
     this.#used = new Uint16Array(used);
     this.#usedElements = new Uint32Array(used, 4, 2 * setup.size);
+    const entriesAddress = setup.availableAddress + 2 * RING;
+    this.#prefetch = new ChainPrefetch(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
     this.#nextAvail = setup.nextAvail & 0xffff;
     this.#availIdx = this.#nextAvail;
     // The used index is the device's own: it goes on from what the last device left.
@@ -112,7 +119,16 @@ export class SplitRing {
   /** True when the driver has made chains available that were not taken. One atomic load. */
   hasAvailable(): boolean {
     // Acquire: what the driver wrote before it moved the index is seen by the reads that follow.
-    return this.fault === RingFault.none && Atomics.load(this.#avail, INDEX) !== this.#nextAvail;
+    return this.fault === NO_FAULT && Atomics.load(this.#avail, INDEX) !== this.#nextAvail;
+  }
+
+  /**
+   * How many chains there are to take, by one look at the driver's index unless some are left of the last. A round
+   * takes no more than that: looking again after each chain would take them one by one from a driver that keeps up.
+   */
+  look(): number {
+    if (this.#nextAvail === this.#availIdx && !this.#refresh()) return 0;
+    return (this.#availIdx - this.#nextAvail) & 0xffff;
   }
 
   /** Takes one chain. False when there is none, or when the driver broke the ring (`fault` is then set). */
@@ -122,9 +138,8 @@ export class SplitRing {
     const head = this.#avail[RING + (position & this.#mask)] as number;
     if (head >= this.size) return this.#break(RingFault.headOutOfRange);
     if (this.#inFlight[head] !== 0) return this.#break(RingFault.headInFlight);
-    chain.reset(head);
-    const fault = this.#walk(head, chain);
-    if (fault !== RingFault.none) return this.#break(fault);
+    const fault = this.#read(head, chain);
+    if (fault !== NO_FAULT) return this.#break(fault);
     this.#inFlight[head] = 1;
     this.#inFlightCount++;
     this.#nextAvail = (position + 1) & 0xffff;
@@ -182,14 +197,18 @@ export class SplitRing {
 
   /** Takes back the views. The ring must not be used afterwards. */
   close(): void {
+    this.#prefetch.close();
     this.#views.close();
   }
 
   #refresh(): boolean {
-    if (this.fault !== RingFault.none) return false;
+    if (this.fault !== NO_FAULT) return false;
     const index = Atomics.load(this.#avail, INDEX);
     if (index === this.#nextAvail) return false;
-    if (((index - this.#nextAvail) & 0xffff) > this.size) return this.#break(RingFault.availIndexJump);
+    const count = (index - this.#nextAvail) & 0xffff;
+    if (count > this.size) return this.#break(RingFault.availIndexJump);
+    // One chain alone gains nothing by it.
+    if (count > 1) this.#prefetch.run(this.#nextAvail, count);
     this.#availIdx = index;
     return true;
   }
@@ -201,62 +220,66 @@ export class SplitRing {
     return false;
   }
 
-  #walk(head: number, chain: Chain): RingFault {
-    const table = this.#descriptors;
+  /** Copies the chain at `head` out of the guest: each field of a descriptor is read once. */
+  #read(head: number, chain: Chain): RingFault {
+    const { addresses, lengths } = chain;
+    let table: Uint32Array = this.#descriptors;
+    let first = 0;
+    let entries = this.size;
+    let left = entries;
+    let isIndirect = false;
     let index = head;
-    for (let walked = 0; walked < this.size; walked++) {
-      const at = index * 4;
-      const address = (table[at + 1] as number) * TWO_32 + (table[at] as number);
+    let count = 0;
+    let readableCount = 0;
+    let readableBytes = 0;
+    let writableBytes = 0;
+    for (;;) {
+      const at = first + index * DESC_WORDS;
+      addresses[count] = (table[at + 1] as number) * TWO_32 + (table[at] as number);
       const length = table[at + 2] as number;
       const flagsAndNext = table[at + 3] as number;
       if ((flagsAndNext & DESC_INDIRECT) !== 0) {
-        TABLE_ADDRESS[0] = address;
-        return this.#walkIndirect(length, flagsAndNext, chain);
+        // A driver may use one even where INDIRECT_DESC was not negotiated (Windows does).
+        if (isIndirect) return RingFault.indirectNested;
+        if ((flagsAndNext & DESC_NEXT) !== 0) return RingFault.indirectWithNext;
+        if (length === 0 || (length & (DESC_BYTES - 1)) !== 0 || length > TABLE_BYTES.length)
+          return RingFault.indirectLength;
+        const window = this.#memory.locate(addresses, count, 0, length);
+        if (window !== null && (this.#memory.offset & 3) === 0) {
+          table = window.words;
+          first = this.#memory.offset >>> 2;
+        } else {
+          if (!this.#memory.read(addresses, count, 0, TABLE_BYTES, 0, length)) return RingFault.indirectAddress;
+          table = TABLE;
+          first = 0;
+        }
+        isIndirect = true;
+        entries = length >>> DESC_SHIFT;
+        left = entries;
+        index = 0;
+        continue;
       }
-      const fault = chain.add(address, length, (flagsAndNext & DESC_WRITE) !== 0);
-      if (fault !== RingFault.none) return fault;
-      if ((flagsAndNext & DESC_NEXT) === 0) return lengthFault(chain);
-      index = flagsAndNext >>> 16;
-      if (index >= this.size) return RingFault.nextOutOfRange;
-    }
-    return RingFault.chainTooLong;
-  }
-
-  /**
-   * Of the table at `TABLE_ADDRESS`. A driver may use one even where INDIRECT_DESC was not negotiated (Windows does).
-   */
-  #walkIndirect(lengthBytes: number, flags: number, chain: Chain): RingFault {
-    if ((flags & DESC_NEXT) !== 0) return RingFault.indirectWithNext;
-    if (lengthBytes === 0 || lengthBytes % DESC_BYTES !== 0 || lengthBytes > TABLE_BYTES.length) {
-      return RingFault.indirectLength;
-    }
-    const entries = lengthBytes / DESC_BYTES;
-    let table: Uint32Array = TABLE;
-    let base = 0;
-    const window = this.#memory.locate(TABLE_ADDRESS, 0, 0, lengthBytes);
-    if (window !== NOWHERE && (this.#memory.offset & 3) === 0) {
-      table = this.#memory.window(window).words;
-      base = this.#memory.offset >>> 2;
-    } else if (!this.#memory.read(TABLE_ADDRESS, 0, 0, TABLE_BYTES, 0, lengthBytes)) {
-      return RingFault.indirectAddress;
-    }
-    let index = 0;
-    for (let walked = 0; walked < entries; walked++) {
-      const at = base + index * 4;
-      const bufferAddress = (table[at + 1] as number) * TWO_32 + (table[at] as number);
-      const length = table[at + 2] as number;
-      const flagsAndNext = table[at + 3] as number;
-      if ((flagsAndNext & DESC_INDIRECT) !== 0) return RingFault.indirectNested;
-      const fault = chain.add(bufferAddress, length, (flagsAndNext & DESC_WRITE) !== 0);
-      if (fault !== RingFault.none) return fault;
-      if ((flagsAndNext & DESC_NEXT) === 0) return lengthFault(chain);
+      if (count === DESCRIPTORS_MAX) return RingFault.chainTooLong;
+      lengths[count] = length;
+      if ((flagsAndNext & DESC_WRITE) !== 0) {
+        writableBytes += length;
+      } else {
+        if (count !== readableCount) return RingFault.readableAfterWritable;
+        readableCount++;
+        readableBytes += length;
+      }
+      count++;
+      if ((flagsAndNext & DESC_NEXT) === 0) break;
       index = flagsAndNext >>> 16;
       if (index >= entries) return RingFault.nextOutOfRange;
+      if (--left === 0) return RingFault.chainTooLong;
     }
-    return RingFault.chainTooLong;
+    if (readableBytes + writableBytes > TWO_32) return RingFault.lengthOverflow;
+    chain.head = head;
+    chain.count = count;
+    chain.readableCount = readableCount;
+    chain.readableBytes = readableBytes;
+    chain.writableBytes = writableBytes;
+    return NO_FAULT;
   }
-}
-
-function lengthFault(chain: Chain): RingFault {
-  return chain.readableBytes + chain.writableBytes > TWO_32 ? RingFault.lengthOverflow : RingFault.none;
 }
