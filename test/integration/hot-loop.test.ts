@@ -1,6 +1,6 @@
 /**
- * The data path allocates nothing per request: millions of reads and writes through ring, queue, channel and what carries
- * them out, in this thread, leave the heap as it was.
+ * The data path allocates nothing per request: millions of reads and writes through ring, queue, channel and what
+ * carries them out, in this thread, leave the heap as it was.
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
