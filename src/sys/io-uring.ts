@@ -105,7 +105,13 @@ export class IoUring {
   /** Throws what the kernel refuses: `ENOSYS` or `EPERM` where io_uring is absent or switched off. */
   constructor(fileFd: number, options: IoUringOptions) {
     const params = new Uint32Array(PARAM_BYTES / 4);
-    [this.#fd, this.#setup] = setUp(options, params);
+    this.wakeFd = options.ioPoll ? -1 : createEventFd();
+    try {
+      [this.#fd, this.#setup] = setUp(options, params);
+    } catch (error) {
+      if (this.wakeFd >= 0) closeFd(this.wakeFd);
+      throw error;
+    }
     const at = (base: number, index: number): number => params[base + index] as number;
     const sq = (index: number): number => at(Param.sqOffsets, index) / 4;
     const cq = (index: number): number => at(Param.cqOffsets, index) / 4;
@@ -126,7 +132,6 @@ export class IoUring {
     // Entries are used in the order of their places, so the index array never changes.
     for (let i = 0; i < sqEntries; i++) this.#ring[sq(6) + i] = i;
     checkErrno(native.uringRegister(this.#fd, Register.files, Int32Array.of(fileFd)), 'cannot register a file');
-    this.wakeFd = options.ioPoll ? -1 : createEventFd();
     if (this.wakeFd >= 0) {
       const events = Int32Array.of(this.wakeFd);
       checkErrno(native.uringRegister(this.#fd, Register.eventFd, events), 'cannot register an eventfd');

@@ -100,6 +100,21 @@ describe.for([
   });
 });
 
+test('a reactor that sleeps at once is woken by completions', async () => {
+  const daemon = await RinghostDaemon.start(['--mode', 'interrupt']);
+  const path = await serveBlk(daemon, 'File0', { filename: fileOf(DISK_BYTES) });
+  const stamps = new BlockStamps(DISK_BYTES / BLOCK_BYTES, BLOCK_BYTES, { isZeroed: true });
+  const host = await BlkInitiator.connect(path);
+  for (const depth of [1, 4, 64]) {
+    const load = new BlkLoadGenerator(host, { ...LOAD, depth, stamps });
+    expect(await load.runAsync({ count: 3000 })).toMatchObject({ errors: 0, mismatches: 0 });
+    load.close();
+  }
+  await host.flush();
+  host.close();
+  await daemon.close();
+});
+
 describe('a file disk', () => {
   let daemon: RinghostDaemon;
   beforeAll(async () => {
