@@ -17,6 +17,8 @@ import { attentions, BLOCK_BYTES, CTRLR, read10, ScsiBench, TEST_UNIT_READY, wri
 const DISK_BYTES = 8 * MIB;
 /** A request waits for the thaw: longer than the deadline of a removal. */
 const HUNG_MS_MAX = 60_000;
+/** For what comes soon, on a machine that may be busy. */
+const WAIT = { timeout: 30_000 };
 const HUNG = 0;
 const OTHER = 1;
 
@@ -90,7 +92,7 @@ describe.skipIf(whyNoLoopDevices() !== null)('a bdev that hangs', () => {
       (error: Error) => error.message,
     );
     await expect
-      .poll(async () => (await host.command({ target: HUNG, cdb: TEST_UNIT_READY })).response)
+      .poll(async () => (await host.command({ target: HUNG, cdb: TEST_UNIT_READY })).response, WAIT)
       .toBe(ScsiResponse.BAD_TARGET);
     for (;;) {
       const read = await host.command({ target: OTHER, cdb: read10(0, 1), inBytes: BLOCK_BYTES });
@@ -103,7 +105,10 @@ describe.skipIf(whyNoLoopDevices() !== null)('a bdev that hangs', () => {
     thaw();
     expect((await hung).response).toBe(ScsiResponse.ABORTED);
     await expect
-      .poll(async () => (await bench.daemon.rpc.call('vhost_get_controllers', { name: CTRLR }))[0]?.backend_specific)
+      .poll(
+        async () => (await bench.daemon.rpc.call('vhost_get_controllers', { name: CTRLR }))[0]?.backend_specific,
+        WAIT,
+      )
       .toMatchObject({ scsi: [{ id: OTHER }] });
   });
 });
