@@ -12,7 +12,7 @@ const MIB = 1 << 20;
 const QUEUES = 4;
 const LONG_MS = 300_000;
 const ATTACH_CYCLES = 100;
-/** A minute and a half on a quiet machine, ten on a very busy one. */
+/** It took ten minutes on a very busy machine. */
 const CYCLES_MS_MAX = 1_800_000;
 /** Below the slots that `Guest` gives to its disks. */
 const SCSI_SLOT = 0x0f;
