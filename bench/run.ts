@@ -56,7 +56,7 @@ export async function runRounds(
       noise.push(measureNoise([place.target, place.client]));
       for (const { scenario, samples } of rows) {
         if (round >= (scenario.roundsMax ?? rounds)) continue;
-        for (const [kind, target] of targets) {
+        for (const [kind, target] of rotated([...targets], round)) {
           stop.throwIfAborted();
           const list = samples.get(kind.name);
           if (list === undefined) continue;
@@ -83,6 +83,12 @@ export async function runRounds(
     stealTicks: stealTicks() - stealBefore,
     elapsedMs: performance.now() - sinceMs,
   };
+}
+
+/** Another one is first in every round: a disk that has rested takes the first writes faster. */
+function rotated<T>(list: readonly T[], by: number): T[] {
+  const at = by % Math.max(1, list.length);
+  return [...list.slice(at), ...list.slice(0, at)];
 }
 
 /** Pages that were never touched are read and written faster, or slower, than those of a disk in use. */

@@ -7,7 +7,7 @@ import type { Scenario } from './scenario.ts';
 
 const ENDPOINT = { protocol: 'blk', disk: 'file' } as const;
 /** A disk's own speed varies less than a core's, and its rounds are slow to start. */
-const ROUNDS_MAX = 3;
+const ROUNDS_MAX = 4;
 
 const MIXES = [
   { title: 'random read', writePercent: 0, depths: [1, 32, 128] },

@@ -57,6 +57,8 @@ async function run(core: number, file: string, load: Load, durationMs: number, w
     bs: blockBytes,
     iodepth: depth * queues,
     time_based: 1,
+    // A process would begin a session of its own, and lose the priority of ours.
+    thread: 1,
     runtime: `${durationMs}ms`,
     ramp_time: `${warmUpMs}ms`,
     'output-format': 'json',
