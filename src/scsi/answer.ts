@@ -2,6 +2,10 @@
 import { NO_FIELD, NO_INFORMATION, writeSense } from './sense.ts';
 import { ScsiStatus, type ScsiTask, ServiceResponse } from './task.ts';
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const COMPLETE = ServiceResponse.complete;
+const GOOD = ScsiStatus.good;
+
 /** Parameter data is built here: one for all targets of a thread, because a command is answered in one go. */
 export const SCRATCH = new Uint8Array(16_384);
 
@@ -14,8 +18,8 @@ export function clearedScratch(lengthBytes: number): Uint8Array {
 /** What a task says before anything happened to it. */
 export function resetAnswer(task: ScsiTask): void {
   task.needsBuffers = true;
-  task.response = ServiceResponse.complete;
-  task.status = ScsiStatus.good;
+  task.response = COMPLETE;
+  task.status = GOOD;
   task.senseLength = 0;
   task.transferredBytes = 0;
   task.residualBytes = 0;

@@ -37,6 +37,11 @@ export interface CommandOwner {
 
 const IDLE: Step = () => {};
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const COMPLETE = ServiceResponse.complete;
+const SUCCESS = IoStatus.success;
+const NONE = NO_BOUNCE;
+
 export class Command implements IoOwner, BounceWaiter {
   readonly unit: UnitState;
   readonly io: BdevIo;
@@ -52,19 +57,20 @@ export class Command implements IoOwner, BounceWaiter {
   isInIo = false;
   isWaitingForBounce = false;
   /** Not `complete`: how the command ends instead, because it was aborted. */
-  abortResponse: ServiceResponse = ServiceResponse.complete;
+  abortResponse: ServiceResponse = COMPLETE;
   #isStepping = false;
   #hasNext = false;
 
   /** The range that the CDB names. */
-  lba = 0;
-  blocks = 0;
+  // Fractions at first, so that the engine keeps these as doubles always and need not look before each use.
+  lba = 0.5;
+  blocks = 0.5;
   /** Blocks done so far, and those under way. */
   doneBlocks = 0;
   pieceBlocks = 0;
   /** Bytes of data-out that were used. */
   dataBytes = 0;
-  bounce = NO_BOUNCE;
+  bounce = NONE;
   /** For parameters that outlive a wait; made when first needed. */
   #storage: Uint8Array | null = null;
 
@@ -88,7 +94,7 @@ export class Command implements IoOwner, BounceWaiter {
     this.definition = definition;
     this.isActive = true;
     this.sequence++;
-    this.abortResponse = ServiceResponse.complete;
+    this.abortResponse = COMPLETE;
     this.next = definition.run;
     this.#step();
   }
@@ -100,7 +106,7 @@ export class Command implements IoOwner, BounceWaiter {
     this.#isStepping = true;
     while (this.#hasNext) {
       this.#hasNext = false;
-      if (this.abortResponse === ServiceResponse.complete) this.next(this);
+      if (this.abortResponse === COMPLETE) this.next(this);
       else this.#endAborted();
     }
     this.#isStepping = false;
@@ -114,7 +120,7 @@ export class Command implements IoOwner, BounceWaiter {
 
   /** Ends the command with `response` as soon as no I/O of it is under way. */
   abort(response: ServiceResponse): void {
-    assert(response !== ServiceResponse.complete, 'an aborted command does not complete');
+    assert(response !== COMPLETE, 'an aborted command does not complete');
     this.abortResponse = response;
     if (this.isWaitingForBounce) {
       this.isWaitingForBounce = false;
@@ -170,7 +176,7 @@ export class Command implements IoOwner, BounceWaiter {
     this.next = then;
     this.isWaitingForBounce = true;
     const index = this.unit.bounce.take(this);
-    if (index !== NO_BOUNCE) this.bounceReady(index);
+    if (index !== NONE) this.bounceReady(index);
   }
 
   /** Waits for something that is neither I/O nor memory: `then` runs after `resume`. */
@@ -248,7 +254,7 @@ export class Command implements IoOwner, BounceWaiter {
 
   /** True, and the command has failed, when the I/O did. */
   hasFailed(): boolean {
-    if (this.io.status === IoStatus.success) return false;
+    if (this.io.status === SUCCESS) return false;
     if (this.unit.channel.isRemoved) this.fail(Sense.lunNotSupported);
     else this.fail(this.io.type === IoType.read ? Sense.unrecoveredReadError : Sense.writeError);
     return true;
@@ -291,9 +297,9 @@ export class Command implements IoOwner, BounceWaiter {
 
   #free(): void {
     assert(this.isActive && !this.isInIo, 'a command ends once, after its I/O');
-    if (this.bounce !== NO_BOUNCE) {
+    if (this.bounce !== NONE) {
       const bounce = this.bounce;
-      this.bounce = NO_BOUNCE;
+      this.bounce = NONE;
       this.unit.bounce.release(bounce);
     }
     this.isActive = false;

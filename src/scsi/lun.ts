@@ -14,6 +14,9 @@ import { type UnitDirectory, type UnitOptions, UnitState } from './unit-state.ts
 /** NACA in the control byte: auto contingent allegiance, which is not offered. */
 const NACA = 0x04;
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const { headOfQueue: HEAD_OF_QUEUE, ordered: ORDERED, aca: ACA } = TaskAttribute;
+
 /** Somebody waits for the end of some commands. */
 interface Watch {
   readonly commands: Set<Command>;
@@ -44,7 +47,7 @@ export class LogicalUnit implements CommandOwner {
   /** Takes a task whose answer fields are reset. */
   accept(task: ScsiTask): void {
     const definition = findCommand(task.cdb);
-    const isFirst = task.attribute === TaskAttribute.headOfQueue;
+    const isFirst = task.attribute === HEAD_OF_QUEUE;
     if ((isFirst || this.#waiting.length === 0) && this.#mayStart(task, definition)) this.#start(task, definition);
     else if (isFirst) this.#waiting.unshift(task);
     else this.#waiting.push(task);
@@ -155,7 +158,7 @@ export class LogicalUnit implements CommandOwner {
   /** What every command is checked for. False: the task has its answer. */
   #admit(task: ScsiTask, definition: CommandDefinition): boolean {
     const state = this.state;
-    if (task.attribute === TaskAttribute.aca) return this.#refuse(task, Sense.invalidMessage);
+    if (task.attribute === ACA) return this.#refuse(task, Sense.invalidMessage);
     if (!definition.ignoresAttention && this.#tellAttention(task)) return false;
     if (!state.supports(definition)) return this.#refuse(task, Sense.invalidOpcode);
     if (((task.cdb[definition.usage.length - 1] as number) & NACA) !== 0) {
@@ -170,7 +173,7 @@ export class LogicalUnit implements CommandOwner {
   }
 
   #refuseUnknown(task: ScsiTask): void {
-    if (task.attribute !== TaskAttribute.aca && this.#tellAttention(task)) return;
+    if (task.attribute !== ACA && this.#tellAttention(task)) return;
     if (hasServiceActions(task.cdb[0] as number)) {
       this.#refuse(task, Sense.invalidFieldInCdb, fieldPointer(1, 4, true));
     } else this.#refuse(task, Sense.invalidOpcode);
@@ -200,5 +203,5 @@ export class LogicalUnit implements CommandOwner {
 }
 
 function runsAlone(task: ScsiTask, definition: CommandDefinition | null): boolean {
-  return task.attribute === TaskAttribute.ordered || definition?.isAtomic === true;
+  return task.attribute === ORDERED || definition?.isAtomic === true;
 }

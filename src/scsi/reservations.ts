@@ -38,29 +38,33 @@ export interface Registration {
   keyLow: number;
 }
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const NOBODY = NO_NEXUS;
+const NO_TYPE = ReservationType.none;
+
 export class Reservations {
   /** Nexus that holds the SPC-2 reservation. */
-  reservedBy = NO_NEXUS;
+  reservedBy = NOBODY;
   /** Changes with every change of registrations. */
   generation = 0;
   /** In the order of registration. */
   registrations: Registration[] = [];
-  type: ReservationType = ReservationType.none;
+  type: ReservationType = NO_TYPE;
   /** Holder of a reservation that is not for all registrants. */
-  holder = NO_NEXUS;
+  holder = NOBODY;
 
   /** False on the hot path of a unit that nobody reserved. */
   get isInForce(): boolean {
-    return this.reservedBy !== NO_NEXUS || this.type !== ReservationType.none;
+    return this.reservedBy !== NOBODY || this.type !== NO_TYPE;
   }
 
   conflicts(nexus: number, access: AccessKind): boolean {
     if (access === AccessKind.free) return false;
-    if (this.reservedBy !== NO_NEXUS) {
+    if (this.reservedBy !== NOBODY) {
       if (access === AccessKind.persistentReserve) return true;
       return access !== AccessKind.reserve && nexus !== this.reservedBy;
     }
-    if (this.type === ReservationType.none || access === AccessKind.reserve) return false;
+    if (this.type === NO_TYPE || access === AccessKind.reserve) return false;
     if (access === AccessKind.persistentReserve || access === AccessKind.persistentFree) return false;
     if (this.isHolder(nexus)) return false;
     if (this.isForRegistrants && this.find(nexus) !== undefined) return false;
@@ -73,7 +77,7 @@ export class Reservations {
 
   isHolder(nexus: number): boolean {
     if (this.isForAll) return this.find(nexus) !== undefined;
-    return this.type !== ReservationType.none && this.holder === nexus;
+    return this.type !== NO_TYPE && this.holder === nexus;
   }
 
   /** All registrants hold it. */
@@ -88,12 +92,12 @@ export class Reservations {
 
   reserve(nexus: number, type: ReservationType): void {
     this.type = type;
-    this.holder = this.isForAll ? NO_NEXUS : nexus;
+    this.holder = this.isForAll ? NOBODY : nexus;
   }
 
   release(): void {
-    this.type = ReservationType.none;
-    this.holder = NO_NEXUS;
+    this.type = NO_TYPE;
+    this.holder = NOBODY;
   }
 
   register(nexus: number, keyHigh: number, keyLow: number): void {
@@ -123,7 +127,7 @@ export class Reservations {
 /** Type of a PERSISTENT RESERVE OUT CDB, or null when there is no such type. */
 export function reservationType(code: number): ReservationType | null {
   const types: readonly number[] = Object.values(ReservationType);
-  return code !== ReservationType.none && types.includes(code) ? (code as ReservationType) : null;
+  return code !== NO_TYPE && types.includes(code) ? (code as ReservationType) : null;
 }
 
 function isWriteExclusive(type: ReservationType): boolean {

@@ -28,6 +28,15 @@ import {
 import { ARENA_FULL } from './chain-data.ts';
 import { type QueueOptions, RequestQueue } from './request-queue.ts';
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const REQUEST_BYTES = SCSI_REQUEST_BYTES;
+const RESPONSE_BYTES = SCSI_RESPONSE_BYTES;
+const SENSE_BYTES = SCSI_SENSE_BYTES;
+const NOT_MAPPED = NOWHERE;
+const NONE = NO_LIST;
+const FULL = ARENA_FULL;
+const { FAILURE, BAD_TARGET, BUSY } = ScsiResponse;
+
 /** Results of `mapData`, as the task interface has them. */
 const MAPPED = 0;
 const MAP_FAULT = -1;
@@ -105,7 +114,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     this.#device = options.device;
     this.#responseWindow = new Int32Array(size);
     this.#responseOffset = new Uint32Array(size);
-    this.#list = new Int32Array(size).fill(NO_LIST);
+    this.#list = new Int32Array(size).fill(NONE);
     this.#isFaulty = new Uint8Array(size);
     this.#moreLists = emptySlots<number[]>(size);
     this.#tasks = emptySlots<ScsiTask>(size);
@@ -135,17 +144,17 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
 
   protected override accept(chain: Chain): boolean {
     const slot = chain.head;
-    if (chain.writableBytes < SCSI_RESPONSE_BYTES) return this.refuse(chain, 'has no room for the response');
+    if (chain.writableBytes < RESPONSE_BYTES) return this.refuse(chain, 'has no room for the response');
     if (!this.#locateResponse(chain)) return this.refuse(chain, 'has its response outside the memory');
     this.#isFaulty[slot] = 0;
     this.#newSlot = slot;
     this.#newChain = chain;
-    if (chain.readableBytes >= SCSI_REQUEST_BYTES && this.#copyRequest(chain)) this.#begin(chain);
-    else this.#endNow(slot, ScsiResponse.FAILURE);
+    if (chain.readableBytes >= REQUEST_BYTES && this.#copyRequest(chain)) this.#begin(chain);
+    else this.#endNow(slot, FAILURE);
     // What has not ended yet, and may come back to its buffers, keeps them.
     if (this.#newSlot === slot) {
       this.#newSlot = NO_SLOT;
-      if ((this.#tasks[slot] as ScsiTask).needsBuffers || this.#responseWindow[slot] === NOWHERE) this.#keep(chain);
+      if ((this.#tasks[slot] as ScsiTask).needsBuffers || this.#responseWindow[slot] === NOT_MAPPED) this.#keep(chain);
     }
     return true;
   }
@@ -154,11 +163,11 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   #copyRequest(chain: Chain): boolean {
     const own = this.#requests;
     const to = chain.head * REQUEST_WORDS;
-    const isTogether = (chain.lengths[0] as number) >= SCSI_REQUEST_BYTES;
-    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, SCSI_REQUEST_BYTES) : null;
+    const isTogether = (chain.lengths[0] as number) >= REQUEST_BYTES;
+    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, REQUEST_BYTES) : null;
     const { offset } = this.memory;
     if (window === null || (offset & 3) !== 0) {
-      if (!this.data.gather(chain, 0, HEADER, 0, SCSI_REQUEST_BYTES)) return false;
+      if (!this.data.gather(chain, 0, HEADER, 0, REQUEST_BYTES)) return false;
       this.#requestBytes.set(HEADER, 4 * to);
       return true;
     }
@@ -167,7 +176,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     for (let i = 0; i < SHORT_WORDS; i++) own[to + i] = words[at + i] as number;
     if ((LONG_CDB_GROUPS & (1 << ((own[to + ATTRIBUTE_WORD] as number) >>> 29))) !== 0) {
       const rest = 4 * SHORT_WORDS;
-      for (let i = rest; i < SCSI_REQUEST_BYTES; i++) this.#requestBytes[4 * to + i] = bytes[offset + i] as number;
+      for (let i = rest; i < REQUEST_BYTES; i++) this.#requestBytes[4 * to + i] = bytes[offset + i] as number;
     }
     return true;
   }
@@ -175,14 +184,14 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   /** Gives the slot's request to its target. */
   #begin(chain: Chain): void {
     const slot = chain.head;
-    const dataOutBytes = chain.readableBytes - SCSI_REQUEST_BYTES;
-    const dataInBytes = chain.writableBytes - SCSI_RESPONSE_BYTES;
+    const dataOutBytes = chain.readableBytes - REQUEST_BYTES;
+    const dataInBytes = chain.writableBytes - RESPONSE_BYTES;
     const words = this.#requests;
     const at = slot * REQUEST_WORDS;
     const lun = words[at] as number;
     // Both directions in one request need INOUT, which is not offered.
-    if (dataOutBytes > 0 && dataInBytes > 0) this.#endNow(slot, ScsiResponse.FAILURE);
-    else if (this.isDetached || (lun & LUN_FORMAT_MASK) !== LUN_FORMAT) this.#endNow(slot, ScsiResponse.BAD_TARGET);
+    if (dataOutBytes > 0 && dataInBytes > 0) this.#endNow(slot, FAILURE);
+    else if (this.isDetached || (lun & LUN_FORMAT_MASK) !== LUN_FORMAT) this.#endNow(slot, BAD_TARGET);
     else {
       this.#targetOf[slot] = lun >>> 8;
       const task = this.#taskOf(slot);
@@ -205,7 +214,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const slots = this.#retries.slice(0, this.#retryCount);
     this.#retryCount = 0;
     for (const slot of slots) {
-      if (this.#targetOf[slot] === target) this.#endNow(slot, ScsiResponse.BUSY);
+      if (this.#targetOf[slot] === target) this.#endNow(slot, BUSY);
       else this.#retries[this.#retryCount++] = slot;
     }
   }
@@ -216,7 +225,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const length = Math.min(lengthBytes, task.dataInBytes - offset);
     if (length <= 0) return 0;
     const chain = this.#chainOf(task.slot);
-    if (!this.data.scatter(chain, SCSI_RESPONSE_BYTES + offset, source, 0, length)) this.#isFaulty[task.slot] = 1;
+    if (!this.data.scatter(chain, RESPONSE_BYTES + offset, source, 0, length)) this.#isFaulty[task.slot] = 1;
     return length;
   }
 
@@ -224,7 +233,7 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     const length = Math.min(lengthBytes, task.dataOutBytes - offset);
     if (length <= 0) return 0;
     const chain = this.#chainOf(task.slot);
-    if (this.data.gather(chain, SCSI_REQUEST_BYTES + offset, target, 0, length)) return length;
+    if (this.data.gather(chain, REQUEST_BYTES + offset, target, 0, length)) return length;
     this.#isFaulty[task.slot] = 1;
     return 0;
   }
@@ -234,46 +243,46 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     if (offset + lengthBytes > (isRead ? task.dataInBytes : task.dataOutBytes)) return MAP_FAULT;
     const chain = this.#chainOf(slot);
     const first = isRead ? chain.readableCount : 0;
-    const skip = (isRead ? SCSI_RESPONSE_BYTES : SCSI_REQUEST_BYTES) + offset;
+    const skip = (isRead ? RESPONSE_BYTES : REQUEST_BYTES) + offset;
     const count = this.data.map(chain, first, skip, lengthBytes);
-    if (count === ARENA_FULL) {
+    if (count === FULL) {
       this.#retries[this.#retryCount++] = slot;
       return MAP_RETRY;
     }
-    if (count === NOWHERE) {
+    if (count === NOT_MAPPED) {
       this.#isFaulty[slot] = 1;
       return MAP_FAULT;
     }
     io.iovFirst = this.data.list;
     io.iovCount = count;
-    if (this.#list[slot] === NO_LIST) this.#list[slot] = this.data.list;
+    if (this.#list[slot] === NONE) this.#list[slot] = this.data.list;
     else this.#keepList(slot, this.data.list);
     return MAPPED;
   }
 
   taskDone(task: ScsiTask): void {
     const { slot } = task;
-    const response = this.#isFaulty[slot] === 0 ? task.response : ScsiResponse.FAILURE;
-    const senseBytes = Math.min(task.senseLength, SCSI_SENSE_BYTES);
+    const response = this.#isFaulty[slot] === 0 ? task.response : FAILURE;
+    const senseBytes = Math.min(task.senseLength, SENSE_BYTES);
     const window = this.#responseWindow[slot] as number;
-    if (window !== NOWHERE) {
+    if (window !== NOT_MAPPED) {
       const { bytes, words } = this.memory.window(window);
       encodeResponse(bytes, words, this.#responseOffset[slot] as number, task, response, senseBytes);
     } else {
       RESPONSE.fill(0);
       encodeResponse(RESPONSE, RESPONSE_WORDS, 0, task, response, senseBytes);
-      this.data.scatter(this.#chainOf(slot), 0, RESPONSE, 0, SCSI_RESPONSE_BYTES);
+      this.data.scatter(this.#chainOf(slot), 0, RESPONSE, 0, RESPONSE_BYTES);
     }
     const placed = task.dataInBytes > 0 ? Math.min(task.transferredBytes, task.dataInBytes) : 0;
     this.#release(slot);
-    this.complete(slot, SCSI_RESPONSE_BYTES + placed);
+    this.complete(slot, RESPONSE_BYTES + placed);
   }
 
   // ---- tasks --------------------------------------------------------------------------------------------------------
 
   #execute(slot: number): void {
     const target = this.#device.target(this.#targetOf[slot] as number);
-    if (target === null) this.#endNow(slot, ScsiResponse.BAD_TARGET);
+    if (target === null) this.#endNow(slot, BAD_TARGET);
     else target.execute(this.#tasks[slot] as ScsiTask);
   }
 
@@ -347,9 +356,9 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   }
 
   #releaseLists(slot: number): void {
-    if (this.#list[slot] !== NO_LIST) {
+    if (this.#list[slot] !== NONE) {
       this.arena.release(this.#list[slot] as number);
-      this.#list[slot] = NO_LIST;
+      this.#list[slot] = NONE;
       const more = this.#moreLists[slot];
       if (more !== null && more !== undefined) {
         for (let i = 0; i < more.length; i++) this.arena.release(more[i] as number);
@@ -362,15 +371,15 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   #locateResponse(chain: Chain): boolean {
     const slot = chain.head;
     const first = chain.readableCount;
-    const isWhole = (chain.lengths[first] as number) >= SCSI_RESPONSE_BYTES;
-    const window = isWhole ? this.memory.locate(chain.addresses, first, 0, SCSI_RESPONSE_BYTES) : null;
-    this.#responseWindow[slot] = window === null ? NOWHERE : window.index;
+    const isWhole = (chain.lengths[first] as number) >= RESPONSE_BYTES;
+    const window = isWhole ? this.memory.locate(chain.addresses, first, 0, RESPONSE_BYTES) : null;
+    this.#responseWindow[slot] = window === null ? NOT_MAPPED : window.index;
     if (window !== null) {
       this.#responseOffset[slot] = this.memory.offset;
       return true;
     }
     RESPONSE.fill(0);
-    return this.data.scatter(chain, 0, RESPONSE, 0, SCSI_RESPONSE_BYTES);
+    return this.data.scatter(chain, 0, RESPONSE, 0, RESPONSE_BYTES);
   }
 }
 

@@ -3,6 +3,9 @@ import { IoType } from '../../bdev/bdev-io.ts';
 import type { Command } from '../command.ts';
 import { checkProtect, checkRange, checkTransferLength, checkWritable, decodeRange } from './range.ts';
 
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const { read: READ, write: WRITE } = IoType;
+
 /** FUA in byte 1. DPO, beside it, is a hint about a cache that the target does not have. */
 const FUA = 0x08;
 
@@ -14,7 +17,7 @@ export function read(command: Command): void {
   if (command.blocks === 0) command.end(0);
   else if (command.mapData(true, command.blocks * command.unit.blockSizeBytes)) {
     command.task.needsBuffers = false;
-    command.submitRange(IoType.read, endTransfer);
+    command.submitRange(READ, endTransfer);
   }
 }
 
@@ -26,7 +29,7 @@ export function write(command: Command): void {
   else if (command.mapData(false, command.blocks * command.unit.blockSizeBytes)) {
     command.task.needsBuffers = false;
     command.dataBytes = command.blocks * command.unit.blockSizeBytes;
-    command.submitRange(IoType.write, lengthByte === 4 ? endWrite : endWriteWithFua);
+    command.submitRange(WRITE, lengthByte === 4 ? endWrite : endWriteWithFua);
   }
 }
 
