@@ -50,6 +50,20 @@ async function expectNothingLeft(files: readonly string[] = []): Promise<void> {
 }
 
 describe('a daemon', () => {
+  it('lets a bdev go whose device is gone, as if an operator had deleted it', async () => {
+    const daemon = await start();
+    const [entry] = daemon.bdevs.list();
+    const [reactor] = daemon.reactors;
+    if (entry === undefined || reactor === undefined) throw new Error('the default configuration has a bdev');
+    reactor.onBdevGone(entry.id);
+    reactor.onBdevGone(entry.id);
+    reactor.onBdevGone(entry.id + 1);
+    await until(() => daemon.bdevs.list().length === 0, 'end of the bdev');
+    expect(daemon.vhost.list()).toMatchObject([{ name: 'vhost.0', isBdevRemoved: true }]);
+    await daemon.stop();
+    await expectNothingLeft();
+  });
+
   it('serves what it is told to, and takes everything away when it stops', async () => {
     const daemon = await start();
     expect(readdirSync(directory)).toEqual(expect.arrayContaining(['rpc.sock', 'vhost.0']));

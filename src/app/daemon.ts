@@ -51,6 +51,7 @@ export class Daemon {
       ...frameworkRpc(this),
     };
     this.#server = new RpcServer({ handlers: this.#handlers, log, version: VERSION });
+    for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
   }
 
   /** Resolves when everything of the configuration is served. Nothing is left behind when it fails. */
@@ -94,6 +95,14 @@ export class Daemon {
     await this.vhost.close();
     for (const entry of this.bdevs.list()) await this.bdevs.delete(entry);
     await Promise.all(this.reactors.map((reactor) => reactor.stop()));
+  }
+
+  /** As if an operator had deleted it. */
+  #bdevGone(id: number): void {
+    const entry = this.bdevs.list().find((candidate) => candidate.id === id);
+    if (entry === undefined || entry.isRemoving) return;
+    this.log.error(`bdev ${entry.name}: its device is gone, so the bdev goes too`);
+    this.bdevs.delete(entry).catch((error: Error) => this.log.error(error.message));
   }
 
   async #configure(): Promise<void> {

@@ -5,7 +5,7 @@ import { assert } from '../base/assert.ts';
 import type { LogFields, Logger, LogLevel } from '../base/log.ts';
 import { serveMailbox } from '../reactor/mailbox.ts';
 import { Reactor, ReactorCounter } from '../reactor/reactor.ts';
-import type { ReactorLogLine, ReactorStart } from '../reactor/reactor-thread.ts';
+import type { ReactorLogLine, ReactorNotice, ReactorStart } from '../reactor/reactor-thread.ts';
 import { checkSignalling } from '../sys/events.ts';
 import { nameThread, pinToCore, threadId } from '../sys/thread.ts';
 import { createVringService } from '../vhost/vring-service.ts';
@@ -37,5 +37,7 @@ serveMailbox(port, {
     checkSignalling();
   },
   'reactor.stop': () => reactor.close(),
-  ...createVringService(reactor, start.index, log),
+  ...createVringService(reactor, start.index, log, (bdevGone) => {
+    port.postMessage({ bdevGone } satisfies ReactorNotice);
+  }),
 });

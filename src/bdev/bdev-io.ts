@@ -4,7 +4,8 @@ import type { BdevDescription } from './bdev.ts';
 export const IoType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4 } as const;
 export type IoType = (typeof IoType)[keyof typeof IoType];
 
-export const IoStatus = { success: 0, failed: -1, aborted: -7 } as const;
+/** `gone`: the device behind the bdev is not there any more, and the bdev goes with it. */
+export const IoStatus = { success: 0, failed: -1, aborted: -7, gone: -19 } as const;
 export type IoStatus = (typeof IoStatus)[keyof typeof IoStatus];
 
 /** No segments. */

@@ -70,6 +70,8 @@ export interface Bdev {
 export interface ChannelContext {
   /** Where the segment lists of requests live. */
   readonly arena: IovArena;
+  /** Hears, once a channel, that the device behind a bdev is gone (`IoStatus.gone`). */
+  readonly onGone?: (bdevId: number) => void;
 }
 
 /** Opens a module's channel in a reactor thread. */

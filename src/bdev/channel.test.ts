@@ -148,6 +148,25 @@ describe('a bdev that goes away', () => {
     expect(module.closes).toBe(1);
   });
 
+  it('because its device is gone refuses what is new at once, and says so once', () => {
+    const gone: number[] = [];
+    const module = new HeldChannel();
+    const owner = new RecordingOwner();
+    const description = describeBdev({ id: 7 });
+    const channel = new BdevChannel(description, () => module, { ...context, onGone: (id) => gone.push(id) }, 0);
+    for (let block = 0; block < 3; block++) channel.submit(owner.io(IoType.read, block));
+    module.complete(IoStatus.failed);
+    expect([gone, channel.isRemoved]).toEqual([[], false]);
+    module.complete(IoStatus.gone);
+    module.complete(IoStatus.gone);
+    channel.submit(owner.io(IoType.read));
+    expect([gone, channel.isRemoved, owner.statuses]).toEqual([
+      [7],
+      true,
+      [failed, IoStatus.gone, IoStatus.gone, failed],
+    ]);
+  });
+
   it('has no module when the channel is opened after that', () => {
     const owner = new RecordingOwner();
     const channel = new BdevChannel(

@@ -13,6 +13,7 @@ const ADMITTED = 1;
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const SUCCESS = IoStatus.success;
 const FAILED = IoStatus.failed;
+const GONE = IoStatus.gone;
 const FLUSH = IoType.flush;
 
 export class BdevChannel implements IoAccount {
@@ -34,6 +35,7 @@ export class BdevChannel implements IoAccount {
   /** 1 for what the module does itself. */
   readonly #supported = new Uint8Array(IO_TYPE_COUNT);
   #onIdle: (() => void)[] = [];
+  readonly #onGone: ((bdevId: number) => void) | undefined;
 
   constructor(description: BdevDescription, factory: ChannelFactory, context: ChannelContext, reactorIndex: number) {
     this.id = description.id;
@@ -44,6 +46,7 @@ export class BdevChannel implements IoAccount {
     for (const type of description.ioTypes) this.#supported[type] = 1;
     this.#stats = new StatsRow(description.stats, reactorIndex);
     this.isRemoved = description.isRemoved;
+    this.#onGone = context.onGone;
     this.#module = description.isRemoved ? null : factory(description, context);
   }
 
@@ -111,10 +114,18 @@ export class BdevChannel implements IoAccount {
   ioFinished(io: BdevIo): void {
     this.inFlight--;
     this.#stats.add(io.type, io.lengthBytes, io.status !== SUCCESS);
+    if (io.status === GONE) this.#deviceGone();
     if (this.inFlight === 0 && this.#onIdle.length > 0) {
       const waiting = this.#onIdle;
       this.#onIdle = [];
       for (const resolve of waiting) resolve();
     }
+  }
+
+  /** New requests are refused from here on; whoever listens has the bdev deleted. */
+  #deviceGone(): void {
+    if (this.isRemoved) return;
+    this.isRemoved = true;
+    this.#onGone?.(this.id);
   }
 }

@@ -22,6 +22,12 @@ export interface ReactorLogLine {
   readonly fields?: LogFields;
 }
 
+/** Something that a reactor found out by itself. */
+export interface ReactorNotice {
+  /** The device behind this bdev is gone. */
+  readonly bdevGone: number;
+}
+
 /** Young generation of a reactor: nothing is allocated per request, so a collection is rare and short. */
 const YOUNG_GENERATION_MIB = 32;
 
@@ -39,6 +45,8 @@ export class ReactorThread {
   readonly node: number;
   /** See placement.ts. */
   load = 0;
+  /** Called when the device behind a bdev is gone, perhaps by several reactors. */
+  onBdevGone: (bdevId: number) => void = () => {};
   readonly #worker: Worker;
   readonly #mailbox: MailboxCaller;
   readonly #counters: Float64Array;
@@ -53,7 +61,9 @@ export class ReactorThread {
     this.#counters = new Float64Array(start.counters);
     this.#mailbox = new MailboxCaller(worker);
     worker.on('message', (value: unknown) => {
-      if (typeof value !== 'object' || value === null || !('log' in value)) return;
+      if (typeof value !== 'object' || value === null) return;
+      if ('bdevGone' in value) this.onBdevGone((value as ReactorNotice).bdevGone);
+      if (!('log' in value)) return;
       const line = value as ReactorLogLine;
       log[line.log](line.message, { core: start.core, ...line.fields });
     });

@@ -1,10 +1,9 @@
 /** The bdev channels of one reactor: one per bdev, opened by its first user here, closed with its last. */
 import { TargetError } from '../base/errors.ts';
-import type { BdevDescription } from '../bdev/bdev.ts';
+import type { BdevDescription, ChannelContext } from '../bdev/bdev.ts';
 import { BdevChannel } from '../bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
 import type { Reactor } from '../reactor/reactor.ts';
-import type { IovArena } from '../sys/iov-arena.ts';
 
 interface OpenChannel {
   readonly channel: BdevChannel;
@@ -14,13 +13,13 @@ interface OpenChannel {
 export class ChannelTable {
   readonly #reactor: Reactor;
   readonly #reactorIndex: number;
-  readonly #arena: IovArena;
+  readonly #context: ChannelContext;
   readonly #channels = new Map<number, OpenChannel>();
 
-  constructor(reactor: Reactor, reactorIndex: number, arena: IovArena) {
+  constructor(reactor: Reactor, reactorIndex: number, context: ChannelContext) {
     this.#reactor = reactor;
     this.#reactorIndex = reactorIndex;
-    this.#arena = arena;
+    this.#context = context;
   }
 
   /** Opens the bdev's channel, or shares it. Give it back with `release`. */
@@ -29,7 +28,7 @@ export class ChannelTable {
     if (open === undefined) {
       const factory = CHANNEL_FACTORIES[bdev.kind];
       if (factory === undefined) throw new TargetError('ENOSYS', `a reactor cannot open a bdev of kind "${bdev.kind}"`);
-      open = { channel: new BdevChannel(bdev, factory, { arena: this.#arena }, this.#reactorIndex), users: 0 };
+      open = { channel: new BdevChannel(bdev, factory, this.#context, this.#reactorIndex), users: 0 };
       this.#channels.set(bdev.id, open);
       this.#reactor.addDrive(open.channel);
     }

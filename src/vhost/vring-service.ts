@@ -97,8 +97,9 @@ export function createVringService(
   reactor: Reactor,
   reactorIndex: number,
   log: Logger,
+  onBdevGone?: (bdevId: number) => void,
 ): Readonly<Record<string, MailboxHandler>> {
-  const service = new Service(reactor, reactorIndex, log);
+  const service = new Service(reactor, reactorIndex, log, onBdevGone);
   return {
     [VringService.start]: (call: StartCall) => service.start(call),
     [VringService.stop]: (call: VringCall) => service.stop(call),
@@ -121,10 +122,11 @@ class Service {
   readonly #memories = new Map<string, SharedMemory>();
   readonly #channels: ChannelTable;
 
-  constructor(reactor: Reactor, reactorIndex: number, log: Logger) {
+  constructor(reactor: Reactor, reactorIndex: number, log: Logger, onGone?: (bdevId: number) => void) {
     this.#reactor = reactor;
     this.#log = log;
-    this.#channels = new ChannelTable(reactor, reactorIndex, this.#arena);
+    const context = { arena: this.#arena, ...(onGone === undefined ? {} : { onGone }) };
+    this.#channels = new ChannelTable(reactor, reactorIndex, context);
     this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
   }
 

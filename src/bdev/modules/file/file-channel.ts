@@ -251,7 +251,7 @@ export class FileChannel implements IoChannel {
       const result = ring.result;
       if (result === Errno.EAGAIN || result === Errno.EINTR) this.#retry(slot);
       else if (io.type === IoType.read || io.type === IoType.write) this.#transferred(slot, io, result);
-      else if (io.type === IoType.flush) this.#end(slot, result < 0 ? IoStatus.failed : IoStatus.success);
+      else if (io.type === IoType.flush) this.#end(slot, statusOf(result));
       else this.#rangeEnded(slot, io, result);
     }
   }
@@ -264,7 +264,7 @@ export class FileChannel implements IoChannel {
     const moved = result >= wanted ? wanted : result - (result & this.#offsetMask);
     // No bytes: the end of the file, which somebody cut under us.
     if (moved <= 0) {
-      this.#end(slot, IoStatus.failed);
+      this.#end(slot, result < 0 ? statusOf(result) : IoStatus.failed);
       return;
     }
     const bounce = this.#bounce[slot] as number;
@@ -280,7 +280,7 @@ export class FileChannel implements IoChannel {
     const way = this.#way[slot] as number;
     if (way === Way.writeZeroes) {
       if (result <= 0) {
-        this.#end(slot, IoStatus.failed);
+        this.#end(slot, result < 0 ? statusOf(result) : IoStatus.failed);
         return;
       }
       this.#done[slot] = (this.#done[slot] as number) + (result - (result & this.#offsetMask));
@@ -294,7 +294,7 @@ export class FileChannel implements IoChannel {
       else this.#zeroWay = Math.max(this.#zeroWay, way + 1);
       this.#range(slot, io, way + 1);
     } else {
-      this.#end(slot, IoStatus.failed);
+      this.#end(slot, statusOf(result));
     }
   }
 
@@ -346,4 +346,11 @@ export class FileChannel implements IoChannel {
     this.#bounce[next] = bounce;
     this.#transferPiece(next, this.#ios[next] as BdevIo);
   }
+}
+
+/** How a request ends whose system call had this result. */
+export function statusOf(result: number): IoStatus {
+  if (result >= 0) return IoStatus.success;
+  // A device that was pulled out.
+  return result === Errno.ENODEV || result === Errno.ENXIO ? IoStatus.gone : IoStatus.failed;
 }

@@ -15,8 +15,10 @@ import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { whyNoDirectIo } from '../../../../test/e2e/requirements.ts';
 import { openFdCount } from '../../../../test/support/descriptors.ts';
 import { DiskRig } from '../../../../test/support/disk-rig.ts';
+import { Errno } from '../../../base/errors.ts';
 import { IoStatus, IoType } from '../../bdev-io.ts';
 import { FileBdev, type FileParams } from './file.ts';
+import { statusOf } from './file-channel.ts';
 
 const { success, failed } = IoStatus;
 const KIB = 1024;
@@ -195,5 +197,14 @@ describe.for([
       expect(await rig.run(IoType.read, 1024, 128, segments)).toBe(success);
       expect(rig.guest.subarray(0, 64 * KIB).every((byte) => byte === 7)).toBe(true);
     });
+  });
+});
+
+describe('the end of a request', () => {
+  it('tells a device that was pulled out from an error of one that is there', () => {
+    expect([0, 4096, Errno.EIO, Errno.ENOSPC, Errno.ENODEV, Errno.ENXIO].map(statusOf)).toEqual([
+      ...[IoStatus.success, IoStatus.success, IoStatus.failed, IoStatus.failed],
+      ...[IoStatus.gone, IoStatus.gone],
+    ]);
   });
 });
