@@ -77,16 +77,24 @@ describe.skipIf(whyNoLoopDevices() !== null)('a bdev that hangs', () => {
   const writeToHung = () =>
     host.command({ target: HUNG, cdb: write10(8, 1), out: new Uint8Array(BLOCK_BYTES).fill(7) });
 
+  const tasksInFlight = async () => {
+    const [controller] = await bench.daemon.rpc.call('vhost_get_controllers', { name: CTRLR });
+    return controller?.sessions[0]?.inflight_task_cnt ?? 0;
+  };
+
   test.each([
     ['a target', () => bench.removeTarget(HUNG)],
     ['a bdev', () => bench.daemon.rpc.call('delete_bdev', { name: 'Hung' })],
   ] as const)('lets the removal of %s be answered, and goes when it is back', async (_what, remove) => {
     expect((await writeToHung()).status).toBe(0);
+    await expect.poll(tasksInFlight, WAIT).toBe(0);
     freeze();
     let hasEnded = false;
     const hung = writeToHung().finally(() => {
       hasEnded = true;
     });
+    // A command that comes after the removal is refused, and nothing hangs.
+    await expect.poll(tasksInFlight, WAIT).toBe(1);
     const removal = remove().then(
       () => 'removed',
       (error: Error) => error.message,
