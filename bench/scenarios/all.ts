@@ -1,7 +1,13 @@
 /** All kinds of scenarios, in the order of the report. */
 import { FILE_SCENARIOS } from './file.ts';
 import { FOOTPRINT_SCENARIOS } from './footprint.ts';
+import { IDLE_SCENARIOS } from './idle.ts';
 import { LOAD_SCENARIOS } from './load.ts';
 import type { Scenario } from './scenario.ts';
 
-export const SCENARIOS: readonly Scenario[] = [...LOAD_SCENARIOS, ...FILE_SCENARIOS, ...FOOTPRINT_SCENARIOS];
+export const SCENARIOS: readonly Scenario[] = [
+  ...LOAD_SCENARIOS,
+  ...FILE_SCENARIOS,
+  ...FOOTPRINT_SCENARIOS,
+  ...IDLE_SCENARIOS,
+];
