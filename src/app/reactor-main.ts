@@ -1,8 +1,8 @@
 /** Entry of a reactor thread: pins it to its core and serves the calls of the main thread. */
-import { setFlagsFromString } from 'node:v8';
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import type { LogFields, Logger, LogLevel } from '../base/log.ts';
+import { raiseInliningBudgets } from '../reactor/compiler.ts';
 import { serveMailbox } from '../reactor/mailbox.ts';
 import { Reactor, ReactorCounter } from '../reactor/reactor.ts';
 import type { ReactorLogLine, ReactorNotice, ReactorStart } from '../reactor/reactor-thread.ts';
@@ -10,10 +10,7 @@ import { checkSignalling } from '../sys/events.ts';
 import { nameThread, pinToCore, threadId } from '../sys/thread.ts';
 import { createVringService } from '../vhost/vring-service.ts';
 
-// A request's way is a chain of small methods over several rooms. With the default budgets the compiler leaves some of
-// them as calls, another choice in every run; with these it makes one function of the way. A third less time a request.
-setFlagsFromString('--max-inlined-bytecode-size=2000');
-setFlagsFromString('--max-inlined-bytecode-size-cumulative=4000');
+raiseInliningBudgets();
 
 assert(parentPort !== null, 'a reactor runs in a worker thread');
 const port = parentPort;
