@@ -4,7 +4,7 @@
  */
 import { pinToCore } from '../../src/sys/thread.ts';
 import { benchNative, CopyWay } from '../native.ts';
-import { DISK_BYTES, type TargetKind } from './target.ts';
+import { DISK_BYTES, ringless, type TargetKind } from './target.ts';
 
 export const COPY: TargetKind = {
   name: 'copy alone',
@@ -12,23 +12,15 @@ export const COPY: TargetKind = {
   unavailable: () => null,
   serves: ({ protocol, disk }) => protocol === 'blk' && disk === 'ram',
   async start({ client, target }) {
-    return {
-      name: this.name,
-      description: 'random blocks copied between a disk in memory and buffers; no rings, no client',
-      startMs: Number.NaN,
-      pid: process.pid,
-      path: () => '',
-      resume() {},
-      suspend() {},
-      async stop() {},
-      async measureAlone({ blockBytes, depth, queues, writePercent, pattern }, { durationMs }) {
-        pinToCore(target);
-        const isSequential = pattern === 'sequential' ? 1 : 0;
-        const shape = [DISK_BYTES, blockBytes, depth * queues, writePercent, isSequential] as const;
-        const iops = benchNative.copyRate(...shape, CopyWay.best, durationMs * 1e6);
-        pinToCore(client);
-        return { iops };
-      },
-    };
+    const description = 'random blocks copied between a disk in memory and buffers; no rings, no client';
+    return ringless(this.name, description, async (load, { durationMs }) => {
+      const { blockBytes, depth, queues, writePercent, pattern } = load;
+      pinToCore(target);
+      const isSequential = pattern === 'sequential' ? 1 : 0;
+      const shape = [DISK_BYTES, blockBytes, depth * queues, writePercent, isSequential] as const;
+      const iops = benchNative.copyRate(...shape, CopyWay.best, durationMs * 1e6);
+      pinToCore(client);
+      return { iops };
+    });
   },
 };

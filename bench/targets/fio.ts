@@ -10,7 +10,7 @@ import { findOnPath } from '../../scripts/setup/child.mjs';
 import type { Load } from '../client.ts';
 import { benchNative } from '../native.ts';
 import type { Sample } from '../scenarios/scenario.ts';
-import type { TargetKind } from './target.ts';
+import { ringless, type TargetKind } from './target.ts';
 
 /** What fio needs before it begins. */
 const START_MS = 300;
@@ -30,17 +30,10 @@ export const FIO: TargetKind = {
   unavailable: () => (findOnPath('fio') === null ? 'it is not installed: apt-get install fio' : null),
   serves: ({ protocol, disk }) => protocol === 'blk' && disk === 'file',
   async start({ target, file }) {
-    return {
-      name: this.name,
-      description: 'fio --ioengine=io_uring --direct=1 on the same file',
-      startMs: Number.NaN,
-      pid: process.pid,
-      path: () => '',
-      resume() {},
-      suspend() {},
-      async stop() {},
-      measureAlone: (load, { durationMs, warmUpMs }) => run(target, file, load, durationMs, warmUpMs),
-    };
+    const description = 'fio --ioengine=io_uring --direct=1 on the same file';
+    return ringless(this.name, description, (load, { durationMs, warmUpMs }) =>
+      run(target, file, load, durationMs, warmUpMs),
+    );
   },
 };
 

@@ -42,6 +42,25 @@ export interface Target {
   stop(): Promise<void>;
 }
 
+/** What has no rings, and is no other program while it is not measured. */
+export function ringless(
+  name: string,
+  description: string,
+  measureAlone: (load: Load, effort: Effort) => Promise<Sample>,
+): Target {
+  return {
+    name,
+    description,
+    startMs: Number.NaN,
+    pid: process.pid,
+    path: () => '',
+    resume() {},
+    suspend() {},
+    async stop() {},
+    measureAlone,
+  };
+}
+
 /** Where everything runs and lies. */
 export interface Place {
   /** Where the client polls: the calling thread's. */

@@ -1,4 +1,5 @@
 /** One block request and the per-reactor handle that takes it: the data-path half of the bdev interface. */
+import { DOUBLE } from '../base/double.ts';
 import type { BdevDescription } from './bdev.ts';
 
 export const IoType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4 } as const;
@@ -27,10 +28,9 @@ export interface IoAccount {
 /** Pooled: neither a module nor its channel keeps it after `complete`. */
 export class BdevIo {
   type: IoType = IoType.read;
-  // Fractions at first, so that the engine keeps these as doubles always and need not look before each use.
-  offsetBlocks = 0.5;
-  countBlocks = 0.5;
-  lengthBytes = 0.5;
+  offsetBlocks = DOUBLE;
+  countBlocks = DOUBLE;
+  lengthBytes = DOUBLE;
   /** First iovec entry in the reactor's arena, or `NO_SEGMENTS`. The segments hold at least `lengthBytes`. */
   iovFirst = NO_SEGMENTS;
   iovCount = 0;

@@ -10,6 +10,7 @@
  * engine's small integers, and would be boxed as an argument of every call that is not inlined.
  */
 import { assert } from '../base/assert.ts';
+import { DOUBLE } from '../base/double.ts';
 import { WINDOW_BYTES } from '../base/limits.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
 import { MappingViews } from '../sys/mapping.ts';
@@ -23,9 +24,6 @@ export interface MemoryRegionInfo {
   /** Where the region's first byte is mapped in this process. */
   readonly hostAddress: number;
 }
-
-/** What a field holds at first that the engine is to keep as a double always: it need not look before each use then. */
-const DOUBLE = 0.5;
 
 /** At most 1 GiB of a region, as JavaScript reads and writes it. */
 export class Window {

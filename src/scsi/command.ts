@@ -6,6 +6,7 @@
  * the step in `next` runs when the I/O is over.
  */
 import { assert } from '../base/assert.ts';
+import { DOUBLE } from '../base/double.ts';
 import { BdevIo, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
 import { finishTask, setParameterData, setSense } from './answer.ts';
 import { type BounceWaiter, NO_BOUNCE } from './bounce-pool.ts';
@@ -62,9 +63,8 @@ export class Command implements IoOwner, BounceWaiter {
   #hasNext = false;
 
   /** The range that the CDB names. */
-  // Fractions at first, so that the engine keeps these as doubles always and need not look before each use.
-  lba = 0.5;
-  blocks = 0.5;
+  lba = DOUBLE;
+  blocks = DOUBLE;
   /** Blocks done so far, and those under way. */
   doneBlocks = 0;
   pieceBlocks = 0;

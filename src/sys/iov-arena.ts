@@ -73,11 +73,6 @@ export class IovArena {
     }
   }
 
-  /** How many entries the list that starts at `first` has room for. */
-  entriesOf(first: number): number {
-    return first < this.#freeShort.length * SHORT_ENTRIES ? SHORT_ENTRIES : LONG_ENTRIES;
-  }
-
   set(entry: number, address: number, lengthBytes: number): void {
     const at = entry * 4;
     this.#words[at] = address >>> 0;

@@ -6,6 +6,7 @@
  * `Request`, so that nothing is allocated per request once a slot was used.
  */
 
+import { DOUBLE } from '../base/double.ts';
 import { BdevIo, type BdevIo as Io, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import { NOWHERE } from '../memory/guest-memory.ts';
@@ -41,9 +42,6 @@ export interface BlkQueueOptions extends QueueOptions {
   readonly channel: BdevChannel;
   readonly device: BlkDeviceParams;
 }
-
-/** Makes a field a double always, as in memory/guest-memory.ts. */
-const DOUBLE = 0.5;
 
 /** What is known of a slot's request. An object, not rows of arrays: a field costs a fraction of a checked element. */
 class Request {

@@ -50,7 +50,18 @@ const rescanErrors = [
   { code: 'EBUSY', when: 'it is smaller and a controller uses the bdev' },
 ] as const;
 
-const rescanDetails = 'After the file or device grew. A running guest sees the new size at once.';
+/** `bdev_*_rescan`; `name` is the disk of its example. */
+function rescanMethod(name: string) {
+  return defineMethod({
+    summary: 'Look at the size of the file again',
+    details: 'After the file or device grew. A running guest sees the new size at once.',
+    params: byName('Disk whose file has a new size.'),
+    result: z.boolean(),
+    errors: rescanErrors,
+    cli: { ...namedCli('disk whose file has a new size'), print: 'json' },
+    example: { params: { name }, result: true },
+  });
+}
 
 const ringFlags: readonly CliFlag[] = [
   { names: ['--direct'], dest: 'direct', kind: 'switch', help: 'O_DIRECT or an error', isAddition: true },
@@ -114,15 +125,7 @@ export const fileMethods = {
     example: { params: { name: 'Aio0' }, result: true },
   }),
 
-  bdev_aio_rescan: defineMethod({
-    summary: 'Look at the size of the file again',
-    details: rescanDetails,
-    params: byName('Disk whose file has a new size.'),
-    result: z.boolean(),
-    errors: rescanErrors,
-    cli: { ...namedCli('disk whose file has a new size'), print: 'json' },
-    example: { params: { name: 'Aio0' }, result: true },
-  }),
+  bdev_aio_rescan: rescanMethod('Aio0'),
 
   bdev_uring_create: defineMethod({
     summary: 'Create a disk over a file or block device',
@@ -144,13 +147,5 @@ export const fileMethods = {
     example: { params: { name: 'Uring0' }, result: true },
   }),
 
-  bdev_uring_rescan: defineMethod({
-    summary: 'Look at the size of the file again',
-    details: rescanDetails,
-    params: byName('Disk whose file has a new size.'),
-    result: z.boolean(),
-    errors: rescanErrors,
-    cli: { ...namedCli('disk whose file has a new size'), print: 'json' },
-    example: { params: { name: 'Uring0' }, result: true },
-  }),
+  bdev_uring_rescan: rescanMethod('Uring0'),
 };
