@@ -41,8 +41,8 @@ export interface ControllerOptions {
   readonly log: Logger;
 }
 
-/** How long a second front-end waits for the first one's connection to end before it is refused. */
-const SECOND_FRONT_END_WAIT_MS = 100;
+/** How long a second front-end waits for the end of those before it until it is refused. */
+const SECOND_FRONT_END_WAIT_MS = 1000;
 /** Lines about what front-ends get wrong, of each kind. */
 const FAULT_LINES_MAX = 20;
 
@@ -169,8 +169,12 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
 
   async #connected(fd: number): Promise<void> {
     const { pid, uid } = peerCredentials(fd);
-    // A front-end that reconnects may be accepted before the end of its old connection was seen.
-    if (this.#session !== null) await Promise.race([this.#sessionEnd, delay(SECOND_FRONT_END_WAIT_MS)]);
+    // A front-end that reconnects may be accepted before the end of its old connection was seen; one that reconnects
+    // quickly, before the ends of several.
+    const deadline = performance.now() + SECOND_FRONT_END_WAIT_MS;
+    for (let rest = SECOND_FRONT_END_WAIT_MS; this.#session !== null && rest > 0; rest = deadline - performance.now()) {
+      await Promise.race([this.#sessionEnd, delay(rest, undefined, { ref: false })]);
+    }
     if (this.#session !== null || !this.isListening) {
       // Two guests that write to one disk without knowing of each other destroy it.
       this.#faults.warn('second-front-end', 'refused a second front-end: one is connected already', { pid });

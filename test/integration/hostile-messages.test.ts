@@ -395,6 +395,13 @@ describe('streams', () => {
     memory.close();
   });
 
+  it('of many front-ends that come and go at once do not keep out the next one', async () => {
+    const comers = await Promise.all(Array.from({ length: 20 }, () => bench.connectFrontend()));
+    const last = await bench.connectFrontend();
+    for (const comer of comers) comer.close();
+    expect(await last.getFeatures()).toBeGreaterThan(0n);
+  });
+
   it('that come byte by byte are understood', async () => {
     const frontend = await bench.connectFrontend();
     const bytes = encodeMessage(REQUESTS.GET_FEATURES.code, 0, NO_PAYLOAD);
