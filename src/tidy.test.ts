@@ -7,7 +7,7 @@ import { findCycles, type Import, listFiles, parseSource, readText, type Source 
 
 const LINES_MAX = 600;
 const COLUMNS_MAX = 120;
-const NATIVE_LINES_MAX = 1600;
+const NATIVE_LINES_MAX = 1620;
 
 /** Rooms of src/, and the rooms each may import besides itself. */
 const ARROWS: Readonly<Record<string, readonly string[]>> = {
@@ -38,6 +38,7 @@ const NARROW_ARROWS: readonly { from: string; to: string; files: readonly string
 /** Files that no other file imports, because something else starts them. */
 const ENTRY_POINTS: Readonly<Record<string, string>> = {
   'src/cli/main.ts': 'bin/ringhost runs it',
+  'src/sys/stream-socket.ts': 'the sockets of bdev modules over a network',
   'src/app/reactor-main.ts': 'the entry of reactor threads, named by a URL in src/app/daemon.ts',
 };
 

@@ -2,8 +2,8 @@
  * An io_uring whose rings are mapped as typed arrays: entries are written and completions read without a call, and one
  * `io_uring_enter` a round submits what was queued and runs what completed (native/uring.c; io_uring(7)).
  *
- * A ring belongs to the thread that made it, and serves one file, which is registered so that the kernel need not look
- * it up for every request. Every request has a `tag`, a small integer that its completion carries.
+ * A ring belongs to the thread that made it. It serves one file, which is registered so that the kernel need not look
+ * it up for every request, or sockets. Every request has a `tag`, a small integer that its completion carries.
  */
 import { assert } from '../base/assert.ts';
 import { checkErrno, Errno } from '../base/errors.ts';
@@ -55,12 +55,37 @@ const Register = { files: 2, noFiles: 3, eventFd: 4 } as const;
 const SQ_IDLE_MS = 100;
 
 /** `IORING_OP_*`. */
-const UringOp = { readv: 1, writev: 2, fsync: 3, fallocate: 17, read: 22, write: 23, command: 46 } as const;
+const UringOp = {
+  readv: 1,
+  writev: 2,
+  fsync: 3,
+  send: 9,
+  receive: 10,
+  timeout: 11,
+  cancel: 14,
+  connect: 16,
+  fallocate: 17,
+  read: 22,
+  write: 23,
+  command: 46,
+} as const;
+/** Of `IORING_OP_ASYNC_CANCEL`, Linux 5.19: everything that is in flight. */
+const CANCEL_ALL = 1;
+const CANCEL_ANY = 4;
+/** A peer that is gone is an error, not a signal (send(2)). */
+const MSG_NOSIGNAL = 0x4000;
+/** Cancelling everything takes a turn or two. */
+const CANCEL_TURNS_MAX = 1000;
+/** Of its own completion, which `cancelAll` reaps. */
+const CANCEL_TAG = 0xffff_ffff;
 /** Added to the opcode: the file is an index into the registered ones. */
 const FIXED_FILE = 1 << 8;
 const FSYNC_DATASYNC = 1;
 /** `BLOCK_URING_CMD_DISCARD`, Linux 6.12: BLKDISCARD without waiting. */
 const BLOCK_DISCARD = 0x1200;
+
+/** A ring for sockets: no file is registered. */
+export const NO_FILE = -1;
 
 export interface IoUringOptions {
   /** A power of two. As many requests may be in flight at most: their completions always have room. */
@@ -166,8 +191,7 @@ export class IoUring {
   transferBuffer(isWrite: boolean, tag: number, offsetBytes: number, address: number, lengthBytes: number): void {
     const at = this.#take(isWrite ? UringOp.write : UringOp.read, tag, lengthBytes);
     this.#setOffset(at, offsetBytes);
-    this.#sqes[at + 4] = address >>> 0;
-    this.#sqes[at + 5] = (address / TWO_32) >>> 0;
+    this.#setAddress(at, address);
   }
 
   /** Makes what was written stable. */
@@ -192,6 +216,47 @@ export class IoUring {
     this.#sqes[at + 5] = (offsetBytes / TWO_32) >>> 0;
     this.#sqes[at + 12] = lengthBytes >>> 0;
     this.#sqes[at + 13] = (lengthBytes / TWO_32) >>> 0;
+  }
+
+  // Sockets, named by their descriptors. Addresses are of structures in native memory, which stay as they are until
+  // the next `enter`.
+
+  /** `addressBytes` of a socket address. */
+  connect(tag: number, fd: number, address: number, addressBytes: number): void {
+    const at = this.#take(UringOp.connect, tag, 0, fd);
+    this.#setOffset(at, addressBytes);
+    this.#setAddress(at, address);
+  }
+
+  /** Sends from, or receives into, the memory that a `struct msghdr` names. Both may move fewer bytes. */
+  transferMessage(isSend: boolean, tag: number, fd: number, header: number): void {
+    const at = this.#take(isSend ? UringOp.send : UringOp.receive, tag, 1, fd);
+    this.#setAddress(at, header);
+    this.#sqes[at + 7] = MSG_NOSIGNAL;
+  }
+
+  /** Completes with `-ETIME` after the time of a `struct __kernel_timespec`. */
+  timeout(tag: number, timespec: number): void {
+    const at = this.#take(UringOp.timeout, tag, 1, 0);
+    this.#setAddress(at, timespec);
+  }
+
+  /** Ends a request of that tag early, when there is one: it completes with `-ECANCELED`. */
+  cancel(tag: number, tagToCancel: number): void {
+    const at = this.#take(UringOp.cancel, tag, 0, 0);
+    this.#sqes[at + 4] = tagToCancel;
+  }
+
+  /** Ends everything that is in flight and forgets it, completions that nobody looked at too. For the way out. */
+  cancelAll(): void {
+    if (this.#inFlight === 0) return;
+    this.enter();
+    const at = this.#take(UringOp.cancel, CANCEL_TAG, 0, 0);
+    this.#sqes[at + 7] = CANCEL_ALL | CANCEL_ANY;
+    for (let turn = 0; this.#inFlight > 0 && turn < CANCEL_TURNS_MAX; turn++) {
+      this.enter();
+      while (this.next() >= 0);
+    }
   }
 
   /**
@@ -261,17 +326,24 @@ export class IoUring {
   }
 
   /** Index of the first word of a new entry. There is one: what is queued is in flight too, and that has its limit. */
-  #take(opcode: number, tag: number, length: number): number {
+  #take(opcode: number, tag: number, length: number, fd = NO_FILE): number {
     assert(this.#inFlight <= this.#sqMask, 'a ring has room for a request');
     const sqes = this.#sqes;
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
     this.#tail = (this.#tail + 1) >>> 0;
     this.#inFlight++;
     sqes.fill(0, at, at + SQE_WORDS);
-    sqes[at] = opcode | FIXED_FILE;
+    // The registered file is the first of one.
+    sqes[at] = fd === NO_FILE ? opcode | FIXED_FILE : opcode;
+    if (fd !== NO_FILE) sqes[at + 1] = fd;
     sqes[at + 6] = length;
     sqes[at + 8] = tag;
     return at;
+  }
+
+  #setAddress(at: number, address: number): void {
+    this.#sqes[at + 4] = address >>> 0;
+    this.#sqes[at + 5] = (address / TWO_32) >>> 0;
   }
 
   #setOffset(at: number, offsetBytes: number): void {

@@ -107,6 +107,36 @@ export class IovArena {
     return wrong === 0 && total === totalBytes;
   }
 
+  /**
+   * Makes a list, from `entry` on, of `lengthBytes` of another one, from `skipBytes` after its start. Returns the
+   * number of entries: at most `entriesMax`, which then hold fewer bytes.
+   */
+  setPart(
+    entry: number,
+    entriesMax: number,
+    from: IovArena,
+    first: number,
+    count: number,
+    skipBytes: number,
+    lengthBytes: number,
+  ): number {
+    let entries = 0;
+    let toSkip = skipBytes;
+    let left = lengthBytes;
+    for (let i = first; i < first + count && left > 0 && entries < entriesMax; i++) {
+      const whole = from.lengthOf(i);
+      if (whole <= toSkip) {
+        toSkip -= whole;
+        continue;
+      }
+      const length = Math.min(whole - toSkip, left);
+      this.set(entry + entries++, from.addressOf(i) + toSkip, length);
+      left -= length;
+      toSkip = 0;
+    }
+    return entries;
+  }
+
   // Addresses are beyond the engine's small integers and would be boxed on their way out: these write them in place.
 
   /** Stores the address of a segment as two words. */

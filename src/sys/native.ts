@@ -15,6 +15,7 @@ export interface Native {
   socketListen(path: string, backlog: number): number;
   socketAccept(fd: number): number;
   socketConnect(path: string): number;
+  socketCreate(family: number): number;
   socketPair(out: Int32Array): number;
   receiveMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array): number;
   sendMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, fdCount: number): number;

@@ -20,9 +20,9 @@ const UNTOUCHED = 0xcc;
 
 export interface Kind {
   /** A new disk of `sizeBytes`, all zeroes. */
-  make(name: string, sizeBytes: number): Bdev;
+  make(name: string, sizeBytes: number): Bdev | Promise<Bdev>;
   /** Takes away what `make` left, after `destruct`. */
-  clean?(): void;
+  clean?(): void | Promise<void>;
   /** Default true: reads give what was written. */
   readonly keepsData?: boolean;
   /** Default false: completions need polling, and nobody sleeps while requests are in flight. */
@@ -32,8 +32,8 @@ export interface Kind {
 class TestedDisk extends DiskRig {
   readonly kind: Kind;
 
-  constructor(kind: Kind) {
-    super(kind.make('Disk', DISK_BYTES));
+  constructor(kind: Kind, bdev: Bdev) {
+    super(bdev);
     this.kind = kind;
   }
 
@@ -48,13 +48,13 @@ export function describeConformance(name: string, kind: Kind): void {
   describe(`${name} as a bdev`, () => {
     let disk: TestedDisk;
 
-    beforeEach(() => {
-      disk = new TestedDisk(kind);
+    beforeEach(async () => {
+      disk = new TestedDisk(kind, await kind.make('Disk', DISK_BYTES));
     });
 
     afterEach(async () => {
       await disk.close();
-      kind.clean?.();
+      await kind.clean?.();
     });
 
     it.each(CASES)('%s', async (_, run) => {
@@ -325,7 +325,7 @@ async function wakesTheSleeper(disk: TestedDisk): Promise<void> {
 
 async function leaksNothing(disk: TestedDisk): Promise<void> {
   const before = openFdCount();
-  const other = new DiskRig(disk.kind.make('Other', DISK_BYTES));
+  const other = new DiskRig(await disk.kind.make('Other', DISK_BYTES));
   expect(await other.run(IoType.write, 0, 1, [{ offset: 1, length: other.channel.blockSizeBytes }])).toBe(success);
   expect(openFdCount()).toBeGreaterThanOrEqual(before);
   await other.close();

@@ -63,20 +63,6 @@ export class BounceBuffers {
 
   /** Makes our own list of a part of another one. Returns its entries. */
   #part(arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): number {
-    let entries = 0;
-    let toSkip = skipBytes;
-    let left = lengthBytes;
-    for (let i = first; i < first + count && left > 0 && entries < IOV_LONG_ENTRIES; i++) {
-      const whole = arena.lengthOf(i);
-      if (whole <= toSkip) {
-        toSkip -= whole;
-        continue;
-      }
-      const length = Math.min(whole - toSkip, left);
-      this.#list.set(entries++, arena.addressOf(i) + toSkip, length);
-      left -= length;
-      toSkip = 0;
-    }
-    return entries;
+    return this.#list.setPart(0, IOV_LONG_ENTRIES, arena, first, count, skipBytes, lengthBytes);
   }
 }
