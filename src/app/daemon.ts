@@ -9,6 +9,8 @@ import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
+import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
+import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
@@ -31,6 +33,7 @@ export class Daemon {
   readonly reactors: readonly ReactorThread[];
   readonly bdevs: BdevRegistry;
   readonly vhost: VhostRegistry;
+  readonly #nvme: NvmeControllers;
   readonly #handlers: DaemonHandlers;
   readonly #server: RpcServer;
   #stopped: Promise<void> | null = null;
@@ -40,6 +43,7 @@ export class Daemon {
     this.log = log;
     this.reactors = reactors;
     this.bdevs = new BdevRegistry(reactors.length);
+    this.#nvme = new NvmeControllers(this.bdevs, log);
     const { socketDirectory } = options;
     this.vhost = new VhostRegistry({ socketDirectory, reactors, bdevs: this.bdevs, mode: options.mode, log });
     this.#handlers = {
@@ -47,6 +51,7 @@ export class Daemon {
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
       ...nullRpc(this.bdevs),
       ...fileRpc(this.bdevs, options.cores),
+      ...nvmeRpc(this.#nvme, []),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };
@@ -93,6 +98,7 @@ export class Daemon {
   async #stop(): Promise<void> {
     await this.#server.close();
     await this.vhost.close();
+    await this.#nvme.close();
     for (const entry of this.bdevs.list()) await this.bdevs.delete(entry);
     await Promise.all(this.reactors.map((reactor) => reactor.stop()));
   }

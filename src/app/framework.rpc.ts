@@ -2,7 +2,7 @@
 import { formatCpumask } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
 import { TICK_RATE } from '../bdev/bdev.rpc.ts';
-import type { Handlers } from '../rpc/methods.ts';
+import type { Handlers, Result } from '../rpc/methods.ts';
 import { clockNs } from '../sys/thread.ts';
 import { vhostConfig } from '../vhost/vhost.rpc.ts';
 import type { Daemon } from './daemon.ts';
@@ -26,6 +26,14 @@ const SUBSYSTEMS = [
   { subsystem: 'vhost_blk', depends_on: ['bdev'] },
   { subsystem: 'vhost_scsi', depends_on: ['bdev'] },
 ];
+
+/** The calls that make all bdevs again. */
+function bdevConfig(daemon: Daemon): Result<'framework_get_config'> {
+  return daemon.bdevs.list().flatMap(({ bdev }) => {
+    const config = bdev.toConfig();
+    return config === null ? [] : [{ ...config }];
+  });
+}
 
 export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
   return {
@@ -59,7 +67,7 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
     framework_get_subsystems: () => SUBSYSTEMS,
 
     framework_get_config({ name }) {
-      if (name === 'bdev') return daemon.bdevs.list().map(({ bdev }) => ({ ...bdev.toConfig() }));
+      if (name === 'bdev') return bdevConfig(daemon);
       if (name === 'vhost_blk') return vhostConfig(daemon.vhost, 'blk');
       if (name === 'vhost_scsi') return vhostConfig(daemon.vhost, 'scsi');
       throw new TargetError(

@@ -61,7 +61,8 @@ export interface Bdev {
   params(): PlainParams;
   /** `driver_specific` of `bdev_get_bdevs`. */
   driverSpecific(): Readonly<Record<string, unknown>>;
-  toConfig(): BdevConfig;
+  /** Null when the call that makes another bdev makes this one too. */
+  toConfig(): BdevConfig | null;
   /** Every channel is closed: give everything back. */
   destruct(): Promise<void>;
 }

@@ -197,6 +197,10 @@ class RpcCommand {
 
   #printResult(result: unknown, print: CliSpec['print']): void {
     if (print === 'nothing') return;
+    if (print === 'words' && Array.isArray(result)) {
+      this.#io.stdout.write(`${result.join(' ')}\n`);
+      return;
+    }
     const text = encodeJson(result, 2);
     this.#io.stdout.write(`${print === 'text' ? text.replace(/^"+|"+$/g, '') : text}\n`);
   }

@@ -64,9 +64,9 @@ export interface CliSpec {
   readonly toParams?: (values: CliValues) => Readonly<Record<string, unknown>>;
   /**
    * What rpc.py prints of the result: `json` with an indent of 2, `text` the same without the quotes around a plain
-   * string, or `nothing`.
+   * string, `words` a list of strings in one line, or `nothing`.
    */
-  readonly print: 'nothing' | 'json' | 'text';
+  readonly print: 'nothing' | 'json' | 'text' | 'words';
 }
 
 /** An older name of a method. It behaves as the method does, but for what is stated here. */

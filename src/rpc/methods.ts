@@ -9,12 +9,14 @@ import type { z } from 'zod';
 import type { MethodSpec } from './define.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
+import { nvmeMethods } from './methods/bdev-nvme.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { vhostMethods } from './methods/vhost.ts';
 
 export const METHODS = {
   ...bdevMethods,
   ...fileMethods,
+  ...nvmeMethods,
   ...vhostMethods,
   ...frameworkMethods,
 } as const satisfies Record<string, MethodSpec>;

@@ -1,0 +1,109 @@
+/** A namespace of an NVMe controller as a disk. */
+import { createHash } from 'node:crypto';
+import type { NvmeController } from '../../../nvme/controller.ts';
+import { type NamespaceIdentity, withDashes } from '../../../nvme/identify.ts';
+import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import { IoType } from '../../bdev-io.ts';
+
+/** Namespace of the UUIDs that are made of a controller's serial number (RFC 9562 §5.5, version 5). */
+const SERIAL_NAMESPACE = Buffer.from('0c8b2d3f5e1a4d6790ab3c2e7f145d98', 'hex');
+const BLOCK_BYTES_MAX = 4096;
+
+export interface NvmeBdevOptions {
+  readonly name: string;
+  readonly controller: NvmeController;
+  readonly namespace: NamespaceIdentity;
+  /** The call that attaches the controller; null for all its disks but one. */
+  readonly config: () => BdevConfig | null;
+}
+
+export class NvmeBdev implements Bdev {
+  readonly productName = 'NVMe disk';
+  readonly name: string;
+  readonly kind: string;
+  readonly uuid: string;
+  readonly nsid: number;
+  readonly blockSizeBytes: number;
+  readonly physicalBlockSizeBytes: number;
+  readonly hasWriteCache: boolean;
+  readonly ioTypes: readonly IoType[];
+  readonly unmapReadsZeroes: boolean;
+  blockCount: number;
+  readonly #options: NvmeBdevOptions;
+
+  constructor(options: NvmeBdevOptions) {
+    const { controller, namespace } = options;
+    const { identity } = controller;
+    this.#options = options;
+    this.name = options.name;
+    this.kind = controller.channelKind;
+    this.uuid = uuidOf(controller, namespace);
+    this.nsid = namespace.nsid;
+    this.blockSizeBytes = namespace.blockSizeBytes;
+    this.physicalBlockSizeBytes = namespace.blockSizeBytes * namespace.writeGranularityBlocks;
+    this.blockCount = namespace.blockCount;
+    this.hasWriteCache = identity.hasVolatileWriteCache;
+    this.unmapReadsZeroes = false;
+    this.ioTypes = [
+      IoType.read,
+      IoType.write,
+      IoType.flush,
+      ...(identity.hasDatasetManagement ? [IoType.unmap] : []),
+      ...(identity.hasWriteZeroes ? [IoType.writeZeroes] : []),
+    ];
+  }
+
+  params(): PlainParams {
+    return this.#options.controller.channelParams(this.nsid);
+  }
+
+  driverSpecific(): Readonly<Record<string, unknown>> {
+    const { controller, namespace } = this.#options;
+    const { identity, transportId } = controller;
+    return {
+      nvme: [
+        {
+          ...(transportId.trtype === 'PCIe' ? { pci_address: transportId.traddr } : {}),
+          trid: transportId,
+          cntlid: identity.controllerId,
+          ctrlr_data: {
+            cntlid: identity.controllerId,
+            vendor_id: `0x${identity.vendorId.toString(16)}`,
+            model_number: identity.modelNumber,
+            serial_number: identity.serialNumber,
+            firmware_revision: identity.firmwareRevision,
+            subnqn: identity.subsystemNqn,
+          },
+          ns_data: { id: namespace.nsid },
+        },
+      ],
+    };
+  }
+
+  toConfig(): BdevConfig | null {
+    return this.#options.config();
+  }
+
+  async destruct(): Promise<void> {}
+}
+
+/** Why a namespace cannot be a disk, or null. */
+export function whyNotServed(namespace: NamespaceIdentity): string | null {
+  const { blockSizeBytes, metadataBytes } = namespace;
+  if (metadataBytes > 0) return `its format has ${metadataBytes} bytes of metadata a block: format it without`;
+  if (blockSizeBytes < 512 || blockSizeBytes > BLOCK_BYTES_MAX) {
+    return `its blocks have ${blockSizeBytes} bytes: 512 to ${BLOCK_BYTES_MAX} are served`;
+  }
+  return null;
+}
+
+/** What the namespace says of itself, or made of serial number and namespace: the same every time. */
+function uuidOf({ identity }: NvmeController, namespace: NamespaceIdentity): string {
+  if (namespace.uuid !== '') return namespace.uuid;
+  if (namespace.nguid !== '') return withDashes(namespace.nguid);
+  const seed = `${identity.modelNumber}/${identity.serialNumber}/${namespace.nsid}/${namespace.eui64}`;
+  const hash = createHash('sha1').update(SERIAL_NAMESPACE).update(seed).digest();
+  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x50, 6);
+  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8);
+  return withDashes(hash.toString('hex', 0, 16));
+}
