@@ -1,6 +1,7 @@
 /**
- * The tests in three projects, one after the other: unit (fast, offline, unprivileged), integration (needs Linux features),
- * e2e (boots guests, one file at a time: a guest under TCG takes a core for itself).
+ * The tests in four projects, one after the other: unit (fast, offline, unprivileged), integration (needs Linux features),
+ * fuzz (each fuzzer for seconds: `npm run fuzz` runs one for longer), e2e (boots guests, one file at a time: a guest under
+ * TCG takes a core for itself).
  */
 import { configDefaults, defineConfig } from 'vitest/config';
 
@@ -14,7 +15,14 @@ export default defineConfig({
         test: {
           name: 'unit',
           // Whatever belongs to no other project, so that no test file is forgotten.
-          exclude: [...configDefaults.exclude, 'build/**', '.ringhost/**', 'test/integration/**', 'test/e2e/**'],
+          exclude: [
+            ...configDefaults.exclude,
+            'build/**',
+            '.ringhost/**',
+            'test/integration/**',
+            'test/e2e/**',
+            'test/fuzz/**',
+          ],
           testTimeout: MINUTE_MS,
           sequence: { groupOrder: 0 },
         },
@@ -31,12 +39,21 @@ export default defineConfig({
       },
       {
         test: {
+          name: 'fuzz',
+          include: ['test/fuzz/**/*.test.ts'],
+          testTimeout: 5 * MINUTE_MS,
+          fileParallelism: false,
+          sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts'],
           testTimeout: 10 * MINUTE_MS,
           hookTimeout: 10 * MINUTE_MS,
           fileParallelism: false,
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 3 },
         },
       },
     ],

@@ -4,7 +4,7 @@
  *
  *   checks.ts                          everything
  *   checks.ts lint | types             that alone
- *   checks.ts unit | integration | e2e [VITEST ARGS]
+ *   checks.ts unit | integration | e2e | fuzz [VITEST ARGS]
  *   checks.ts [VITEST ARGS]            such as a test file's name
  */
 import { spawn, spawnSync } from 'node:child_process';
@@ -19,7 +19,7 @@ const VITEST_REPORT = join(STATE_DIR, 'vitest-report.json');
 /** What .ci/run prints at its end. */
 const SUMMARY = join(STATE_DIR, 'test-summary.txt');
 const OUTPUT_MAX_BYTES = 64 << 20;
-const PROJECTS: readonly string[] = ['unit', 'integration', 'e2e'];
+const PROJECTS: readonly string[] = ['unit', 'integration', 'e2e', 'fuzz'];
 
 interface Check {
   readonly name: string;

@@ -28,6 +28,8 @@ import {
 
 const LOCK_FILE = join(ROOT, '.ringhost', 'setup.lock');
 const IS_CI = process.env.CI === 'true';
+/** What needs no tools around it. */
+const OFFLINE_PROJECTS = ['unit', 'fuzz'];
 const say = (line) => console.error(`ringhost: ${line}`);
 
 function isSetUp({ addons, tools }) {
@@ -94,7 +96,11 @@ async function main(words) {
   const isBench = words[0] === 'bench';
   const node = await setUp({
     addons: isTest || isBench ? ['ringhost', 'ringhost-bench'] : ['ringhost'],
-    tools: isBench ? [TOOLS.qemu, TOOLS.fio] : isTest && words[1] !== 'unit' ? [TOOLS.qemu, TOOLS.fio] : [],
+    tools: isBench
+      ? [TOOLS.qemu, TOOLS.fio]
+      : isTest && !OFFLINE_PROJECTS.includes(words[1])
+        ? [TOOLS.qemu, TOOLS.fio]
+        : [],
   });
   const [command, args] = resolveCommand(node, words);
   const bins = [dirname(node), join(ROOT, 'node_modules', '.bin')];

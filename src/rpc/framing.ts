@@ -342,7 +342,8 @@ function parseJson(bytes: Uint8Array, exact: boolean): unknown {
 /** Not yet in TypeScript's library: JSON text that `JSON.stringify` copies as it is. */
 const { rawJSON } = JSON as unknown as { rawJSON(text: string): unknown };
 
-function writeBigInt(_key: string, value: unknown): unknown {
+/** For `JSON.stringify`: a BigInt as a plain integer. */
+export function writeBigInt(_key: string, value: unknown): unknown {
   return typeof value === 'bigint' ? rawJSON(value.toString()) : value;
 }
 

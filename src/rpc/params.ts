@@ -2,6 +2,7 @@
 import type { z } from 'zod';
 import type { MethodSpec } from './define.ts';
 import { type ErrorObject, invalidArgument, RpcCode, standardError } from './errors.ts';
+import { writeBigInt } from './framing.ts';
 import { nearest } from './lookup.ts';
 
 export type CheckedParams =
@@ -65,7 +66,7 @@ function valueAt(path: readonly PropertyKey[], given: unknown): unknown {
 }
 
 function show(value: unknown): string {
-  const text = typeof value === 'bigint' ? value.toString() : (JSON.stringify(value) ?? String(value));
+  const text = JSON.stringify(value, writeBigInt) ?? String(value);
   return text.length > SHOWN_MAX_CHARS ? `${text.slice(0, SHOWN_MAX_CHARS)}…` : text;
 }
 

@@ -147,6 +147,11 @@ export class SessionRig {
     sendMessage(this.#peer, encodeMessage(code, flags, payload), 0, fds);
   }
 
+  /** Bytes as they are, with descriptors beside the first. What the socket does not take is lost. */
+  sendBytes(bytes: Uint8Array, fds: readonly number[] = []): void {
+    sendMessage(this.#peer, bytes, 0, fds);
+  }
+
   send(name: RequestName, payload: Uint8Array = new Uint8Array(0), options: SendOptions = {}): void {
     this.sendRaw(REQUESTS[name].code, payload, options);
   }
