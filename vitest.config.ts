@@ -1,7 +1,7 @@
 /**
- * The tests in four projects, one after the other: unit (fast, offline, unprivileged), integration (needs Linux features),
- * fuzz (each fuzzer for seconds: `npm run fuzz` runs one for longer), e2e (boots guests, one file at a time: a guest under
- * TCG takes a core for itself).
+ * The tests in four projects, one after the other: unit (fast, offline, unprivileged), integration (needs Linux
+ * features), fuzz (each fuzzer for seconds: `npm run fuzz` runs one for longer), e2e (boots guests, one file at a time:
+ * a guest under TCG takes a core for itself).
  */
 import { configDefaults, defineConfig } from 'vitest/config';
 

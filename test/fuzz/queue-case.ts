@@ -107,7 +107,7 @@ export class QueueCase {
     return this.#sent.size;
   }
 
-  /** Calls with what the memory held before `work`; afterwards it may differ in `segments` and in the used ring only. */
+  /** Across `work` the memory may change in writable descriptors and in the used ring only. */
   checkUntouched(work: () => void): void {
     const { memory, driver } = this.#rig;
     const before = memory.regions.map(({ bytes }) => Buffer.from(bytes));

@@ -1,8 +1,8 @@
 /**
- * Fuzzers that must fail, on readers of rings with faults that were planted: one that believes the length of an indirect
- * table, which a case alone shows, and one that reads a length a second time after it was checked (CVE-2020-14375),
- * which only another thread shows. They prove that cases of this kind reach such faults, that they are noticed, and
- * that a small case is left.
+ * Fuzzers that must fail, on readers of rings with faults that were planted: one that believes the length of an
+ * indirect table, which a case alone shows, and one that reads a length a second time after it was checked
+ * (CVE-2020-14375), which only another thread shows. They prove that cases of this kind reach such faults, that they
+ * are noticed, and that a small case is left.
  */
 import { ok } from 'node:assert/strict';
 import * as fc from 'fast-check';
