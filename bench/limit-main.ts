@@ -59,7 +59,7 @@ class LimitDevice implements SessionDevice {
       available: vring.availableAddress,
       used: vring.usedAddress,
       size: vring.size,
-      nextAvail: vring.nextAvail,
+      nextAvail: vring.base,
       hasEventIdx: vring.hasEventIdx ? 1 : 0,
       callFd: vring.callFd,
       disk: this.#disk,

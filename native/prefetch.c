@@ -18,12 +18,12 @@
 #define SMALL_BYTES_MAX 256
 #define LINE_BYTES 64
 
-enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4 };
+enum { DESC_NEXT = 1, DESC_WRITE = 2, DESC_INDIRECT = 4, DESC_AVAIL = 0x80, DESC_USED = 0x8000 };
 
 struct descriptor {
   uint64_t address;
   uint32_t length;
-  uint16_t flags, next;
+  uint16_t flags, next; // of a packed ring: id, flags
 };
 
 struct region {
@@ -33,7 +33,7 @@ struct region {
 
 struct ring {
   const struct descriptor *descriptors;
-  const uint16_t *available; // its entries
+  const uint16_t *available; // its entries; NULL: the ring is packed
   uint32_t size;
   uint32_t region_count;
   struct region regions[];
@@ -65,17 +65,21 @@ static inline void fetch_buffer(const struct ring *ring, const struct descriptor
   }
 }
 
-static void fetch(const struct ring *ring, uint32_t first, uint32_t count) {
+// As a split ring would have it: packed ones have no next, and no chain ends before its table does.
+static inline struct descriptor read_from(const struct ring *ring, const struct descriptor *table, uint32_t index) {
+  struct descriptor descriptor;
+  memcpy(&descriptor, &table[index], sizeof descriptor);
+  if (ring->available != NULL) return descriptor;
+  descriptor.flags = descriptor.next | (table == ring->descriptors ? 0 : DESC_NEXT);
+  descriptor.next = (uint16_t)(table == ring->descriptors && index + 1 == ring->size ? 0 : index + 1);
+  return descriptor;
+}
+
+static void fetch(const struct ring *ring, uint32_t *heads, uint32_t count) {
   const struct descriptor *tables[BATCH_MAX];
-  uint32_t entries[BATCH_MAX], heads[BATCH_MAX];
+  uint32_t entries[BATCH_MAX];
   for (uint32_t i = 0; i < count; i++) {
-    uint32_t head = ring->available[(first + i) & (ring->size - 1)] & (ring->size - 1);
-    heads[i] = head;
-    __builtin_prefetch(&ring->descriptors[head], 0, 3);
-  }
-  for (uint32_t i = 0; i < count; i++) {
-    struct descriptor head;
-    memcpy(&head, &ring->descriptors[heads[i]], sizeof head);
+    struct descriptor head = read_from(ring, ring->descriptors, heads[i]);
     tables[i] = ring->descriptors;
     entries[i] = ring->size;
     if ((head.flags & DESC_INDIRECT) == 0) continue;
@@ -88,8 +92,7 @@ static void fetch(const struct ring *ring, uint32_t first, uint32_t count) {
     if (tables[i] == NULL) continue;
     uint32_t index = heads[i];
     for (uint32_t walked = 0; walked < DESCRIPTORS_MAX && index < entries[i]; walked++) {
-      struct descriptor descriptor;
-      memcpy(&descriptor, &tables[i][index], sizeof descriptor);
+      struct descriptor descriptor = read_from(ring, tables[i], index);
       fetch_buffer(ring, &descriptor);
       if ((descriptor.flags & DESC_NEXT) == 0) break;
       index = descriptor.next;
@@ -97,8 +100,36 @@ static void fetch(const struct ring *ring, uint32_t first, uint32_t count) {
   }
 }
 
+static void fetch_split(const struct ring *ring, uint32_t first, uint32_t count) {
+  uint32_t heads[BATCH_MAX];
+  for (uint32_t i = 0; i < count; i++) {
+    heads[i] = ring->available[(first + i) & (ring->size - 1)] & (ring->size - 1);
+    __builtin_prefetch(&ring->descriptors[heads[i]], 0, 3);
+  }
+  fetch(ring, heads, count);
+}
+
+// How many chains are available from a place on. One alone gains nothing by being fetched.
+static uint32_t look_packed(const struct ring *ring, uint32_t place, bool wrap) {
+  uint32_t heads[BATCH_MAX], count = 0;
+  for (uint32_t walked = 0; count < BATCH_MAX && walked < ring->size; count++) {
+    // Acquires the chain, and those before it where the driver showed them all by the flags of the first.
+    uint16_t flags = __atomic_load_n(&ring->descriptors[place].next, __ATOMIC_ACQUIRE);
+    if ((flags & (DESC_AVAIL | DESC_USED)) != (wrap ? DESC_AVAIL : DESC_USED)) break;
+    heads[count] = place;
+    for (bool is_last = false; !is_last && walked < ring->size; walked++) {
+      is_last = (read_from(ring, ring->descriptors, place).flags & DESC_NEXT) == 0;
+      if (++place < ring->size) continue;
+      place = 0;
+      wrap = !wrap;
+    }
+  }
+  if (count > 1) fetch(ring, heads, count);
+  return count;
+}
+
 // prefetchCreate(descriptorsAddress, availableEntriesAddress, size, regions Float64Array): id. A region is guest
-// address, length and host address.
+// address, length and host address. No available entries: the ring is packed.
 static napi_value prefetch_create(napi_env env, napi_callback_info info) {
   ADDON_ARGS(4);
   uint64_t descriptors, available, size;
@@ -106,7 +137,7 @@ static napi_value prefetch_create(napi_env env, napi_callback_info info) {
   size_t length;
   if (!addon_u53(env, argv[0], &descriptors) || !addon_u53(env, argv[1], &available) ||
       !addon_u53(env, argv[2], &size) || !addon_f64_array(env, argv[3], &regions, &length) || descriptors == 0 ||
-      available == 0 || size == 0 || size > RING_SIZE_MAX || (size & (size - 1)) != 0 || length % 3 != 0)
+      size == 0 || size > RING_SIZE_MAX || (available != 0 && (size & (size - 1)) != 0) || length % 3 != 0)
     return addon_throw(env, "prefetchCreate(descriptorsAddress, availableEntriesAddress, size, regions)");
   struct ring *ring = malloc(sizeof *ring + length / 3 * sizeof(struct region));
   if (ring == NULL) return ADDON_RESULT(-ENOMEM);
@@ -146,20 +177,33 @@ static napi_value prefetch_close(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(0);
 }
 
-// prefetchRun(id, first, count): undefined. Of `count` available entries from `first` on, at most 128.
+// prefetchRun(id, first, count): undefined. Split ring: of `count` available entries from `first` on, at most 128.
 static napi_value prefetch_run(napi_env env, napi_callback_info info) {
   ADDON_ARGS(3);
   int32_t first, count;
   struct ring *ring = ring_of(env, argv[0]);
   if (ring == NULL) return NULL;
-  if (!addon_i32(env, argv[1], &first) || !addon_i32(env, argv[2], &count) || count < 0)
+  if (!addon_i32(env, argv[1], &first) || !addon_i32(env, argv[2], &count) || count < 0 || ring->available == NULL)
     return addon_throw(env, "prefetchRun(id, first, count)");
-  fetch(ring, (uint32_t)first, count < BATCH_MAX ? (uint32_t)count : BATCH_MAX);
+  fetch_split(ring, (uint32_t)first, count < BATCH_MAX ? (uint32_t)count : BATCH_MAX);
   return NULL;
+}
+
+// prefetchLook(id, first, wrap): count. Packed ring: the chains available from place `first` on, at most 128.
+static napi_value prefetch_look(napi_env env, napi_callback_info info) {
+  ADDON_ARGS(3);
+  int32_t first, wrap;
+  struct ring *ring = ring_of(env, argv[0]);
+  if (ring == NULL) return NULL;
+  if (!addon_i32(env, argv[1], &first) || !addon_i32(env, argv[2], &wrap) || ring->available != NULL || first < 0 ||
+      (uint32_t)first >= ring->size)
+    return addon_throw(env, "prefetchLook(id, first, wrap)");
+  return ADDON_RESULT((int32_t)look_packed(ring, (uint32_t)first, wrap != 0));
 }
 
 void prefetch_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "prefetchCreate", prefetch_create);
   addon_export(env, exports, "prefetchClose", prefetch_close);
   addon_export(env, exports, "prefetchRun", prefetch_run);
+  addon_export(env, exports, "prefetchLook", prefetch_look);
 }

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { assert } from '../../src/base/assert.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
-import { NO_HEAD } from '../../src/initiator/split-driver-ring.ts';
+import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { clockNs } from '../../src/sys/thread.ts';
 import { QUEUES_MAX } from '../../src/virtio/features.ts';

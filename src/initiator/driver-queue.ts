@@ -4,11 +4,15 @@
  */
 import { TargetError } from '../base/errors.ts';
 import { closeFd, createEventFd, type FdSet, readEventFd, signalEventFd } from '../sys/events.ts';
+import { type DriverRing, type DriverRingOptions, NO_HEAD } from './driver-ring.ts';
 import type { OwnedMemory } from './owned-memory.ts';
-import { NO_HEAD, SplitDriverRing, type SplitDriverRingOptions } from './split-driver-ring.ts';
+import { PackedDriverRing } from './packed-driver-ring.ts';
+import { SplitDriverRing } from './split-driver-ring.ts';
 
-export interface DriverQueueOptions extends SplitDriverRingOptions {
+export interface DriverQueueOptions extends DriverRingOptions {
   readonly index: number;
+  /** RING_PACKED was negotiated. */
+  readonly isPacked: boolean;
   /** Look at the used ring in every turn of the event loop, and ask for no calls. */
   readonly isPolled: boolean;
   readonly fds: FdSet;
@@ -29,7 +33,7 @@ interface Pending {
 
 export class DriverQueue {
   readonly index: number;
-  readonly ring: SplitDriverRing;
+  readonly ring: DriverRing;
   readonly kickFd: number;
   readonly callFd: number;
   readonly errFd: number;
@@ -55,7 +59,7 @@ export class DriverQueue {
   constructor(memory: OwnedMemory, options: DriverQueueOptions) {
     this.index = options.index;
     this.isPolled = options.isPolled;
-    this.ring = new SplitDriverRing(memory, options);
+    this.ring = options.isPacked ? new PackedDriverRing(memory, options) : new SplitDriverRing(memory, options);
     this.kickFd = createEventFd();
     this.callFd = createEventFd();
     this.errFd = createEventFd();
@@ -135,7 +139,7 @@ export class DriverQueue {
   /** The ring's state in one line, for error messages. */
   describe(): string {
     const { ring } = this;
-    const indexes = `avail ${ring.nextAvail}, used ${ring.usedIdx()}, seen ${ring.nextUsed}`;
+    const indexes = `avail ${ring.nextAvail}, used up to 0x${ring.usedBase.toString(16)}, seen ${ring.nextUsed}`;
     return `${indexes}, ${this.calls} calls, ${this.kicks} kicks`;
   }
 
@@ -159,7 +163,7 @@ export class DriverQueue {
     do {
       this.drain();
       this.#armCalls();
-    } while (this.ring.usedIdx() !== this.ring.nextUsed);
+    } while (this.ring.hasUsed());
   }
 
   #armCalls(): void {

@@ -14,10 +14,12 @@ import { VhostUserFrontend } from './vhost-user-frontend.ts';
 export interface SessionOptions {
   /** Default 1. */
   readonly queues?: number;
-  /** Entries of each ring, a power of two. Default 128. */
+  /** Entries of each ring; of split ones a power of two. Default 128. */
   readonly queueSize?: number;
   /** Virtio feature bits to ack where offered. Default: the ring features and those of the device. */
   readonly features?: bigint;
+  /** Ack RING_PACKED too, where offered. Default false. */
+  readonly isPacked?: boolean;
   /** Protocol features to ack where offered. Default: all that a storage front-end uses. */
   readonly protocolFeatures?: bigint;
   /** Guest memory: regions to make, or memory of the caller's. Default: 64 MiB above 4 GiB. */
@@ -28,7 +30,7 @@ export interface SessionOptions {
   readonly timeoutMs?: number;
   /** Ask for acknowledgements where the back-end can. Default true. */
   readonly wantsAcks?: boolean;
-  /** First value of the rings' indices. Default 0. */
+  /** Where the rings begin, as SET_VRING_BASE has it. Default: where new ones do. */
   readonly ringBase?: number;
   /** Keep requests in flight waiting when the connection ends, for a `reconnect`. Default false: they fail at once. */
   readonly keepsRequests?: boolean;
@@ -109,7 +111,8 @@ export class FrontendSession {
 
   /** Acks the features, shares the memory, and sets up and enables every ring. */
   async start(deviceFeatures: bigint): Promise<void> {
-    const wanted = this.#options.features ?? RING_FEATURES | deviceFeatures;
+    const packed = this.#options.isPacked === true ? maskOf(VirtioFeature.RING_PACKED) : 0n;
+    const wanted = packed | (this.#options.features ?? RING_FEATURES | deviceFeatures);
     const vhost = maskOf(VHOST_USER_F_PROTOCOL_FEATURES);
     this.features = this.offered & (wanted | vhost);
     await this.frontend.setFeatures(this.features);
@@ -147,7 +150,7 @@ export class FrontendSession {
     const { frontend, memory } = this;
     await frontend.setVringNum(index, ring.size);
     // After a crash nobody tells the base: like QEMU, take up where the used ring ends.
-    await frontend.setVringBase(index, queue.base ?? ring.usedIdx());
+    await frontend.setVringBase(index, queue.base ?? ring.usedBase);
     await frontend.setVringAddr(index, {
       descriptor: memory.userAddressOf(ring.descriptorAddress),
       used: memory.userAddressOf(ring.usedAddress),
@@ -207,13 +210,14 @@ export class FrontendSession {
   }
 
   #createQueues(): void {
-    const { queues = 1, queueSize = 128, poll = false, ringBase = 0 } = this.#options;
+    const { queues = 1, queueSize = 128, poll = false, ringBase } = this.#options;
     if (queues > this.queueCountMax) {
       throw new TargetError('EINVAL', `the back-end has ${this.queueCountMax} queues, not ${queues}`);
     }
     const hasEventIdx = this.hasFeature(VirtioFeature.EVENT_IDX);
+    const isPacked = this.hasFeature(VirtioFeature.RING_PACKED);
     for (let index = 0; index < queues; index++) {
-      const ring = { size: queueSize, hasEventIdx, base: ringBase };
+      const ring = { size: queueSize, isPacked, hasEventIdx, ...(ringBase === undefined ? {} : { base: ringBase }) };
       this.queues.push(new DriverQueue(this.memory, { ...ring, index, isPolled: poll, fds: this.fds }));
     }
   }

@@ -4,10 +4,10 @@ import { TargetError } from '../base/errors.ts';
 import { clockNs } from '../sys/thread.ts';
 import type { BlockStamps } from './block-stamps.ts';
 import type { DriverQueue } from './driver-queue.ts';
+import { DescriptorFlag, type DriverRing, NO_HEAD, type Segment } from './driver-ring.ts';
 import type { LatencyHistogram } from './latency-histogram.ts';
 import type { LoadProtocol } from './load-protocol.ts';
 import type { OwnedMemory } from './owned-memory.ts';
-import { DescriptorFlag, encodeDescriptor, NO_HEAD, type Segment, type SplitDriverRing } from './split-driver-ring.ts';
 
 export interface LoadQueueOptions {
   readonly protocol: LoadProtocol;
@@ -50,11 +50,13 @@ const ROUNDS_PER_CLOCK = 256;
 /** Completions between two refusals of calls: with EVENT_IDX one holds for half a turn of the index. */
 const REFUSE_EVERY = 0x4000;
 const NEXT_SHIFT = 16;
+/** Index of the last entry of a slot's table. */
+const TABLE_LAST = 2;
 
 export class LoadQueue {
   inFlight = 0;
   readonly #queue: DriverQueue;
-  readonly #ring: SplitDriverRing;
+  readonly #ring: DriverRing;
   readonly #state: LoadState;
   readonly #memory: OwnedMemory;
   readonly #options: LoadQueueOptions;
@@ -64,8 +66,9 @@ export class LoadQueue {
   readonly #controlWords: Uint32Array;
   readonly #controlBytes: Uint8Array;
   readonly #dataWords: Uint32Array;
-  /** Where each slot's second and third descriptor are: in the ring or in the slot's table. */
-  readonly #descriptors: Uint32Array;
+  /** The slots' indirect tables, or null: their descriptors are the ring's. */
+  readonly #tables: Uint32Array | null;
+  /** Where each slot's second and third descriptor are. */
   readonly #second: Int32Array;
   readonly #third: Int32Array;
   /** 1 where a slot's descriptors are those of a write. */
@@ -80,7 +83,7 @@ export class LoadQueue {
   /** Rounds between two readings of the clock: without latencies it is only for the end of the run. */
   readonly #clockEvery: number;
   #untilClock = 0;
-  #refusedAt = 0;
+  #doneSinceRefused = 0;
 
   constructor(memory: OwnedMemory, queue: DriverQueue, state: LoadState, options: LoadQueueOptions) {
     const { depth, blockBytes, isIndirect } = options;
@@ -104,7 +107,7 @@ export class LoadQueue {
     this.#controlWords = memory.uint32s(this.#controlGpa, depth * SLOT_WORDS);
     this.#controlBytes = memory.bytes(this.#controlGpa, depth * SLOT_BYTES);
     this.#dataWords = memory.uint32s(this.#dataGpa, (depth * blockBytes) / 4);
-    this.#descriptors = isIndirect ? this.#controlWords : ring.descriptors;
+    this.#tables = isIndirect ? this.#controlWords : null;
     this.#second = new Int32Array(depth);
     this.#third = new Int32Array(depth);
     this.#isLaidOutForWrite = new Uint8Array(depth);
@@ -140,7 +143,8 @@ export class LoadQueue {
       if (this.#submit(slot)) submitted++;
     }
     if (submitted > 0) this.#publish();
-    if (((ring.nextUsed - this.#refusedAt) & 0xffff) >= REFUSE_EVERY) this.#refuseCalls();
+    this.#doneSinceRefused += done;
+    if (this.#doneSinceRefused >= REFUSE_EVERY) this.#refuseCalls();
     return done;
   }
 
@@ -183,7 +187,7 @@ export class LoadQueue {
   }
 
   #nextOf(index: number): number {
-    return (this.#descriptors[index * 4 + 3] as number) >>> NEXT_SHIFT;
+    return (this.#ring.descriptors[index * 4 + 3] as number) >>> NEXT_SHIFT;
   }
 
   /** Writes the descriptors behind the header: data and answer, in the order that the direction asks for. */
@@ -196,16 +200,20 @@ export class LoadQueue {
     const dataFlag = isWrite ? 0 : DescriptorFlag.write;
     const data = this.#dataGpa + slot * blockBytes;
     const answer = this.#controlGpa + slot * SLOT_BYTES + ANSWER_OFFSET;
-    const words = this.#descriptors;
-    const next = this.#nextOf(second);
     if (isSwapped) {
-      encodeDescriptor(words, second, answer, answerBytes, DescriptorFlag.write + DescriptorFlag.next, next);
-      encodeDescriptor(words, third, data, blockBytes, dataFlag, 0);
+      this.#write(second, answer, answerBytes, DescriptorFlag.write + DescriptorFlag.next, third);
+      this.#write(third, data, blockBytes, dataFlag, 0);
     } else {
-      encodeDescriptor(words, second, data, blockBytes, dataFlag + DescriptorFlag.next, next);
-      encodeDescriptor(words, third, answer, answerBytes, DescriptorFlag.write, 0);
+      this.#write(second, data, blockBytes, dataFlag + DescriptorFlag.next, third);
+      this.#write(third, answer, answerBytes, DescriptorFlag.write, 0);
     }
     this.#isLaidOutForWrite[slot] = isWrite ? 1 : 0;
+  }
+
+  #write(index: number, gpa: number, lengthBytes: number, flags: number, third: number): void {
+    const tables = this.#tables;
+    if (tables === null) this.#ring.writeDescriptor(index, gpa, lengthBytes, flags, third);
+    else this.#ring.writeEntry(tables, index, gpa, lengthBytes, flags, TABLE_LAST);
   }
 
   /** Takes a completed chain apart; returns its slot. */
@@ -257,7 +265,7 @@ export class LoadQueue {
 
   #refuseCalls(): void {
     this.#ring.refuseCalls();
-    this.#refusedAt = this.#ring.nextUsed;
+    this.#doneSinceRefused = 0;
   }
 
   #publish(): void {

@@ -6,8 +6,8 @@
 import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';
 import type { Completion, DriverQueue } from './driver-queue.ts';
+import { NO_HEAD, type Segment } from './driver-ring.ts';
 import type { OwnedMemory } from './owned-memory.ts';
-import { NO_HEAD, type Segment } from './split-driver-ring.ts';
 
 /** How the parts are cut and placed. */
 export interface RequestShape {

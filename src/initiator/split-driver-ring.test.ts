@@ -2,8 +2,9 @@
 import { isDeepStrictEqual } from 'node:util';
 import * as fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
+import { DescriptorFlag, NO_HEAD, type Segment } from './driver-ring.ts';
 import { OwnedMemory } from './owned-memory.ts';
-import { DescriptorFlag, NO_HEAD, type Segment, SplitDriverRing } from './split-driver-ring.ts';
+import { SplitDriverRing } from './split-driver-ring.ts';
 
 const SEGMENTS_MAX = 6;
 const TABLE_BYTES = 16 * SEGMENTS_MAX;

@@ -15,7 +15,7 @@ const views = new MappingViews();
 const bytes = new Uint8Array(views.view(mapping, 0, PAGE));
 const data = new DataView(bytes.buffer);
 const regions = [{ guestAddress: GUEST, sizeBytes: PAGE, hostAddress: mapping.address }];
-const open = () => new ChainPrefetch(mapping.address, mapping.address + ENTRIES, SIZE, regions);
+const open = () => ChainPrefetch.ofSplit(mapping.address, mapping.address + ENTRIES, SIZE, regions);
 
 afterAll(() => {
   views.close();
@@ -64,8 +64,8 @@ describe('fetching chains ahead', () => {
   });
 
   it('refuses a ring that cannot be', () => {
-    expect(() => new ChainPrefetch(0, mapping.address, SIZE, regions)).toThrow(TypeError);
-    expect(() => new ChainPrefetch(mapping.address, mapping.address, 15, regions)).toThrow(TypeError);
-    expect(() => new ChainPrefetch(mapping.address, mapping.address, 65_536, regions)).toThrow(TypeError);
+    expect(() => ChainPrefetch.ofSplit(0, mapping.address, SIZE, regions)).toThrow(TypeError);
+    expect(() => ChainPrefetch.ofSplit(mapping.address, mapping.address, 15, regions)).toThrow(TypeError);
+    expect(() => ChainPrefetch.ofSplit(mapping.address, mapping.address, 65_536, regions)).toThrow(TypeError);
   });
 });

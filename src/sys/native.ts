@@ -57,6 +57,7 @@ export interface Native {
   prefetchCreate(descriptors: number, availableEntries: number, size: number, regions: Float64Array): number;
   prefetchClose(id: number): number;
   prefetchRun(id: number, first: number, count: number): void;
+  prefetchLook(id: number, first: number, wrap: number): number;
 
   setAffinity(core: number): number;
   getAffinity(out: Int32Array): number;

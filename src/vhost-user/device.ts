@@ -2,21 +2,14 @@
  * What a session needs of the device behind it. Implemented in vhost/, which knows blk and scsi; a session does not.
  */
 import type { MemoryRegionInfo } from '../memory/guest-memory.ts';
+import type { RingFormat, RingSetup } from '../virtio/ring-shape.ts';
 
 /** No descriptor: for a kick, poll; for a call or an error, nobody listens. */
 export const NO_FD = -1;
 
 /** A virtqueue ready to run, as plain data. Addresses are host addresses inside the regions. */
-export interface VringStart {
+export interface VringStart extends RingSetup, RingFormat {
   readonly index: number;
-  /** Entries. */
-  readonly size: number;
-  readonly descriptorAddress: number;
-  readonly availableAddress: number;
-  readonly usedAddress: number;
-  /** Next available entry to take. */
-  readonly nextAvail: number;
-  readonly hasEventIdx: boolean;
   readonly kickFd: number;
   readonly callFd: number;
   readonly errFd: number;
@@ -33,7 +26,7 @@ export interface SessionDevice {
   /** The front-end acked these. */
   setFeatures(features: bigint): void;
   startVring(vring: VringStart): Promise<void>;
-  /** Resolves with the next available entry to take when nothing is in flight and the memory is not used any more. */
+  /** Resolves with where the ring stands (its base) when nothing is in flight and the memory is not used any more. */
   stopVring(index: number): Promise<number>;
   setVringCall(index: number, callFd: number): Promise<void>;
   /** Back to the state after connecting. Every queue is stopped. */

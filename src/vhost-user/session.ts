@@ -13,8 +13,8 @@ import type { LimitedLog, Logger } from '../base/log.ts';
 import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
 import { sendMessage, setNonBlocking } from '../sys/socket.ts';
-import { QUEUE_SIZE_MAX, VirtioFeature } from '../virtio/features.ts';
-import { splitRingBytes } from '../virtio/split-ring.ts';
+import { VirtioFeature } from '../virtio/features.ts';
+import { ringBytes } from '../virtio/ring-shape.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice } from './device.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
@@ -307,16 +307,13 @@ export class Session {
 
   #setVringNum(vring: Vring, size: number): undefined {
     if (vring.isRunning) throw new TargetError('VHOST_VRING_BUSY', `queue ${vring.index} is running`);
-    if (size === 0 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0) {
-      throw new TargetError('VHOST_VRING_NUM', `queue size ${size} is not a power of two from 1 to ${QUEUE_SIZE_MAX}`);
-    }
-    vring.size = size;
+    vring.setSize(size, this.#isPacked);
   }
 
   async #setVringAddr(payload: wire.PayloadOf<'SET_VRING_ADDR'>): Promise<undefined> {
     const vring = this.#vring(payload.index);
     const { descriptor, used, available } = payload;
-    checkAlignment(vring, descriptor, available, used);
+    vring.checkAlignment(this.#isPacked, { descriptor, available, used });
     const before = vring.addresses;
     const isSame =
       before !== null && before.descriptor === descriptor && before.used === used && before.available === available;
@@ -327,17 +324,17 @@ export class Session {
     await this.#refresh(vring);
   }
 
-  #setVringBase(vring: Vring, nextAvail: number): undefined {
+  #setVringBase(vring: Vring, base: number): undefined {
     if (vring.isRunning) throw new TargetError('VHOST_VRING_BUSY', `queue ${vring.index} is running`);
-    if (nextAvail > 0xffff) throw new TargetError('VHOST_VRING_BASE', `${nextAvail} is not a ring index`);
-    vring.nextAvail = nextAvail;
+    vring.base = base;
+    if (!this.#isPacked || vring.size > 0) vring.checkedBase(this.#isPacked);
   }
 
   async #getVringBase(vring: Vring): Promise<Uint8Array> {
     if (vring.isRunning) await this.#stop(vring);
     vring.isStarted = false;
     vring.replaceFd('kickFd', NO_FD);
-    return wire.VringState.encode({ index: vring.index, num: vring.nextAvail });
+    return wire.VringState.encode({ index: vring.index, num: vring.baseOr(this.#isPacked) });
   }
 
   async #setVringKick(value: bigint, message: Message): Promise<undefined> {
@@ -386,6 +383,10 @@ export class Session {
     await this.#refresh(vring);
   }
 
+  get #isPacked(): boolean {
+    return wire.hasBit(this.#features, VirtioFeature.RING_PACKED);
+  }
+
   /** Starts a ring that has everything it needs. */
   async #refresh(vring: Vring): Promise<void> {
     if (vring.isRunning || !vring.isConfigured || !this.#isEnabled(vring) || this.#ended !== null) return;
@@ -393,7 +394,9 @@ export class Session {
       index: vring.index,
       size: vring.size,
       ...this.#resolve(vring),
-      nextAvail: vring.nextAvail,
+      base: vring.checkedBase(this.#isPacked),
+      isPacked: this.#isPacked,
+      isInOrder: wire.hasBit(this.#features, VirtioFeature.IN_ORDER),
       hasEventIdx: wire.hasBit(this.#features, VirtioFeature.EVENT_IDX),
       kickFd: vring.kickFd,
       callFd: vring.callFd,
@@ -407,7 +410,7 @@ export class Session {
 
   async #stop(vring: Vring): Promise<void> {
     vring.isRunning = false;
-    vring.nextAvail = await this.#device.stopVring(vring.index);
+    vring.base = await this.#device.stopVring(vring.index);
   }
 
   async #stopAll(): Promise<Vring[]> {
@@ -426,7 +429,7 @@ export class Session {
   /** Host addresses of a ring's parts; throws when they are not in the memory. */
   #resolve(vring: Vring) {
     const addresses = vring.addresses ?? { descriptor: 0, available: 0, used: 0 };
-    const bytes = splitRingBytes(vring.size);
+    const bytes = ringBytes(this.#isPacked, vring.size);
     const regions = this.memory.regions;
     const descriptorAddress = hostAddressOf(regions, addresses.descriptor, bytes.descriptor);
     const availableAddress = hostAddressOf(regions, addresses.available, bytes.available);
@@ -436,7 +439,8 @@ export class Session {
       throw new TargetError('VHOST_VRING_ADDR', `queue ${vring.index} does not lie in the guest memory`);
     }
     // Regions may be mapped at odd addresses on either side: an atomic access must not cross a cache line.
-    checkAlignment(vring, descriptorAddress, availableAddress, usedAddress);
+    const host = { descriptor: descriptorAddress, available: availableAddress, used: usedAddress };
+    vring.checkAlignment(this.#isPacked, host);
     return { descriptorAddress, availableAddress, usedAddress };
   }
 
@@ -481,10 +485,4 @@ export class Session {
       throw new TargetError('VHOST_MSG_SIZE', `${bytes.length} bytes of configuration, not ${size}`);
     await this.#device.config?.write(offset, bytes.subarray(0, size));
   }
-}
-
-/** Virtio 1.3 §2.7: the descriptor table is aligned to 16, the available ring to 2, the used ring to 4 bytes. */
-function checkAlignment(vring: Vring, descriptor: number, available: number, used: number): void {
-  if (descriptor % 16 === 0 && available % 2 === 0 && used % 4 === 0) return;
-  throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${vring.index} are not aligned`);
 }

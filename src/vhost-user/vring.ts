@@ -1,5 +1,8 @@
 /** What a front-end told us of one virtqueue. Descriptors are owned here until they are replaced. */
+import { TargetError } from '../base/errors.ts';
 import { closeFd } from '../sys/events.ts';
+import { QUEUE_SIZE_MAX } from '../virtio/features.ts';
+import { PACKED_BASE_FIRST, packedSlotsInFlight } from '../virtio/ring-shape.ts';
 import { NO_FD } from './device.ts';
 
 /** Front-end virtual addresses of the three parts. */
@@ -14,7 +17,8 @@ type FdSlot = 'kickFd' | 'callFd' | 'errFd';
 export class Vring {
   readonly index: number;
   size = 0;
-  nextAvail = 0;
+  /** Where it goes on, as `Ring.base` has it; null while nobody has said so. */
+  base: number | null = null;
   addresses: VringAddresses | null = null;
   kickFd = NO_FD;
   callFd = NO_FD;
@@ -34,6 +38,34 @@ export class Vring {
     return this.size > 0 && this.addresses !== null && this.isStarted;
   }
 
+  setSize(size: number, isPacked: boolean): void {
+    if (size === 0 || size > QUEUE_SIZE_MAX || !hasSize(size, isPacked)) {
+      const what = isPacked ? 'a number' : 'a power of two';
+      throw new TargetError('VHOST_VRING_NUM', `queue size ${size} is not ${what} from 1 to ${QUEUE_SIZE_MAX}`);
+    }
+    this.size = size;
+  }
+
+  /** Where the ring goes on; where a new one begins unless the front-end has said so. */
+  baseOr(isPacked: boolean): number {
+    return this.base ?? (isPacked ? PACKED_BASE_FIRST : 0);
+  }
+
+  /** As `baseOr`. Throws when a ring of its size cannot stand there: features may have changed since both were set. */
+  checkedBase(isPacked: boolean): number {
+    const base = this.baseOr(isPacked);
+    const isInside = isPacked ? packedSlotsInFlight(base, this.size) >= 0 : base <= 0xffff;
+    if (isInside && hasSize(this.size, isPacked)) return base;
+    const what = `queue ${this.index} of ${this.size} entries cannot go on at 0x${base.toString(16)}`;
+    throw new TargetError('VHOST_VRING_BASE', what);
+  }
+
+  /** Virtio 1.3 §2.7, §2.8: descriptors are aligned to 16, the available ring to 2, all other parts to 4 bytes. */
+  checkAlignment(isPacked: boolean, { descriptor, available, used }: VringAddresses): void {
+    if (descriptor % 16 === 0 && available % (isPacked ? 4 : 2) === 0 && used % 4 === 0) return;
+    throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${this.index} are not aligned`);
+  }
+
   /** Takes over `fd` in place of the old one. */
   replaceFd(slot: FdSlot, fd: number): void {
     if (this[slot] !== NO_FD) closeFd(this[slot]);
@@ -46,9 +78,13 @@ export class Vring {
     this.replaceFd('callFd', NO_FD);
     this.replaceFd('errFd', NO_FD);
     this.size = 0;
-    this.nextAvail = 0;
+    this.base = null;
     this.addresses = null;
     this.isStarted = false;
     this.isEnabled = false;
   }
+}
+
+function hasSize(size: number, isPacked: boolean): boolean {
+  return isPacked || (size & (size - 1)) === 0;
 }

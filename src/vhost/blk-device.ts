@@ -3,7 +3,7 @@ import { SEGMENTS_OFFERED } from '../base/limits.ts';
 import type { Bdev } from '../bdev/bdev.ts';
 import { maskOf } from '../vhost-user/messages.ts';
 import { BlkConfig, BlkFeature, SECTOR_BYTES } from '../virtio/blk.ts';
-import { VirtioFeature } from '../virtio/features.ts';
+import { FEATURES_OFFERED } from '../virtio/features.ts';
 
 /** Ranges of one DISCARD or WRITE_ZEROES request. */
 export const RANGES_MAX = 64;
@@ -26,20 +26,7 @@ export interface BlkDeviceParams {
 /** Features offered, without VHOST_USER_F_PROTOCOL_FEATURES. */
 export function blkFeatures({ isReadonly, hasRanges }: BlkDeviceParams): bigint {
   const { SIZE_MAX, SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, RO, DISCARD, WRITE_ZEROES } = BlkFeature;
-  const { VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT } = VirtioFeature;
-  const common = maskOf(
-    SIZE_MAX,
-    SEG_MAX,
-    BLK_SIZE,
-    FLUSH,
-    TOPOLOGY,
-    CONFIG_WCE,
-    MQ,
-    VERSION_1,
-    INDIRECT_DESC,
-    EVENT_IDX,
-    ANY_LAYOUT,
-  );
+  const common = maskOf(SIZE_MAX, SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ, ...FEATURES_OFFERED);
   return common | (isReadonly ? maskOf(RO) : 0n) | (hasRanges ? maskOf(DISCARD, WRITE_ZEROES) : 0n);
 }
 

@@ -8,7 +8,7 @@ import { describe, expect, it } from 'vitest';
 import { BlkRig, blkHeader, blkRange, UNTOUCHED } from '../../test/support/blk-rig.ts';
 import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
 import { MallocBdev, MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
-import type { Segment } from '../initiator/split-driver-ring.ts';
+import type { Segment } from '../initiator/driver-ring.ts';
 import { BlkRequestType, BlkStatus } from '../virtio/blk.ts';
 
 const { IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES } = BlkRequestType;

@@ -253,9 +253,9 @@ export abstract class DeviceSession implements SessionDevice {
   async stopVring(index: number): Promise<number> {
     const { places } = this.#host;
     const call: VringCall = { sessionId: this.id, index };
-    const nextAvail = (await places.reactorOf(index)?.call(VringService.stop, call)) as number;
+    const base = (await places.reactorOf(index)?.call(VringService.stop, call)) as number;
     places.stop(index);
-    return nextAvail;
+    return base;
   }
 
   async setVringCall(index: number, callFd: number): Promise<void> {

@@ -11,7 +11,7 @@ import { signalEventFd } from '../sys/events.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
 import { clockNs } from '../sys/thread.ts';
 import { Chain, RING_FAULT_TEXT, RingFault } from '../virtio/chain.ts';
-import type { SplitRing } from '../virtio/split-ring.ts';
+import type { Ring } from '../virtio/ring.ts';
 import { CallCoalescing, type CoalescingSettings } from './call-coalescing.ts';
 import { ChainData } from './chain-data.ts';
 import { QueueCounter, type QueueCounters } from './queue-counters.ts';
@@ -25,7 +25,7 @@ const CHAIN = new Chain();
 
 export interface QueueOptions {
   readonly index: number;
-  readonly ring: SplitRing;
+  readonly ring: Ring;
   readonly memory: GuestMemory;
   readonly arena: IovArena;
   readonly callFd: number;
@@ -46,7 +46,7 @@ export abstract class RequestQueue implements Source {
   protected readonly memory: GuestMemory;
   protected readonly arena: IovArena;
   protected readonly data: ChainData;
-  protected readonly ring: SplitRing;
+  protected readonly ring: Ring;
   readonly #errFd: number;
   readonly #canSleep: boolean;
   readonly #counters: QueueCounters;
@@ -127,15 +127,15 @@ export abstract class RequestQueue implements Source {
     this.#counters[QueueCounter.kicks] = (this.#counters[QueueCounter.kicks] as number) + 1;
   }
 
-  /** Takes no more requests; resolves with the next available entry to take when none is in flight. */
+  /** Takes no more requests; resolves with where the ring stands when none is in flight. */
   async stop(): Promise<number> {
     this.#isStopping = true;
     if (this.ring.inFlightCount > 0) await new Promise<void>((resolve) => (this.#onDrained = resolve));
     this.publish();
     if (this.#isCallDue) this.#call();
-    const nextAvail = this.ring.nextAvail;
+    const { base } = this.ring;
     this.ring.close();
-    return nextAvail;
+    return base;
   }
 
   /** Whether a chain would be of use now. A queue that the driver fills with buffers for later says when. */

@@ -11,7 +11,7 @@ import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { BdevEntry, BdevUser } from '../bdev/registry.ts';
 import { hasBit, maskOf } from '../vhost-user/messages.ts';
-import { VirtioFeature } from '../virtio/features.ts';
+import { FEATURES_OFFERED } from '../virtio/features.ts';
 import { SCSI_LUNS_MAX, SCSI_TARGETS_MAX, ScsiFeature } from '../virtio/scsi.ts';
 import { Controller, DeviceSession } from './controller.ts';
 import { type AddLunCall, type LunCall, ScsiCall } from './scsi-service.ts';
@@ -249,6 +249,5 @@ export class ScsiSession extends DeviceSession {
 
 /** Without VHOST_USER_F_PROTOCOL_FEATURES. INOUT is not offered: no command of a disk has data in both directions. */
 function scsiFeatures(): bigint {
-  const { VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT } = VirtioFeature;
-  return maskOf(ScsiFeature.HOTPLUG, ScsiFeature.CHANGE, VERSION_1, INDIRECT_DESC, EVENT_IDX, ANY_LAYOUT);
+  return maskOf(ScsiFeature.HOTPLUG, ScsiFeature.CHANGE, ...FEATURES_OFFERED);
 }

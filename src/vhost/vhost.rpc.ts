@@ -41,9 +41,6 @@ export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHan
       if (params.transport.toLowerCase() !== BLK_TRANSPORT) {
         throw new TargetError('EINVAL', `transport "${params.transport}" is not known: leave it out`);
       }
-      if (params.packed_ring || params.packed_ring_recovery) {
-        throw new TargetError('ENOTSUP', 'packed virtqueues are not supported yet: leave packed_ring out');
-      }
       registry.createBlk({
         name: params.ctrlr,
         bdevName: params.dev_name,

@@ -69,7 +69,7 @@ class Guest {
       kickFd?: number;
       isWriteThrough?: boolean;
       isDetached?: boolean;
-      nextAvail?: number;
+      base?: number;
     } = {},
   ): StartCall {
     const { memory, driver } = this.ring;
@@ -82,8 +82,10 @@ class Guest {
         descriptorAddress: memory.userAddressOf(driver.descriptorAddress),
         availableAddress: memory.userAddressOf(driver.availableAddress),
         usedAddress: memory.userAddressOf(driver.usedAddress),
-        nextAvail: parts.nextAvail ?? 0,
+        base: parts.base ?? 0,
         hasEventIdx: false,
+        isPacked: false,
+        isInOrder: false,
         kickFd: parts.kickFd ?? this.kickFd,
         callFd: this.callFd,
         errFd: NO_FD,
@@ -177,7 +179,7 @@ describe('a queue', () => {
     signalEventFd(guest.kickFd);
     await turns(20);
     expect(guest.statusAt(at)).toBe(UNTOUCHED);
-    guest.start({ nextAvail: 1 });
+    guest.start({ base: 1 });
     await until(() => guest.statusAt(at) === OK, 'status');
     expect(await guest.stop()).toBe(2);
   });

@@ -14,7 +14,7 @@ import type { MailboxHandler } from '../reactor/mailbox.ts';
 import type { Reactor, ReactorMode } from '../reactor/reactor.ts';
 import { IovArena } from '../sys/iov-arena.ts';
 import { NO_FD, type VringStart } from '../vhost-user/device.ts';
-import { SplitRing } from '../virtio/split-ring.ts';
+import { createRing } from '../virtio/create-ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
 import type { CoalescingSettings } from './call-coalescing.ts';
@@ -135,7 +135,7 @@ class Service {
     const key = keyOf(call.sessionId, vring.index);
     if (this.#running.has(key)) throw new TargetError('EBUSY', `queue ${key} is already running`);
     const memory = this.#takeMemory(call);
-    const ring = new SplitRing(vring, memory.map);
+    const ring = createRing(vring, memory.map);
     let open: OpenQueue | null = null;
     try {
       open = this.#open(call.device, {
@@ -180,12 +180,12 @@ class Service {
     const running = this.#running.get(key);
     if (running === undefined) throw new TargetError('ENODEV', `queue ${key} is not running`);
     if (running.kickFd !== NO_FD) this.#reactor.fdSet.remove(running.kickFd);
-    const nextAvail = await running.queue.stop();
+    const base = await running.queue.stop();
     this.#reactor.remove(running.queue);
     this.#running.delete(key);
     this.#releaseMemory(running.memory);
     running.close();
-    return nextAvail;
+    return base;
   }
 
   setCall(call: SetCallCall): void {

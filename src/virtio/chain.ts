@@ -70,3 +70,8 @@ export class Chain {
     this.writableBytes = other.writableBytes;
   }
 }
+
+const DESCRIPTOR_BYTES = 16;
+/** Where an indirect table that cannot be read in place is copied to; one for all rings of a thread. */
+export const INDIRECT_TABLE = new Uint32Array((CHAIN_DESCRIPTORS_MAX * DESCRIPTOR_BYTES) / 4);
+export const INDIRECT_TABLE_BYTES = new Uint8Array(INDIRECT_TABLE.buffer);

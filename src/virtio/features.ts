@@ -10,7 +10,17 @@ export const VirtioFeature = {
   IN_ORDER: 35,
 } as const;
 
-/** Most entries of a virtqueue that Ringhost accepts (the specification allows 32768). */
-export const QUEUE_SIZE_MAX = 1024;
+/** What our devices offer of them. */
+export const FEATURES_OFFERED = [
+  VirtioFeature.ANY_LAYOUT,
+  VirtioFeature.INDIRECT_DESC,
+  VirtioFeature.EVENT_IDX,
+  VirtioFeature.VERSION_1,
+  VirtioFeature.RING_PACKED,
+  VirtioFeature.IN_ORDER,
+] as const;
+
+/** Most entries of a virtqueue (virtio 1.3 §2.7, §2.8.10.1). */
+export const QUEUE_SIZE_MAX = 32_768;
 /** Most queues of one device: the ring index of SET_VRING_KICK has 8 bits. */
 export const QUEUES_MAX = 256;

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { RIG_GUEST_ADDRESS, RingRig } from '../../test/support/split-ring-rig.ts';
-import { NO_HEAD, type Segment } from '../initiator/split-driver-ring.ts';
+import { NO_HEAD, type Segment } from '../initiator/driver-ring.ts';
 import { Chain } from './chain.ts';
 
 /** A table for every head: a chain has at most `SEGMENTS_MAX` buffers, and its table may be unaligned. */
@@ -124,7 +124,7 @@ class Model {
   restart(): void {
     if (this.#taken.length + this.#returned.length > 0) return;
     const { device } = this.rig;
-    assert.equal(device.nextAvail, this.#nextAvail);
+    assert.equal(device.base, this.#nextAvail);
     device.close();
     this.rig.device = this.rig.startDevice(this.#nextAvail);
     this.#hasSignalled = false;
@@ -135,7 +135,7 @@ class Model {
   check(): void {
     const { device, driver } = this.rig;
     assert.equal(device.fault, 0);
-    assert.equal(device.nextAvail, this.#nextAvail);
+    assert.equal(device.base, this.#nextAvail);
     assert.equal(device.inFlightCount, this.#taken.length);
     // Nothing is visible to the driver before it is published.
     assert.equal(driver.usedIdx(), this.#usedIdx);

@@ -2,9 +2,10 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { RIG_GUEST_ADDRESS, RingRig, type RingRigOptions } from '../../test/support/split-ring-rig.ts';
 import { AssertionError } from '../base/assert.ts';
-import { DescriptorFlag, NO_HEAD } from '../initiator/split-driver-ring.ts';
+import { DescriptorFlag, NO_HEAD } from '../initiator/driver-ring.ts';
 import { Chain, RING_FAULT_TEXT, RingFault } from './chain.ts';
-import { SplitRing, splitRingBytes } from './split-ring.ts';
+import { ringBytes } from './ring-shape.ts';
+import { SplitRing } from './split-ring.ts';
 
 const GIB = 2 ** 30;
 const PAGE = 4096;
@@ -73,7 +74,7 @@ describe('what a driver does right', () => {
         expect(rig.driver.popUsed()).toBe(NO_HEAD);
       }
       expect(rig.device.fault).toBe(RingFault.none);
-      expect(rig.device.nextAvail).toBe((0xfff0 + rounds * size) & 0xffff);
+      expect(rig.device.base).toBe((0xfff0 + rounds * size) & 0xffff);
     },
   );
 
@@ -194,7 +195,7 @@ describe('a popped chain', () => {
     const chain = new Chain();
     rig.device.pop(chain);
     rig.device.unpop(first);
-    expect([rig.device.nextAvail, rig.device.inFlightCount, rig.device.hasAvailable()]).toEqual([0, 0, true]);
+    expect([rig.device.base, rig.device.inFlightCount, rig.device.hasAvailable()]).toEqual([0, 0, true]);
     rig.driver.writeDescriptor(first, 9, 9, 0, 0);
     expect(rig.device.pop(chain)).toBe(true);
     expect(buffersOf(chain)).toEqual([readable(9, 9)]);
@@ -210,9 +211,9 @@ describe('a popped chain', () => {
     const head = rig.submit([readable(1)]);
     const chain = new Chain();
     rig.device.pop(chain);
-    expect(rig.device.nextAvail).toBe(0);
+    expect(rig.device.base).toBe(0);
     rig.device.unpop(head);
-    expect(rig.device.nextAvail).toBe(0xffff);
+    expect(rig.device.base).toBe(0xffff);
     expect(rig.device.pop(chain)).toBe(true);
   });
 
@@ -402,14 +403,14 @@ describe.each([0, 0xfffd])('a driver that misbehaves, from index %i', (base) => 
     const rig = rigOf({ base, ...options });
     commit(rig);
     const chain = new Chain();
-    const takenBefore = rig.device.nextAvail;
+    const takenBefore = rig.device.base;
     expect(rig.device.pop(chain)).toBe(false);
     expect(rig.device.fault).toBe(fault);
     // It cannot be repaired from the guest: whatever the ring holds now, nothing is taken.
     direct([[SPACE, 16, 0, 0]])(rig);
     expect(rig.device.pop(chain)).toBe(false);
     expect([rig.device.hasAvailable(), rig.device.armKick()]).toEqual([false, false]);
-    expect([rig.device.fault, rig.device.nextAvail]).toEqual([fault, takenBefore]);
+    expect([rig.device.fault, rig.device.base]).toEqual([fault, takenBefore]);
   });
 
   it.each(MISUSES)('gets back what was taken before $name', ({ fault, commit, options }) => {
@@ -460,7 +461,7 @@ describe('a ring over memory that was used before', () => {
       expect(rig.driver.popUsed()).toBe(head);
       rig.driver.freeChain(head);
     }
-    const base = rig.device.nextAvail;
+    const base = rig.device.base;
     rig.device.close();
     rig.device = rig.startDevice(base);
     const head = rig.submit([readable(9)]);
@@ -480,15 +481,15 @@ describe('a ring over memory that was used before', () => {
 
   it('is asserted to have a power of two of entries', () => {
     const rig = rigOf();
-    const setup = { descriptorAddress: 16, availableAddress: 16, usedAddress: 16, hasEventIdx: false, nextAvail: 0 };
+    const setup = { descriptorAddress: 16, availableAddress: 16, usedAddress: 16, hasEventIdx: false, base: 0 };
     for (const size of [0, 3, 6, 1023]) {
       expect(() => new SplitRing({ ...setup, size }, rig.guest)).toThrow(AssertionError);
     }
   });
 
   it('has the sizes of the specification', () => {
-    expect(splitRingBytes(1)).toEqual({ descriptor: 16, available: 8, used: 14 });
-    expect(splitRingBytes(256)).toEqual({ descriptor: 4096, available: 518, used: 2054 });
-    expect(splitRingBytes(1024)).toEqual({ descriptor: 16_384, available: 2054, used: 8198 });
+    expect(ringBytes(false, 1)).toEqual({ descriptor: 16, available: 8, used: 14 });
+    expect(ringBytes(false, 256)).toEqual({ descriptor: 4096, available: 518, used: 2054 });
+    expect(ringBytes(false, 1024)).toEqual({ descriptor: 16_384, available: 2054, used: 8198 });
   });
 });

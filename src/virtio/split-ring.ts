@@ -17,7 +17,9 @@ import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
-import { type Chain, RingFault } from './chain.ts';
+import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
+import type { Ring } from './ring.ts';
+import { type RingSetup, ringBytes } from './ring-shape.ts';
 
 const DESC_NEXT = 1;
 const DESC_WRITE = 2;
@@ -37,31 +39,11 @@ const TWO_32 = 2 ** 32;
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const NO_FAULT = RingFault.none;
 const DESCRIPTORS_MAX = CHAIN_DESCRIPTORS_MAX;
+const TABLE = INDIRECT_TABLE;
+const TABLE_BYTES = INDIRECT_TABLE_BYTES;
 
-/** Where an indirect table that cannot be read in place is copied to; one for all rings of a thread. */
-const TABLE = new Uint32Array((CHAIN_DESCRIPTORS_MAX * DESC_BYTES) / 4);
-const TABLE_BYTES = new Uint8Array(TABLE.buffer);
-
-export interface SplitRingSetup {
-  /** Entries, a power of two. */
+export class SplitRing implements Ring {
   readonly size: number;
-  /** Host addresses of the three parts, each wholly inside one memory region. */
-  readonly descriptorAddress: number;
-  readonly availableAddress: number;
-  readonly usedAddress: number;
-  readonly hasEventIdx: boolean;
-  /** Index of the next available entry to take. */
-  readonly nextAvail: number;
-}
-
-/** Bytes of the three parts of a ring of `size` entries. */
-export function splitRingBytes(size: number): { descriptor: number; available: number; used: number } {
-  return { descriptor: 16 * size, available: 6 + 2 * size, used: 6 + 8 * size };
-}
-
-export class SplitRing {
-  readonly size: number;
-  /** What the driver broke; nothing is taken from a broken ring. */
   fault: RingFault = NO_FAULT;
   readonly #mask: number;
   readonly #descriptors: Uint32Array;
@@ -84,8 +66,8 @@ export class SplitRing {
   /** The first notification after a start is always sent: what the driver saw before is not known. */
   #hasSignalled = false;
 
-  constructor(setup: SplitRingSetup, memory: GuestMemory) {
-    const bytes = splitRingBytes(setup.size);
+  constructor(setup: RingSetup, memory: GuestMemory) {
+    const bytes = ringBytes(false, setup.size);
     assert((setup.size & (setup.size - 1)) === 0 && setup.size > 0, 'a split ring has a power of two of entries');
     this.size = setup.size;
     this.#mask = setup.size - 1;
@@ -99,16 +81,15 @@ export class SplitRing {
     this.#used = new Uint16Array(used);
     this.#usedElements = new Uint32Array(used, 4, 2 * setup.size);
     const entriesAddress = setup.availableAddress + 2 * RING;
-    this.#prefetch = new ChainPrefetch(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
-    this.#nextAvail = setup.nextAvail & 0xffff;
+    this.#prefetch = ChainPrefetch.ofSplit(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
+    this.#nextAvail = setup.base & 0xffff;
     this.#availIdx = this.#nextAvail;
     // The used index is the device's own: it goes on from what the last device left.
     this.#nextUsed = Atomics.load(this.#used, INDEX);
     this.#publishedUsed = this.#nextUsed;
   }
 
-  /** Next available entry to take: what GET_VRING_BASE reports once nothing is in flight. */
-  get nextAvail(): number {
+  get base(): number {
     return this.#nextAvail;
   }
 
@@ -116,22 +97,17 @@ export class SplitRing {
     return this.#inFlightCount;
   }
 
-  /** True when the driver has made chains available that were not taken. One atomic load. */
+  /** One atomic load. */
   hasAvailable(): boolean {
     // Acquire: what the driver wrote before it moved the index is seen by the reads that follow.
     return this.fault === NO_FAULT && Atomics.load(this.#avail, INDEX) !== this.#nextAvail;
   }
 
-  /**
-   * How many chains there are to take, by one look at the driver's index unless some are left of the last. A round
-   * takes no more than that: looking again after each chain would take them one by one from a driver that keeps up.
-   */
   look(): number {
     if (this.#nextAvail === this.#availIdx && !this.#refresh()) return 0;
     return (this.#availIdx - this.#nextAvail) & 0xffff;
   }
 
-  /** Takes one chain. False when there is none, or when the driver broke the ring (`fault` is then set). */
   pop(chain: Chain): boolean {
     const position = this.#nextAvail;
     if (position === this.#availIdx && !this.#refresh()) return false;
@@ -146,7 +122,6 @@ export class SplitRing {
     return true;
   }
 
-  /** Puts the chain of the last `pop` back: it is taken again later. */
   unpop(head: number): void {
     assert(this.#inFlight[head] === 1, 'only a chain that was taken is put back');
     this.#inFlight[head] = 0;
@@ -154,7 +129,6 @@ export class SplitRing {
     this.#nextAvail = (this.#nextAvail - 1) & 0xffff;
   }
 
-  /** Returns a chain to the driver. `lengthBytes`: bytes written to its device-writable part. Not yet visible. */
   push(head: number, lengthBytes: number): void {
     assert(this.#inFlight[head] === 1, 'a chain is returned once');
     const at = (this.#nextUsed & this.#mask) * 2;
@@ -165,7 +139,6 @@ export class SplitRing {
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
   }
 
-  /** Makes the pushed chains visible. True when the driver is to be called. */
   publish(): boolean {
     const before = this.#publishedUsed;
     const now = this.#nextUsed;
@@ -182,12 +155,11 @@ export class SplitRing {
     return true;
   }
 
-  /** Asks the driver not to kick. With EVENT_IDX the stale avail_event does it. */
+  /** With EVENT_IDX the stale avail_event does it. */
   disarmKick(): void {
     if (!this.#hasEventIdx) Atomics.store(this.#used, FLAGS, USED_NO_NOTIFY);
   }
 
-  /** Asks for a kick at the next chain. True when chains came meanwhile: then poll on, the kick may never come. */
   armKick(): boolean {
     if (this.#hasEventIdx) Atomics.store(this.#used, RING + 4 * this.size, this.#nextAvail);
     else Atomics.store(this.#used, FLAGS, 0);
@@ -195,7 +167,6 @@ export class SplitRing {
     return this.hasAvailable();
   }
 
-  /** Takes back the views. The ring must not be used afterwards. */
   close(): void {
     this.#prefetch.close();
     this.#views.close();

@@ -1,7 +1,7 @@
 /** Split rings as no good driver makes them: descriptors and heads as data, and their layout in a rig's memory. */
 import * as fc from 'fast-check';
+import { DescriptorFlag, encodeDescriptor } from '../../src/initiator/driver-ring.ts';
 import type { OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
-import { DescriptorFlag, encodeDescriptor } from '../../src/initiator/split-driver-ring.ts';
 import { RIG_GUEST_ADDRESS, type RingRig } from '../support/split-ring-rig.ts';
 
 const REGION_BYTES = 256 << 10;

@@ -5,7 +5,7 @@
  */
 import { ok } from 'node:assert/strict';
 import * as fc from 'fast-check';
-import { NO_HEAD, type Segment } from '../../src/initiator/split-driver-ring.ts';
+import { NO_HEAD, type Segment } from '../../src/initiator/driver-ring.ts';
 import type { RingRig } from '../support/split-ring-rig.ts';
 import { BUFFERS_ADDRESS, gpas, TABLE_ADDRESS } from './hostile-ring.ts';
 

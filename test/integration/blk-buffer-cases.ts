@@ -1,9 +1,9 @@
 /** Where buffers lie: memory regions, their borders and gaps, 1 GiB windows, indirect tables, long chains. */
 import { deepEqual, equal, ok } from 'node:assert/strict';
 import type { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { DescriptorFlag } from '../../src/initiator/driver-ring.ts';
 import { STORAGE_PROTOCOL_FEATURES } from '../../src/initiator/frontend-session.ts';
 import { OwnedMemory, type OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
-import { DescriptorFlag } from '../../src/initiator/split-driver-ring.ts';
 import { ProtocolFeature } from '../../src/vhost-user/messages.ts';
 import { BLK_HEADER_BYTES, BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';
 import { KIB, MIB, pattern, repeat, SECTOR, sameBytes } from './blk-case-helpers.ts';

@@ -18,6 +18,8 @@ import type { BlkTarget, DiskSpec, TargetProvider } from './fixtures/targets.ts'
 export interface BlkCase {
   /** A sentence about the back-end. */
   readonly name: string;
+  /** Only for rings of this layout. */
+  readonly layout?: 'split' | 'packed';
   /** The disk, where the default one will not do. */
   readonly disk?: Partial<DiskSpec>;
   /** How `disk` in the context is connected, where the default will not do. */
@@ -40,11 +42,14 @@ const DEVIATION_TIMEOUT_MS = 1500;
 /** What a case works with. Everything connected here is closed after the case. */
 export class CaseContext {
   readonly target: BlkTarget;
+  /** What `connect` asks for. */
+  readonly isPacked: boolean;
   readonly #options: BlkInitiatorOptions;
   readonly #open: { close(): void }[] = [];
 
   constructor(target: BlkTarget, options: BlkInitiatorOptions) {
     this.target = target;
+    this.isPacked = options.isPacked ?? false;
     this.#options = options;
   }
 
@@ -70,9 +75,13 @@ export class CaseContext {
 
 const BLK_CASES: readonly BlkCase[] = [...requestCases, ...bufferCases, ...ringCases, ...configCases, ...sessionCases];
 
-async function runCase(provider: TargetProvider, one: BlkCase, timeoutMs: number): Promise<void> {
+async function runCase(
+  provider: TargetProvider,
+  one: BlkCase,
+  options: { timeoutMs: number; isPacked: boolean },
+): Promise<void> {
   const target = await provider.create(one.disk);
-  const context = new CaseContext(target, { timeoutMs, ...one.options });
+  const context = new CaseContext(target, { ...options, ...one.options });
   try {
     await one.run(context);
     provider.checkAlive();
@@ -86,11 +95,18 @@ async function runCase(provider: TargetProvider, one: BlkCase, timeoutMs: number
   }
 }
 
-/** Defines one test for each case. */
-export function describeBlkCases(start: () => Promise<TargetProvider>, deviations: KnownDeviations = NONE): void {
+/** Defines one test for each case, on rings of one layout. */
+export function describeBlkCases(
+  layout: 'split' | 'packed',
+  start: () => Promise<TargetProvider>,
+  deviations: KnownDeviations = NONE,
+): void {
   const { always, sometimes } = deviations;
   const known = { ...always, ...sometimes };
-  describe('virtio-blk conformance', () => {
+  const isPacked = layout === 'packed';
+  const named = (isWanted: (name: string) => boolean): [string, BlkCase][] =>
+    BLK_CASES.filter((one) => isWanted(one.name) && (one.layout ?? layout) === layout).map((one) => [one.name, one]);
+  describe(`virtio-blk conformance on ${layout} rings`, () => {
     let provider: TargetProvider;
     beforeAll(async () => {
       provider = await start();
@@ -104,20 +120,18 @@ export function describeBlkCases(start: () => Promise<TargetProvider>, deviation
     });
 
     it.each(named((name) => !(name in known)))('%s', async (_name, one) => {
-      await expect(runCase(provider, one, TIMEOUT_MS)).resolves.toBeUndefined();
+      await expect(runCase(provider, one, { timeoutMs: TIMEOUT_MS, isPacked })).resolves.toBeUndefined();
     });
 
     it.each(named((name) => name in always))('%s (known deviation: it must fail)', async (_name, one) => {
-      await expect(runCase(provider, one, DEVIATION_TIMEOUT_MS)).rejects.toBeInstanceOf(Error);
+      await expect(runCase(provider, one, { timeoutMs: DEVIATION_TIMEOUT_MS, isPacked })).rejects.toBeInstanceOf(Error);
     });
 
     it.each(named((name) => name in sometimes))('%s (known deviation: it may fail)', async (_name, one) => {
-      const outcome = await runCase(provider, one, DEVIATION_TIMEOUT_MS).catch((error: unknown) => error);
+      const outcome = await runCase(provider, one, { timeoutMs: DEVIATION_TIMEOUT_MS, isPacked }).catch(
+        (error: unknown) => error,
+      );
       expect(outcome === undefined || outcome instanceof Error).toBe(true);
     });
   });
-}
-
-function named(isWanted: (name: string) => boolean): [string, BlkCase][] {
-  return BLK_CASES.filter(({ name }) => isWanted(name)).map((one) => [one.name, one]);
 }

@@ -5,12 +5,12 @@ import type { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { createBlkBuffers } from '../../src/initiator/blk-request.ts';
 import { BlockStamps } from '../../src/initiator/block-stamps.ts';
 import { DriverQueue } from '../../src/initiator/driver-queue.ts';
+import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { BlkLoadGenerator, type LoadOptions } from '../../src/initiator/load-generator.ts';
 import type { RequestBuffers } from '../../src/initiator/request-buffers.ts';
-import { NO_HEAD } from '../../src/initiator/split-driver-ring.ts';
 import { maskOf } from '../../src/vhost-user/messages.ts';
 import { BlkFeature, BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';
-import { VirtioFeature } from '../../src/virtio/features.ts';
+import { QUEUE_SIZE_MAX, VirtioFeature } from '../../src/virtio/features.ts';
 import { KIB, pattern, SECTOR, sameBytes, writeAndReadBack } from './blk-case-helpers.ts';
 import type { BlkCase, CaseContext } from './blk-cases.ts';
 
@@ -23,6 +23,8 @@ const VERSION_1 = maskOf(VirtioFeature.VERSION_1, ...Object.values(BlkFeature));
 const EVENT_IDX = maskOf(VirtioFeature.EVENT_IDX);
 const INDIRECT = maskOf(VirtioFeature.INDIRECT_DESC);
 const BLOCKS = 2048;
+/** Of a `HandMadeRead`. */
+const READ_DESCRIPTORS = 3;
 
 /** Verified reads and writes on all queues. */
 function checkLoad(disk: BlkInitiator, count: number, options: Partial<LoadOptions> = {}): void {
@@ -63,6 +65,10 @@ class HandMadeRead {
     equal(writable.at(-1), OK);
     sameBytes(writable.subarray(0, SECTOR), expected, `head ${this.head}`);
   }
+}
+
+function bothHalves(half: number): number {
+  return (half | (half << 16)) >>> 0;
 }
 
 /** Takes `count` used elements by looking at the ring; returns their ids. */
@@ -116,9 +122,11 @@ const notificationCases: readonly BlkCase[] = [
     },
   },
   {
-    name: 'calls just when the used index passes used_event, with EVENT_IDX',
+    name: 'calls just when the used side passes the place that was asked for, with EVENT_IDX',
     async run(context) {
-      const calls = await callsFor(context, VERSION_1 | EVENT_IDX, ({ ring }) => ring.wantCallAt(ring.nextUsed + 2));
+      const calls = await callsFor(context, VERSION_1 | EVENT_IDX, ({ ring }) =>
+        ring.wantCallAfter(2, READ_DESCRIPTORS),
+      );
       deepEqual(calls, [0, 0, 1, 0]);
     },
   },
@@ -272,11 +280,28 @@ const orderCases: readonly BlkCase[] = [
   },
   ...[0n, EVENT_IDX].map((bits) => ({
     name: `runs over the end of the 16-bit indices, from base 0xFFF0, with${bits === 0n ? 'out' : ''} EVENT_IDX`,
+    layout: 'split' as const,
     async run(context: CaseContext) {
       const disk = await context.connect({ features: VERSION_1 | bits, ringBase: 0xfff0, queueSize: 64 });
       for (let i = 0; i < 40; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1));
-      equal(disk.queue(0).ring.usedIdx(), (0xfff0 + 80) & 0xffff);
       deepEqual(await disk.stop(), [(0xfff0 + 80) & 0xffff]);
+      equal(disk.queue(0).ring.usedBase, (0xfff0 + 80) & 0xffff);
+    },
+  })),
+  ...[0n, EVENT_IDX].map((bits) => ({
+    name: `begins in the middle of any turn of the ring, with${bits === 0n ? 'out' : ''} EVENT_IDX`,
+    layout: 'packed' as const,
+    async run(context: CaseContext) {
+      const queueSize = 50;
+      for (const half of [0x8000 | 49, 0x8000 | 20, 0, 47]) {
+        const disk = await context.connect({ features: VERSION_1 | bits, ringBase: bothHalves(half), queueSize });
+        for (let i = 0; i < 40; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1));
+        const place = (half & 0x7fff) + 80 * READ_DESCRIPTORS;
+        const wrap = ((half >>> 15) + Math.floor(place / queueSize)) & 1;
+        const base = bothHalves((place % queueSize) | (wrap << 15));
+        deepEqual([await disk.stop(), disk.queue(0).ring.usedBase], [[base], base]);
+        disk.close();
+      }
     },
   })),
   {
@@ -287,6 +312,7 @@ const orderCases: readonly BlkCase[] = [
   },
   {
     name: 'gives back the base of each ring, and goes on from it',
+    layout: 'split',
     async run(context) {
       const disk = await context.connect({ queues: 3 });
       for (let i = 0; i < 5; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1), 0);
@@ -301,10 +327,39 @@ const orderCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'gives back place and turn of each ring, and goes on from them',
+    layout: 'packed',
+    async run(context) {
+      const disk = await context.connect({ queues: 3, queueSize: 64 });
+      for (let i = 0; i < 5; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1), 0);
+      await disk.flush({ queue: 2 });
+      deepEqual(await disk.stop(), [0x8000 | 30, 0x8000, 0x8000 | 2].map(bothHalves));
+      await disk.start();
+      for (let i = 0; i < 15; i++) await disk.read(i, SECTOR);
+      deepEqual(await disk.stop(), [11, 0x8000, 0x8000 | 2].map(bothHalves));
+      await disk.start();
+      await writeAndReadBack(disk, 100, pattern(SECTOR), 1);
+      deepEqual(await disk.stop(), [11, 0x8000 | 6, 0x8000 | 2].map(bothHalves));
+    },
+  },
+  {
     name: 'gives back a base that was set and never used',
     async run(context) {
-      const disk = await context.connect({ ringBase: 0x1234 });
-      deepEqual(await disk.stop(), [0x1234]);
+      const ringBase = context.isPacked ? 0x8023_8023 : 0x1234;
+      const disk = await context.connect({ ringBase });
+      deepEqual(await disk.stop(), [ringBase]);
+    },
+  },
+  {
+    name: 'takes the base of a front-end that knows only the available side',
+    layout: 'packed',
+    async run(context) {
+      const disk = await context.connect({ queueSize: 16 });
+      await writeAndReadBack(disk, 0, pattern(SECTOR, 3));
+      const [base = 0] = await disk.stop();
+      disk.queue(0).base = base & 0xffff;
+      await disk.start();
+      for (let i = 0; i < 10; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1));
     },
   },
   {
@@ -315,7 +370,7 @@ const orderCases: readonly BlkCase[] = [
       const bases = await disk.stop();
       const pending = disk.read(0, SECTOR);
       await sleep(NO_CALL_MS);
-      equal(disk.queue(0).ring.usedIdx(), bases[0]);
+      equal(disk.queue(0).ring.usedBase, bases[0]);
       await disk.start();
       sameBytes(await pending, pattern(SECTOR, 8), 'read after the start');
     },
@@ -324,9 +379,9 @@ const orderCases: readonly BlkCase[] = [
 
 const sizeCases: readonly BlkCase[] = [
   {
-    name: 'serves rings of every size from 1 to 1024 entries',
+    name: 'serves rings of every size that a split one may have',
     async run(context) {
-      for (let size = 1; size <= 1024; size *= 2) {
+      for (let size = 1; size <= QUEUE_SIZE_MAX; size *= 2) {
         const disk = await context.connect({ queueSize: size });
         const isIndirect = size < 4;
         const data = pattern(SECTOR, size);
@@ -334,6 +389,20 @@ const sizeCases: readonly BlkCase[] = [
           await disk.write(size + i, data, { isIndirect });
           sameBytes(await disk.read(size + i, SECTOR, { isIndirect }), data, `ring of ${size}`);
         }
+        disk.close();
+      }
+    },
+  },
+  {
+    name: 'serves rings of other sizes than powers of two',
+    layout: 'packed',
+    async run(context) {
+      for (const size of [3, 5, 7, 100, 129, 1023, QUEUE_SIZE_MAX - 1]) {
+        const disk = await context.connect({ queueSize: size });
+        const data = pattern(SECTOR, size);
+        for (let i = 0; i < 5; i++) await writeAndReadBack(disk, BLOCKS * 8 + i, data);
+        await disk.writeZeroes([{ sector: 0, sectors: BLOCKS * 8 }]);
+        checkLoad(disk, 3 * size, { depth: Math.min(size, 64), isIndirect: true });
         disk.close();
       }
     },
@@ -354,7 +423,8 @@ const sizeCases: readonly BlkCase[] = [
         await disk.stop();
         const { session, memory } = disk;
         const hasEventIdx = disk.hasFeature(VirtioFeature.EVENT_IDX);
-        const queue = new DriverQueue(memory, { index: 0, size, hasEventIdx, isPolled: false, fds: session.fds });
+        const ring = { size, hasEventIdx, isPacked: context.isPacked };
+        const queue = new DriverQueue(memory, { ...ring, index: 0, isPolled: false, fds: session.fds });
         for (const old of session.queues.splice(0, 1, queue)) old.close();
         await disk.start();
         await writeAndReadBack(disk, size, pattern(4 * KIB, size));

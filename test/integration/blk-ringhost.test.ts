@@ -2,4 +2,5 @@
 import { describeBlkCases } from './blk-cases.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
-describeBlkCases(() => RinghostDaemon.start());
+describeBlkCases('split', () => RinghostDaemon.start());
+describeBlkCases('packed', () => RinghostDaemon.start());

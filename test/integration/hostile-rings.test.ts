@@ -12,8 +12,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import type { BlkInitiator, BlkInitiatorOptions } from '../../src/initiator/blk-initiator.ts';
 import { encodeRanges } from '../../src/initiator/blk-initiator.ts';
 import { STATUS_UNTOUCHED } from '../../src/initiator/blk-request.ts';
+import { DescriptorFlag, encodeDescriptor } from '../../src/initiator/driver-ring.ts';
 import { RING_FEATURES, STORAGE_PROTOCOL_FEATURES } from '../../src/initiator/frontend-session.ts';
-import { DescriptorFlag, encodeDescriptor, type SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
+import type { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { closeFd } from '../../src/sys/events.ts';
 import { maskOf, ProtocolFeature } from '../../src/vhost-user/messages.ts';
 import { BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';
@@ -57,7 +58,7 @@ class Attacker {
 
   constructor(disk: BlkInitiator) {
     this.disk = disk;
-    this.ring = disk.queue(0).ring;
+    this.ring = disk.queue(0).ring as SplitDriverRing;
     // The attacker's completions are nobody's.
     disk.queue(0).pause();
     this.header = disk.memory.allocate(16);

@@ -17,8 +17,9 @@ import { CHANNEL_FACTORIES } from '../../src/bdev/modules/channels.ts';
 import { FileBdev } from '../../src/bdev/modules/file/file.ts';
 import { MallocBdev, MemoryBudget } from '../../src/bdev/modules/malloc/malloc.ts';
 import { BdevEntry } from '../../src/bdev/registry.ts';
+import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
-import { NO_HEAD, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
+import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { raiseInliningBudgets } from '../../src/reactor/compiler.ts';
 import { REACTOR_COUNTERS, Reactor } from '../../src/reactor/reactor.ts';
@@ -72,7 +73,7 @@ function createPath(kind: 'blk' | 'scsi', format: 'direct' | 'indirect', bdev: B
       availableAddress: hostOf(driver.availableAddress),
       usedAddress: hostOf(driver.usedAddress),
       hasEventIdx: true,
-      nextAvail: 0,
+      base: 0,
     },
     guest,
   );

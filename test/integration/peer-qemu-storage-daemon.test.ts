@@ -40,4 +40,4 @@ const DEVIATIONS: KnownDeviations = {
   },
 };
 
-describeBlkCases(async () => new QemuStorageDaemons(), DEVIATIONS);
+describeBlkCases('split', async () => new QemuStorageDaemons(), DEVIATIONS);

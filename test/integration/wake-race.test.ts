@@ -7,8 +7,9 @@
  */
 import { equal } from 'node:assert/strict';
 import { expect, test } from 'vitest';
+import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
-import { NO_HEAD, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
+import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { closeFd, createEventFd, signalEventFd } from '../../src/sys/events.ts';
 import { startThread } from '../support/processes.ts';
 
@@ -70,7 +71,7 @@ async function run(hasEventIdx: boolean, requests: number, stallMs: number, isCa
       availableAddress: memory.userAddressOf(driver.availableAddress),
       usedAddress: memory.userAddressOf(driver.usedAddress),
       hasEventIdx,
-      nextAvail: 0,
+      base: 0,
     },
     regions: memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
       guestAddress,

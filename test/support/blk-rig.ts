@@ -2,8 +2,8 @@
 import { LimitedLog, SILENT } from '../../src/base/log.ts';
 import type { BdevDescription, ChannelFactory } from '../../src/bdev/bdev.ts';
 import { BdevChannel } from '../../src/bdev/channel.ts';
+import { NO_HEAD, type Segment } from '../../src/initiator/driver-ring.ts';
 import type { OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
-import { NO_HEAD, type Segment } from '../../src/initiator/split-driver-ring.ts';
 import { closeFd, createEventFd, readEventFd } from '../../src/sys/events.ts';
 import { IovArena } from '../../src/sys/iov-arena.ts';
 import type { BlkDeviceParams } from '../../src/vhost/blk-device.ts';

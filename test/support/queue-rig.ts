@@ -1,7 +1,7 @@
 /** Queues of a scsi controller over rings in this process: a driver's view of them, without threads or sockets. */
 import { LimitedLog, SILENT } from '../../src/base/log.ts';
+import type { Segment } from '../../src/initiator/driver-ring.ts';
 import { concatenate } from '../../src/initiator/request-buffers.ts';
-import type { Segment } from '../../src/initiator/split-driver-ring.ts';
 import { IovArena } from '../../src/sys/iov-arena.ts';
 import { QUEUE_COUNTERS } from '../../src/vhost/queue-counters.ts';
 import type { QueueOptions, RequestQueue } from '../../src/vhost/request-queue.ts';

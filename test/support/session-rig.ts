@@ -50,7 +50,7 @@ export class FakeDevice implements SessionDevice {
   /** Running rings. */
   readonly running = new Map<number, VringStart>();
   /** What the next stop of a ring reports; what it was started with, when there is none. */
-  readonly nextAvail = new Map<number, number>();
+  readonly base = new Map<number, number>();
   /** Called before a start or a stop resolves. */
   gate: (what: string) => Promise<void> = async () => {};
   endCount = 0;
@@ -64,11 +64,11 @@ export class FakeDevice implements SessionDevice {
   }
 
   async startVring(vring: VringStart): Promise<void> {
-    const { index, nextAvail } = vring;
+    const { index, base } = vring;
     if (this.running.has(index)) throw new Error(`ring ${index} is started twice`);
     await this.gate(`start ${index}`);
     this.running.set(index, vring);
-    this.events.push(`start ${index} at ${nextAvail}`);
+    this.events.push(`start ${index} at ${base}`);
   }
 
   async stopVring(index: number): Promise<number> {
@@ -77,7 +77,7 @@ export class FakeDevice implements SessionDevice {
     await this.gate(`stop ${index}`);
     this.running.delete(index);
     this.events.push(`stop ${index}`);
-    return this.nextAvail.get(index) ?? vring.nextAvail;
+    return this.base.get(index) ?? vring.base;
   }
 
   async setVringCall(index: number, callFd: number): Promise<void> {

@@ -2,8 +2,9 @@
  * A split ring with both sides in one process: the initiator's driver ring over memory that the device's ring maps too.
  */
 
+import { DescriptorFlag, type Segment } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory, type OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
-import { DescriptorFlag, type Segment, SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
+import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { SplitRing } from '../../src/virtio/split-ring.ts';
 
@@ -48,7 +49,7 @@ export class RingRig {
   }
 
   /** A device's ring over the same memory, as after a stop and a start. */
-  startDevice(nextAvail: number): SplitRing {
+  startDevice(base: number): SplitRing {
     return new SplitRing(
       {
         size: this.size,
@@ -56,7 +57,7 @@ export class RingRig {
         availableAddress: this.memory.userAddressOf(this.driver.availableAddress),
         usedAddress: this.memory.userAddressOf(this.driver.usedAddress),
         hasEventIdx: this.hasEventIdx,
-        nextAvail,
+        base,
       },
       this.guest,
     );

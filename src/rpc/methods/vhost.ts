@@ -117,7 +117,10 @@ export const vhostMethods = {
       dev_name: z.string().min(1).describe('Bdev to serve (its name, alias or UUID).'),
       cpumask,
       readonly: z.boolean().default(false).describe('Whether the guest may only read. Default: false.'),
-      packed_ring: z.boolean().default(false).describe('Offer packed virtqueues. Default: false.'),
+      packed_ring: z
+        .boolean()
+        .default(false)
+        .describe('Accepted for older clients; packed virtqueues are offered to every guest. Default: false.'),
       packed_ring_recovery: z
         .boolean()
         .default(false)
@@ -169,7 +172,7 @@ export const vhostMethods = {
           names: ['-p', '--packed-ring', '--packed_ring'],
           dest: 'packed_ring',
           kind: 'switch',
-          help: 'offer packed virtqueues',
+          help: 'for older clients: packed virtqueues are always offered',
         },
         {
           names: ['--serial'],

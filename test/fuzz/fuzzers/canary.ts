@@ -6,8 +6,8 @@
  */
 import { ok } from 'node:assert/strict';
 import * as fc from 'fast-check';
+import { DescriptorFlag } from '../../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../../src/initiator/owned-memory.ts';
-import { DescriptorFlag } from '../../../src/initiator/split-driver-ring.ts';
 import { RIG_GUEST_ADDRESS, RingRig } from '../../support/split-ring-rig.ts';
 import { defineFuzzer, type FuzzTarget } from '../fuzzer.ts';
 import { descriptors, layOut, type RawDescriptor, REGIONS, resetRing, TABLE_ENTRIES } from '../hostile-ring.ts';
