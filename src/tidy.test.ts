@@ -38,7 +38,6 @@ const NARROW_ARROWS: readonly { from: string; to: string; files: readonly string
 /** Files that no other file imports, because something else starts them. */
 const ENTRY_POINTS: Readonly<Record<string, string>> = {
   'src/cli/main.ts': 'bin/ringhost runs it',
-  'src/sys/stream-socket.ts': 'the sockets of bdev modules over a network',
   'src/app/reactor-main.ts': 'the entry of reactor threads, named by a URL in src/app/daemon.ts',
 };
 

@@ -40,6 +40,11 @@ export const TOOLS = {
     packages: [IS_ARM ? 'qemu-system-arm' : 'qemu-system-x86'],
     purpose: 'for guests and for comparison',
   },
+  nbd: {
+    commands: ['nbdkit', 'qemu-nbd', 'openssl'],
+    packages: ['nbdkit', 'qemu-utils', 'openssl'],
+    purpose: 'for the tests of disks over NBD',
+  },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
 };
 

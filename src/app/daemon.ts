@@ -8,6 +8,7 @@ import { bdevRpc } from '../bdev/bdev.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
+import { nbdRpc } from '../bdev/modules/nbd/nbd.rpc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
 import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
@@ -50,6 +51,7 @@ export class Daemon {
       ...bdevRpc(this.bdevs),
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
       ...nullRpc(this.bdevs),
+      ...nbdRpc(this.bdevs),
       ...fileRpc(this.bdevs, options.cores),
       ...nvmeRpc(this.#nvme, []),
       ...vhostRpc(this.vhost, this.bdevs),

@@ -66,6 +66,8 @@ export interface IoChannel {
   /** Asks for `wakeFd`. True when `poll` has something to do already: then it must not be waited for. */
   arm(): boolean;
   disarm(): void;
+  /** The bdev is going away: what waits for its device to come back fails now. */
+  abandon?(): void;
   /** The bdev's size or place changed. */
   update(description: BdevDescription): void;
   /** Nothing is in flight. */

@@ -11,7 +11,7 @@ import type { IovArena } from '../sys/iov-arena.ts';
 import type { IoChannel, IoType } from './bdev-io.ts';
 
 /** Values that structured cloning carries to another thread. */
-export type PlainParams = Readonly<Record<string, string | number | boolean>>;
+export type PlainParams = Readonly<Record<string, string | number | boolean | SharedArrayBuffer>>;
 
 /** A bdev as a reactor knows it. */
 export interface BdevDescription {

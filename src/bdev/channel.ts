@@ -86,6 +86,10 @@ export class BdevChannel implements IoAccount {
   /** Refuses new requests; resolves when those in flight have ended and the module's channel is closed. */
   async remove(): Promise<void> {
     this.isRemoved = true;
+    if (this.#module?.abandon !== undefined) {
+      this.#module.abandon();
+      if (!this.isAwake) this.wake();
+    }
     await this.drained();
     this.close();
   }

@@ -9,6 +9,7 @@ import type { z } from 'zod';
 import type { MethodSpec } from './define.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
+import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { vhostMethods } from './methods/vhost.ts';
@@ -16,6 +17,7 @@ import { vhostMethods } from './methods/vhost.ts';
 export const METHODS = {
   ...bdevMethods,
   ...fileMethods,
+  ...nbdMethods,
   ...nvmeMethods,
   ...vhostMethods,
   ...frameworkMethods,

@@ -18,6 +18,8 @@ const SQE_BYTES = 64;
 const SQE_WORDS = SQE_BYTES / 4;
 const CQE_BYTES = 16;
 const CQE_WORDS = CQE_BYTES / 4;
+/** `struct __kernel_timespec`. */
+const TIME_BYTES = 16;
 
 /** Words of `struct io_uring_params`. */
 const Param = { sqEntries: 0, cqEntries: 1, flags: 2, sqCore: 3, sqIdleMs: 4, sqOffsets: 10, cqOffsets: 20 } as const;
@@ -125,6 +127,9 @@ export class IoUring {
   /** Entries written, and completions read, as the kernel will see them after the next `enter` and `next`. */
   #tail = 0;
   #head = 0;
+  /** Times of timeouts, one for each place of the submission ring. */
+  #times: Mapping | null = null;
+  #timeWords: Uint32Array | null = null;
   #inFlight = 0;
 
   /** Throws what the kernel refuses: `ENOSYS` or `EPERM` where io_uring is absent or switched off. */
@@ -235,10 +240,15 @@ export class IoUring {
     this.#sqes[at + 7] = MSG_NOSIGNAL;
   }
 
-  /** Completes with `-ETIME` after the time of a `struct __kernel_timespec`. */
-  timeout(tag: number, timespec: number): void {
+  /** Completes with `-ETIME` after so long. */
+  timeout(tag: number, ms: number): void {
+    this.#times ??= Mapping.anonymous(TIME_BYTES * (this.#sqMask + 1));
+    this.#timeWords ??= new Uint32Array(this.#views.view(this.#times, 0, this.#times.lengthBytes));
+    const place = (this.#tail & this.#sqMask) * TIME_BYTES;
     const at = this.#take(UringOp.timeout, tag, 1, 0);
-    this.#setAddress(at, timespec);
+    this.#timeWords[place / 4] = Math.floor(ms / 1000);
+    this.#timeWords[place / 4 + 2] = (ms % 1000) * 1e6;
+    this.#setAddress(at, this.#times.address + place);
   }
 
   /** Ends a request of that tag early, when there is one: it completes with `-ECANCELED`. */
@@ -321,6 +331,7 @@ export class IoUring {
     this.#views.close();
     this.#entries.close();
     this.#rings.close();
+    this.#times?.close();
     closeFd(this.#fd);
     if (this.wakeFd >= 0) closeFd(this.wakeFd);
   }

@@ -100,7 +100,7 @@ describe('a stream socket', () => {
     bytes.set(Buffer.from('one'), 0);
     bytes.set(Buffer.from('two and more'), 3 + 16);
     stream.queue(0, 5);
-    stream.queueSegments(arena, list(0, [3, 12]), 2, 6);
+    stream.queueSegments(arena, list(0, [3, 12]), 2, 0, 6);
     stream.queue(4, 1);
     const chunks: Buffer[] = [];
     peer.on('data', (chunk) => chunks.push(chunk));
@@ -166,7 +166,7 @@ describe('a stream socket', () => {
     const wanted: Uint8Array[] = [];
     const total = 3 * 1080 * 700;
     for (let i = 0; i < 3; i++) {
-      stream.queueSegments(arena, first, lengths.length, 1080 * 700);
+      stream.queueSegments(arena, first, lengths.length, 0, 1080 * 700);
       for (let at = 0; at < 1080 * 716; at += 716) wanted.push(bytes.subarray(at, at + 700));
     }
     expect(stream.room).toBeLessThan(1088 * 2);
@@ -217,7 +217,7 @@ describe('a stream socket', () => {
       const peer = await connect();
       peer.pause();
       stream.receive();
-      for (let n = 0; n < 8; n++) stream.queueSegments(arena, list(0, [512 * KIB]), 1, 512 * KIB);
+      for (let n = 0; n < 8; n++) stream.queueSegments(arena, list(0, [512 * KIB]), 1, 0, 512 * KIB);
       arena.close();
       arena = new IovArena(4, 1);
       round();

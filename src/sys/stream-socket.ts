@@ -130,6 +130,15 @@ export class StreamSocket {
     this.isConnected = true;
   }
 
+  /** Gives the connected socket away: `isOpen` turns false. Nothing is in flight. */
+  release(): number {
+    assert(this.#inFlight === 0, 'a socket is given away when nothing is in flight');
+    const fd = this.#fd;
+    this.#fd = NO_FD;
+    this.isConnected = false;
+    return fd;
+  }
+
   /** Entries that can be queued now. */
   get room(): number {
     return this.#out.capacity - this.#outEnd;
@@ -140,9 +149,14 @@ export class StreamSocket {
     this.#out.set(this.#outEnd++, this.#memory.address + OWN + offset, lengthBytes);
   }
 
-  /** Sends `lengthBytes` of the segments of a list. There is `room` for all its entries. */
-  queueSegments(arena: IovArena, first: number, count: number, lengthBytes: number): void {
-    this.#outEnd += this.#out.setPart(this.#outEnd, count, arena, first, count, 0, lengthBytes);
+  /** Sends `lengthBytes` of the segments of a list, `skipBytes` from its start. There is `room` for all its entries. */
+  queueSegments(arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): void {
+    this.#outEnd += this.#out.setPart(this.#outEnd, count, arena, first, count, skipBytes, lengthBytes);
+  }
+
+  /** Asked for more, and nothing came yet. */
+  get isReceiving(): boolean {
+    return this.#isReceiving;
   }
 
   /** True when everything queued was handed to the kernel. */

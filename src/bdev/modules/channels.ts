@@ -2,10 +2,12 @@
 import type { ChannelFactory } from '../bdev.ts';
 import { FileChannel } from './file/file-channel.ts';
 import { MallocChannel } from './malloc/malloc-channel.ts';
+import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   file: (description, context) => new FileChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
+  nbd: (description, context) => new NbdChannel(description, context),
   null: () => new NullChannel(),
 };

@@ -5,7 +5,6 @@
  * The file is opened with O_DIRECT where it takes transfers of the disk's block size; otherwise it goes through the
  * page cache, and flushes make it stable. docs/file-disks.md says what follows from that.
  */
-import { createHash } from 'node:crypto';
 import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { errnoName, strerror, TargetError } from '../../../base/errors.ts';
@@ -13,14 +12,13 @@ import { type DiskInfo, diskInfo } from '../../../sys/disk-file.ts';
 import { closeFd } from '../../../sys/events.ts';
 import type { Bdev, BdevConfig } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
+import { uuidOfText } from '../../text-uuid.ts';
 import type { FileChannelParams } from './file-channel.ts';
 
 const { O_DIRECT, O_EXCL, O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
 
 const BLOCK_BYTES_MIN = 512;
 const BLOCK_BYTES_MAX = 4096;
-/** Namespace of the UUIDs that are made of paths (RFC 9562 §5.5, version 5). */
-const PATH_NAMESPACE = Buffer.from('6f3c1e7ad0b24c5c9b0e5d1f8a6b7c42', 'hex');
 
 /** Whose name and look the bdev has. */
 export type FileFlavor = 'aio' | 'uring';
@@ -259,9 +257,5 @@ function callOnFile<T>(filename: string, call: () => T): T {
 
 /** The same for the same path, relative ones from where the daemon runs. */
 export function uuidOfPath(filename: string): string {
-  const hash = createHash('sha1').update(PATH_NAMESPACE).update(resolve(filename)).digest();
-  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x50, 6);
-  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8);
-  const hex = hash.toString('hex', 0, 16);
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  return uuidOfText(resolve(filename));
 }
