@@ -24,7 +24,7 @@ const { success, failed } = IoStatus;
 
 const closers: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
-  for (const close of closers.splice(0).reverse()) await close();
+  for (const close of closers.splice(0).toReversed()) await close();
 });
 
 async function started(server: Promise<NbdServer>): Promise<NbdServer> {

@@ -60,8 +60,8 @@ export class FakeNbdServer {
     socket.write(this.#options.greeting ?? GREETING);
     let input = Buffer.alloc(0);
     let phase: 'flags' | 'options' | 'requests' = 'flags';
-    socket.on('data', (chunk: Buffer) => {
-      input = Buffer.concat([input, chunk]);
+    socket.on('data', (bytes: Buffer) => {
+      input = Buffer.concat([input, bytes]);
       for (;;) {
         const used: number =
           phase === 'flags'

@@ -2,7 +2,6 @@
  * Random writes and reads on a disk, every byte of which is known: what a read finds is compared with what was written
  * last, at the end with all of it. Requests in flight never overlap, so that their order does not matter.
  */
-import { expect } from 'vitest';
 import { IoStatus, IoType } from '../../src/bdev/bdev-io.ts';
 import type { DiskRig, Segment } from './disk-rig.ts';
 
@@ -47,7 +46,8 @@ export class VerifiedLoad {
   async verify(): Promise<void> {
     for (let place = 0; place < this.#stamps.length; place++) {
       const segments = this.#segments(0);
-      expect(await this.#rig.polled(this.#submit(IoType.read, place, segments))).toBe(IoStatus.success);
+      const status = await this.#rig.polled(this.#submit(IoType.read, place, segments));
+      if (status !== IoStatus.success) throw new Error(`place ${place} cannot be read`);
       this.#compare(place, segments);
     }
   }
@@ -88,7 +88,7 @@ export class VerifiedLoad {
     const stamp = this.#stamps[place] as number;
     const wanted = stamp === 0 ? Buffer.alloc(PLACE_BYTES) : pattern(place, stamp);
     if (Buffer.compare(this.#rig.gather(segments), wanted) !== 0) {
-      expect.fail(`place ${place} does not hold what write ${stamp} put there`);
+      throw new Error(`place ${place} does not hold what write ${stamp} put there`);
     }
   }
 

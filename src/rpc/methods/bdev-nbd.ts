@@ -17,8 +17,8 @@ export const nbdMethods = {
         .min(1)
         .max(8191)
         .describe(
-          '`nbd://HOST:PORT/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`; `nbds` and `nbds+unix` with TLS. A name of a ' +
-            'host is looked up once.',
+          '`nbd://HOST:PORT/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`; `nbds` and `nbds+unix` with TLS. A host is ' +
+            'looked up once.',
         ),
       block_size: z
         .literal([0, ...BLOCK_SIZES])

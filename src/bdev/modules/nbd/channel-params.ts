@@ -42,8 +42,8 @@ export function claimExport(name: string, { isShared, claim }: NbdChannelParams)
   if (isShared || Atomics.compareExchange(new Int32Array(claim), 0, 0, 1) === 0) return;
   throw new TargetError(
     'EBUSY',
-    `bdev "${name}" allows one connection, as its server keeps several not consistent: give its controller a cpumask of ` +
-      'one core, or let the server offer multi-conn',
+    `bdev "${name}" allows one connection, as its server does not keep several consistent: ` +
+      'give its controller a cpumask of one core, or let the server offer multi-conn',
   );
 }
 

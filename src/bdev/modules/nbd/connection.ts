@@ -1,6 +1,6 @@
 /**
- * One connection to an NBD export, from connecting to the open export, driven by whoever reaps its ring: `completed` for
- * each completion of the stream's tags, then `step`.
+ * One connection to an NBD export, from connecting to the open export, driven by whoever reaps its ring: `completed`
+ * of the stream for each completion of its tags, then `step`.
  */
 import { strerror } from '../../../base/errors.ts';
 import { closeFd, signalEventFd } from '../../../sys/events.ts';

@@ -66,7 +66,7 @@ export class NbdChannel implements IoChannel {
   readonly #ios: (BdevIo | null)[] = Array.from({ length: SLOTS }, () => null);
   readonly #done = new Float64Array(SLOTS);
   readonly #piece = new Float64Array(SLOTS);
-  /** … its bytes that chunks brought, 1 once one told an error, the number that its answer has, 1 when it was sent. */
+  /** … its bytes that chunks brought, 1 once one told an error, the number its answer has, 1 when it was sent. */
   readonly #filled = new Float64Array(SLOTS);
   readonly #hasFailed = new Uint8Array(SLOTS);
   readonly #serial = new Uint32Array(SLOTS);

@@ -23,7 +23,7 @@ const WHOLE = [{ offset: 0, length: BYTES }];
 
 const closers: (() => Promise<void>)[] = [];
 afterEach(async () => {
-  for (const close of closers.splice(0).reverse()) await close();
+  for (const close of closers.splice(0).toReversed()) await close();
 });
 
 async function serve(options: FakeNbdOptions): Promise<FakeNbdServer> {

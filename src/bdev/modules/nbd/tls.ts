@@ -1,7 +1,7 @@
 /**
- * TLS around a connection, by Node's own: one end of a socket pair stands in for the connection, and this thread's event
- * loop carries the bytes between it and the TLS socket. That costs two more copies and the encryption; without TLS none
- * of this is there.
+ * TLS around a connection, by Node's own: one end of a socket pair stands in for the connection, and this thread's
+ * event loop carries the bytes between it and the TLS socket. That costs two more copies and the encryption; without
+ * TLS none of this is there.
  */
 import { readFileSync } from 'node:fs';
 import { Socket } from 'node:net';

@@ -1,4 +1,4 @@
-/** NBD URIs (the NBD project's doc/uri.md): `nbd://host:port/export`, `nbd+unix:///export?socket=path`, `nbds…` with TLS. */
+/** NBD URIs (the NBD project's doc/uri.md): `nbd://host:port/export`, `nbd+unix:///export?socket=path`, or `nbds`. */
 import { TargetError } from '../../../base/errors.ts';
 
 export interface NbdUri {
