@@ -9,7 +9,7 @@ import { VirtioFeature } from '../virtio/features.ts';
 import { DriverQueue } from './driver-queue.ts';
 import type { RawMessage } from './message-reader.ts';
 import { OwnedMemory, type OwnedRegion, type OwnedRegionOptions } from './owned-memory.ts';
-import { VhostUserFrontend } from './vhost-user-frontend.ts';
+import { VhostUserFrontend, type VringAddresses } from './vhost-user-frontend.ts';
 
 export interface SessionOptions {
   /** Default 1. */
@@ -49,6 +49,7 @@ export const STORAGE_PROTOCOL_FEATURES = maskOf(
   ProtocolFeature.CONFIG,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.CONFIGURE_MEM_SLOTS,
+  ProtocolFeature.LOG_SHMFD,
 );
 
 export class FrontendSession {
@@ -147,19 +148,25 @@ export class FrontendSession {
   /** Sets one ring up, from where it stands. It runs when it is enabled. */
   async startQueue(queue: DriverQueue): Promise<void> {
     const { index, ring } = queue;
-    const { frontend, memory } = this;
+    const { frontend } = this;
     await frontend.setVringNum(index, ring.size);
     // After a crash nobody tells the base: like QEMU, take up where the used ring ends.
     await frontend.setVringBase(index, queue.base ?? ring.usedBase);
-    await frontend.setVringAddr(index, {
-      descriptor: memory.userAddressOf(ring.descriptorAddress),
-      used: memory.userAddressOf(ring.usedAddress),
-      available: memory.userAddressOf(ring.availableAddress),
-    });
+    await frontend.setVringAddr(index, this.addressesOf(queue));
     await frontend.setVringErr(index, queue.errFd);
     // Last: the kick descriptor starts the ring, and then there must be a descriptor to call on.
     await frontend.setVringCall(index, queue.callFd);
     await frontend.setVringKick(index, queue.kickFd);
+  }
+
+  /** Where a ring's parts are, as SET_VRING_ADDR wants it. */
+  addressesOf({ ring }: DriverQueue): VringAddresses {
+    const { memory } = this;
+    return {
+      descriptor: memory.userAddressOf(ring.descriptorAddress),
+      used: memory.userAddressOf(ring.usedAddress),
+      available: memory.userAddressOf(ring.availableAddress),
+    };
   }
 
   /**

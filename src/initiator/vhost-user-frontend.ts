@@ -13,6 +13,7 @@ import {
   encodeU64,
   HeaderFlag,
   hasBit,
+  LogDescription,
   MemoryRegion,
   MemoryTableHead,
   ProtocolFeature,
@@ -168,6 +169,16 @@ export class VhostUserFrontend {
       payload,
       regions.map((region) => region.fd),
     );
+  }
+
+  /** Gives the dirty log; one that runs already is replaced. */
+  async setLogBase(sizeBytes: number, offset: number, fd: number): Promise<void> {
+    await this.exchange(REQUESTS.SET_LOG_BASE.code, LogDescription.encode({ sizeBytes, offset }), [fd]);
+  }
+
+  /** `fd`: signalled when pages were marked. */
+  setLogFd(fd: number): Promise<void> {
+    return this.#command('SET_LOG_FD', NO_PAYLOAD, [fd]);
   }
 
   setVringNum(index: number, num: number): Promise<void> {

@@ -207,6 +207,15 @@ export class GuestMemory {
   }
 }
 
+/** Guest physical address of what the front-end has at `userAddress`, or `NOWHERE`. */
+export function guestAddressOf(regions: readonly MemoryRegionInfo[], userAddress: number): number {
+  for (const region of regions) {
+    const offset = userAddress - region.userAddress;
+    if (offset >= 0 && offset < region.sizeBytes) return region.guestAddress + offset;
+  }
+  return NONE;
+}
+
 /** Host address of `[userAddress, userAddress + length)`, or `NOWHERE` when no single region holds it. */
 export function hostAddressOf(regions: readonly MemoryRegionInfo[], userAddress: number, lengthBytes: number): number {
   for (const region of regions) {

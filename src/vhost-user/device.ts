@@ -2,6 +2,7 @@
  * What a session needs of the device behind it. Implemented in vhost/, which knows blk and scsi; a session does not.
  */
 import type { MemoryRegionInfo } from '../memory/guest-memory.ts';
+import type { MappingInfo } from '../sys/mapping.ts';
 import type { RingFormat, RingSetup } from '../virtio/ring-shape.ts';
 
 /** No descriptor: for a kick, poll; for a call or an error, nobody listens. */
@@ -14,6 +15,21 @@ export interface VringStart extends RingSetup, RingFormat {
   readonly callFd: number;
   readonly errFd: number;
   readonly regions: readonly MemoryRegionInfo[];
+  /** Where dirty pages are marked while the guest migrates; null otherwise. */
+  readonly log: VringLog | null;
+}
+
+/** The front-end's dirty log, mapped here, and what of a ring's own writes goes into it. */
+export interface VringLog extends MappingInfo {
+  /** Guest physical addresses of what the device writes in the ring; null when those writes are not logged. */
+  readonly ring: {
+    /** Of the used ring; of a packed ring's descriptors. */
+    readonly used: number;
+    /** Of the used ring; of a packed ring's device event suppression. */
+    readonly notification: number;
+  } | null;
+  /** Signalled when pages were marked, or `NO_FD`. */
+  readonly fd: number;
 }
 
 /** One front-end's view of a device. Descriptors and memory stay the session's. */

@@ -66,7 +66,11 @@ export const ProtocolFeature = {
 } as const;
 export type ProtocolFeature = keyof typeof ProtocolFeature;
 
-/** The bit of the virtio feature space that belongs to vhost-user. */
+/** Of SET_VRING_ADDR: writes to the used ring are logged. */
+export const VRING_LOG_USED = 1;
+
+/** The bits of the virtio feature space that belong to vhost-user. */
+export const VHOST_F_LOG_ALL = 26;
 export const VHOST_USER_F_PROTOCOL_FEATURES = 30;
 
 /** In the u64 of SET_VRING_KICK, CALL and ERR: bits 0-7 the ring, bit 8 "no descriptor comes with it". */
@@ -109,6 +113,8 @@ export const REQUESTS = {
     hasReply: false,
     fds: [0, MEMORY_TABLE_REGIONS_MAX],
   },
+  SET_LOG_BASE: { code: 6, payload: LogDescription, hasReply: true, fds: one, needs: 'LOG_SHMFD' },
+  SET_LOG_FD: { code: 7, payload: null, hasReply: false, fds: one },
   SET_VRING_NUM: { code: 8, payload: VringState, hasReply: false, fds: none },
   SET_VRING_ADDR: { code: 9, payload: VringAddr, hasReply: false, fds: none },
   SET_VRING_BASE: { code: 10, payload: VringState, hasReply: false, fds: none },

@@ -23,6 +23,7 @@ import { socketPair } from '../sys/socket.ts';
 import {
   ConfigHead,
   encodeU64,
+  LogDescription,
   maskOf,
   ProtocolFeature,
   REQUESTS,
@@ -30,6 +31,7 @@ import {
   type RequestSpec,
   requestName,
   U64,
+  VHOST_F_LOG_ALL,
   VringState,
 } from './messages.ts';
 
@@ -91,6 +93,10 @@ function validPayload(name: RequestName): { payload: Uint8Array; fds: 'none' | '
     case 'SET_VRING_CALL':
     case 'SET_VRING_ERR':
       return { payload: encodeU64(0), fds: 'event' };
+    case 'SET_LOG_FD':
+      return { payload: new Uint8Array(0), fds: 'event' };
+    case 'SET_LOG_BASE':
+      return { payload: LogDescription.encode({ sizeBytes: PAGE, offset: 0 }), fds: 'memory' };
     case 'SET_BACKEND_REQ_FD':
       return { payload: new Uint8Array(0), fds: 'socket' };
     case 'GET_CONFIG':
@@ -115,7 +121,7 @@ describe('features', () => {
   it('are told at any time, with the bit of the protocol', async () => {
     await useRig(new SessionRig());
     const offered = await rig.askU64('GET_FEATURES');
-    expect(offered).toBe(rig.device.features | PROTOCOL_FEATURES_BIT);
+    expect(offered).toBe(rig.device.features | PROTOCOL_FEATURES_BIT | maskOf(VHOST_F_LOG_ALL));
     expect(await rig.askU64('GET_PROTOCOL_FEATURES')).toBe(PROTOCOL_FEATURES);
     rig.send('SET_OWNER');
     expect(await rig.askU64('GET_FEATURES')).toBe(offered);
@@ -160,9 +166,11 @@ describe('a request', () => {
   });
 
   it.each(rows.filter(([, { hasReply }]) => hasReply))('%s has one reply, asked for or not', async (name) => {
-    const { payload } = validPayload(name);
+    const { payload, fds } = validPayload(name);
     for (const needReply of [false, true]) {
-      const reply = await rig.ask(name, payload, { needReply });
+      const { fds: open, close } = openFds(fds);
+      const reply = await rig.ask(name, payload, { needReply, fds: open });
+      close();
       expect(reply.length > 0).toBe(true);
       await rig.settled();
     }
@@ -236,8 +244,11 @@ describe('a request with the wrong form', () => {
         },
       ]) => fewest > 0,
     ),
-  )('%s without its descriptor is refused', async (name) => {
-    expect(await rig.refusal(name, validPayload(name).payload)).toContain('0 descriptors, expected 1');
+  )('%s without its descriptor is refused', async (name, { hasReply }) => {
+    const { payload } = validPayload(name);
+    rig.send(name, payload, { needReply: true });
+    if (hasReply) expect(await rig.disconnection()).toContain('0 descriptors, expected 1');
+    else expect(U64.decode((await rig.receive()).payload).value).not.toBe(0n);
   });
 
   it.each(rows.filter(([, { needs }]) => needs !== undefined))(

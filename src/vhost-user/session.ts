@@ -8,15 +8,16 @@
  * starts it again.
  */
 import { TargetError } from '../base/errors.ts';
-import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
+import { MEMORY_SLOTS_MAX, WINDOW_BYTES } from '../base/limits.ts';
 import type { LimitedLog, Logger } from '../base/log.ts';
 import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
+import { fileInfo, Mapping } from '../sys/mapping.ts';
 import { sendMessage, setNonBlocking } from '../sys/socket.ts';
 import { VirtioFeature } from '../virtio/features.ts';
 import { ringBytes } from '../virtio/ring-shape.ts';
 import { Connection, type Message } from './connection.ts';
-import { NO_FD, type SessionDevice } from './device.ts';
+import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
 import { isMappedPrivately } from './sharing.ts';
@@ -31,10 +32,21 @@ type Handlers = { readonly [N in wire.RequestName]: Handler<N> };
 /** Device features below this bit are the device's own; a front-end may ack some that the machine adds. */
 const TRANSPORT_FEATURES_FIRST = 24;
 const PROTOCOL_FEATURES_BIT = wire.VHOST_USER_F_PROTOCOL_FEATURES;
+/** Offered with whatever the device offers. */
+const SESSION_FEATURES = wire.maskOf(PROTOCOL_FEATURES_BIT, wire.VHOST_F_LOG_ALL);
+/** A log for 32 TiB of guest memory. */
+const LOG_BYTES_MAX = WINDOW_BYTES;
 
 const SHARE_HINT =
   'guest memory is not shared with this process: give QEMU ' +
   '`-object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem` (or `-machine memory-backend=mem`)';
+
+/** The dirty log of a migration, `offset` bytes into a mapping of its file. */
+interface MappedLog {
+  readonly mapping: Mapping;
+  readonly offset: number;
+  readonly sizeBytes: number;
+}
 
 export interface SessionOptions {
   readonly device: SessionDevice;
@@ -59,6 +71,9 @@ export class Session {
   #features = 0n;
   #protocolFeatures = 0n;
   #backendFd = NO_FD;
+  /** Of a migration. */
+  #dirtyLog: MappedLog | null = null;
+  #dirtyLogFd = NO_FD;
   /** What the session is doing: ending waits for it. */
   #work: Promise<void> = Promise.resolve();
   #ended: Promise<void> | null = null;
@@ -78,9 +93,14 @@ export class Session {
 
   /** Protocol features offered to every front-end. */
   get offeredProtocolFeatures(): bigint {
-    const { MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS } = wire.ProtocolFeature;
-    const offered = wire.maskOf(MQ, REPLY_ACK, RESET_DEVICE, CONFIGURE_MEM_SLOTS);
+    const { MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, LOG_SHMFD } = wire.ProtocolFeature;
+    const offered = wire.maskOf(MQ, REPLY_ACK, RESET_DEVICE, CONFIGURE_MEM_SLOTS, LOG_SHMFD);
     return this.#device.config === null ? offered : offered | wire.maskOf(BACKEND_REQ, CONFIG);
+  }
+
+  /** True when the front-end cut off memory that it shares. */
+  get wasMemoryTruncated(): boolean {
+    return this.memory.wasTruncated || this.#dirtyLog?.mapping.wasTruncated === true;
   }
 
   get runningVrings(): readonly Vring[] {
@@ -134,9 +154,12 @@ export class Session {
     this.#ended = this.#serially(async () => {
       await this.#stopAll();
       this.memory.clear();
+      this.#replaceLog(null);
       for (const vring of this.#vrings) vring.reset();
       if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);
       this.#backendFd = NO_FD;
+      if (this.#dirtyLogFd !== NO_FD) closeFd(this.#dirtyLogFd);
+      this.#dirtyLogFd = NO_FD;
       this.#device.ended();
       this.#onEnd();
     });
@@ -198,11 +221,13 @@ export class Session {
 
   #createHandlers(): Handlers {
     return {
-      GET_FEATURES: () => wire.encodeU64(this.#device.features | wire.maskOf(PROTOCOL_FEATURES_BIT)),
+      GET_FEATURES: () => wire.encodeU64(this.#device.features | SESSION_FEATURES),
       SET_FEATURES: ({ value }) => this.#setFeatures(value),
       SET_OWNER: () => undefined,
       RESET_OWNER: () => this.#disableAll(),
       SET_MEM_TABLE: ({ regionCount }, message) => this.#setMemTable(regionCount, message),
+      SET_LOG_BASE: (description, message) => this.#setLogBase(description, message),
+      SET_LOG_FD: (_, message) => this.#setLogFd(message),
       SET_VRING_NUM: ({ index, num }) => this.#setVringNum(this.#vring(index), num),
       SET_VRING_ADDR: (payload) => this.#setVringAddr(payload),
       SET_VRING_BASE: ({ index, num }) => this.#setVringBase(this.#vring(index), num),
@@ -239,7 +264,7 @@ export class Session {
   // ---- features -----------------------------------------------------------------------------------------------------
 
   async #setFeatures(value: bigint): Promise<undefined> {
-    const offered = this.#device.features | wire.maskOf(PROTOCOL_FEATURES_BIT);
+    const offered = this.#device.features | SESSION_FEATURES;
     const extra = value & ~offered;
     if (extra >> BigInt(TRANSPORT_FEATURES_FIRST) !== 0n) {
       throw new TargetError('VHOST_FEATURES', `features 0x${extra.toString(16)} were acked but never offered`);
@@ -303,6 +328,47 @@ export class Session {
     await this.#restartAround(async () => this.memory.remove(region));
   }
 
+  // ---- dirty log ----------------------------------------------------------------------------------------------------
+
+  async #setLogBase({ sizeBytes, offset }: wire.PayloadOf<'SET_LOG_BASE'>, message: Message): Promise<Uint8Array> {
+    const fd = message.takeFd();
+    try {
+      const { sizeBytes: fileBytes, pageSizeBytes } = fileInfo(fd);
+      if (sizeBytes === 0 || sizeBytes > LOG_BYTES_MAX || offset + sizeBytes > fileBytes) {
+        const range = `${sizeBytes} bytes at ${offset}`;
+        throw new TargetError('VHOST_LOG', `a dirty log of ${range} does not fit in its file of ${fileBytes} bytes`);
+      }
+      const length = Math.ceil((offset + sizeBytes) / pageSizeBytes) * pageSizeBytes;
+      const mapping = Mapping.file(fd, 0, length, { pageSizeBytes, guarded: true });
+      await this.#restartAround(async () => this.#replaceLog({ mapping, offset, sizeBytes }));
+    } finally {
+      closeFd(fd);
+    }
+    return wire.encodeU64(0);
+  }
+
+  async #setLogFd(message: Message): Promise<undefined> {
+    const fd = message.takeFd();
+    setNonBlocking(fd);
+    await this.#restartAround(async () => {
+      if (this.#dirtyLogFd !== NO_FD) closeFd(this.#dirtyLogFd);
+      this.#dirtyLogFd = fd;
+    });
+  }
+
+  /** No ring runs. */
+  #replaceLog(log: MappedLog | null): void {
+    this.#dirtyLog?.mapping.close();
+    this.#dirtyLog = log;
+  }
+
+  #vringLog(vring: Vring): VringLog | null {
+    if (this.#dirtyLog === null || !wire.hasBit(this.#features, wire.VHOST_F_LOG_ALL)) return null;
+    const { mapping, offset, sizeBytes } = this.#dirtyLog;
+    const ring = vring.loggedRing(this.#isPacked, this.memory.regions);
+    return { address: mapping.address + offset, lengthBytes: sizeBytes, ring, fd: this.#dirtyLogFd };
+  }
+
   // ---- rings --------------------------------------------------------------------------------------------------------
 
   #setVringNum(vring: Vring, size: number): undefined {
@@ -313,11 +379,15 @@ export class Session {
   async #setVringAddr(payload: wire.PayloadOf<'SET_VRING_ADDR'>): Promise<undefined> {
     const vring = this.#vring(payload.index);
     const { descriptor, used, available } = payload;
+    const usedLogAddress = (payload.flags & wire.VRING_LOG_USED) === 0 ? null : payload.log;
     vring.checkAlignment(this.#isPacked, { descriptor, available, used });
     const before = vring.addresses;
     const isSame =
       before !== null && before.descriptor === descriptor && before.used === used && before.available === available;
-    if (isSame) return;
+    const isLogSame = vring.usedLogAddress === usedLogAddress;
+    vring.usedLogAddress = usedLogAddress;
+    // The log flag alone matters to a ring that logs.
+    if (isSame && (isLogSame || this.#vringLog(vring) === null)) return;
     if (vring.isRunning) await this.#stop(vring);
     vring.addresses = { descriptor, used, available };
     if (this.memory.count > 0 && vring.size > 0) this.#resolve(vring);
@@ -402,6 +472,7 @@ export class Session {
       callFd: vring.callFd,
       errFd: vring.errFd,
       regions: this.memory.regions,
+      log: this.#vringLog(vring),
     });
     vring.isRunning = true;
     // A driver that missed the last interrupt of a back-end before us looks again.

@@ -1,9 +1,10 @@
 /** What a front-end told us of one virtqueue. Descriptors are owned here until they are replaced. */
 import { TargetError } from '../base/errors.ts';
+import { guestAddressOf, type MemoryRegionInfo } from '../memory/guest-memory.ts';
 import { closeFd } from '../sys/events.ts';
 import { QUEUE_SIZE_MAX } from '../virtio/features.ts';
 import { PACKED_BASE_FIRST, packedSlotsInFlight } from '../virtio/ring-shape.ts';
-import { NO_FD } from './device.ts';
+import { NO_FD, type VringLog } from './device.ts';
 
 /** Front-end virtual addresses of the three parts. */
 export interface VringAddresses {
@@ -20,6 +21,11 @@ export class Vring {
   /** Where it goes on, as `Ring.base` has it; null while nobody has said so. */
   base: number | null = null;
   addresses: VringAddresses | null = null;
+  /**
+   * Guest physical address of the used ring, or of a packed ring's device event suppression, when writes to the ring go
+   * into the dirty log, or null.
+   */
+  usedLogAddress: number | null = null;
   kickFd = NO_FD;
   callFd = NO_FD;
   errFd = NO_FD;
@@ -66,6 +72,13 @@ export class Vring {
     throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${this.index} are not aligned`);
   }
 
+  /** Where the device's own writes are in the guest. A packed ring's descriptors are not at the address to log. */
+  loggedRing(isPacked: boolean, regions: readonly MemoryRegionInfo[]): VringLog['ring'] {
+    if (this.usedLogAddress === null || this.addresses === null) return null;
+    const used = isPacked ? guestAddressOf(regions, this.addresses.descriptor) : this.usedLogAddress;
+    return { used, notification: this.usedLogAddress };
+  }
+
   /** Takes over `fd` in place of the old one. */
   replaceFd(slot: FdSlot, fd: number): void {
     if (this[slot] !== NO_FD) closeFd(this[slot]);
@@ -80,6 +93,7 @@ export class Vring {
     this.size = 0;
     this.base = null;
     this.addresses = null;
+    this.usedLogAddress = null;
     this.isStarted = false;
     this.isEnabled = false;
   }

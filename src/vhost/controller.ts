@@ -154,7 +154,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
 
   /** A front-end cut off memory that it shares: its session cannot go on. */
   checkMemory(): void {
-    if (this.#session?.session.memory.wasTruncated !== true) return;
+    if (this.#session?.session.wasMemoryTruncated !== true) return;
     void this.#session.session.close(
       new TargetError('VHOST_MEM_TRUNCATED', 'the front-end truncated the memory that it shares', {
         errno: Errno.EFAULT,

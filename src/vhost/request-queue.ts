@@ -10,11 +10,13 @@ import type { Source } from '../reactor/reactor.ts';
 import { signalEventFd } from '../sys/events.ts';
 import type { IovArena } from '../sys/iov-arena.ts';
 import { clockNs } from '../sys/thread.ts';
+import type { VringLog } from '../vhost-user/device.ts';
 import { Chain, RING_FAULT_TEXT, RingFault } from '../virtio/chain.ts';
 import type { Ring } from '../virtio/ring.ts';
 import { CallCoalescing, type CoalescingSettings } from './call-coalescing.ts';
 import { ChainData } from './chain-data.ts';
 import { QueueCounter, type QueueCounters } from './queue-counters.ts';
+import { QueueLog } from './queue-log.ts';
 
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const NO_FAULT = RingFault.none;
@@ -34,6 +36,8 @@ export interface QueueOptions {
   readonly canSleep: boolean;
   readonly counters: QueueCounters;
   readonly faults: LimitedLog;
+  /** Set while the guest migrates. */
+  readonly log: VringLog | null;
 }
 
 export abstract class RequestQueue implements Source {
@@ -56,6 +60,7 @@ export abstract class RequestQueue implements Source {
   /** A chain was put back because the arena was full. */
   #isStarved = false;
   #onDrained: (() => void) | null = null;
+  readonly #log: QueueLog | null;
   readonly #coalescing = new CallCoalescing();
   /** A call was put off. */
   #isCallDue = false;
@@ -71,6 +76,7 @@ export abstract class RequestQueue implements Source {
     this.#canSleep = options.canSleep;
     this.#counters = options.counters;
     this.#faults = options.faults;
+    this.#log = options.log === null ? null : new QueueLog(options.log);
   }
 
   /** Works on a request. False, with nothing taken, when it must wait for room in the arena. */
@@ -83,6 +89,7 @@ export abstract class RequestQueue implements Source {
     this.#isStarved = false;
     const count = Math.min(ring.look(), PER_ROUND_MAX);
     while (taken < count && this.wantsMore() && ring.pop(CHAIN)) {
+      if (this.#log !== null) this.#log.keep(CHAIN);
       if (!this.accept(CHAIN)) {
         ring.unpop(CHAIN.head);
         this.#isStarved = true;
@@ -97,6 +104,7 @@ export abstract class RequestQueue implements Source {
 
   publish(): void {
     if (this.ring.publish()) this.#isCallDue = true;
+    if (this.#log !== null) this.#log.published(this.ring);
     if (this.#isCallDue && this.#mayCall()) this.#call();
     this.#counters[IN_FLIGHT] = this.ring.inFlightCount;
     if (this.#onDrained !== null && this.ring.inFlightCount === 0) {
@@ -111,11 +119,14 @@ export abstract class RequestQueue implements Source {
   }
 
   arm(): boolean {
-    return !this.#isStopping && this.ring.armKick();
+    const hasWork = !this.#isStopping && this.ring.armKick();
+    if (this.#log !== null) this.#log.armed(this.ring);
+    return hasWork;
   }
 
   disarm(): void {
     this.ring.disarmKick();
+    if (this.#log !== null) this.#log.armed(this.ring);
   }
 
   setCoalescing(settings: CoalescingSettings): void {
@@ -135,6 +146,7 @@ export abstract class RequestQueue implements Source {
     if (this.#isCallDue) this.#call();
     const { base } = this.ring;
     this.ring.close();
+    this.#log?.close();
     return base;
   }
 
@@ -146,6 +158,7 @@ export abstract class RequestQueue implements Source {
   /** Returns a chain to the driver; `lengthBytes` of its writable part were written. */
   protected complete(head: number, lengthBytes: number): void {
     this.ring.push(head, lengthBytes);
+    if (this.#log !== null) this.#log.completed(head, lengthBytes);
     // It waits for its kick, and has something to publish.
     if (!this.isAwake) this.wake();
   }

@@ -89,6 +89,7 @@ class Guest {
         kickFd: parts.kickFd ?? this.kickFd,
         callFd: this.callFd,
         errFd: NO_FD,
+        log: null,
         regions: memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
           guestAddress,
           sizeBytes,

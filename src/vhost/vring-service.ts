@@ -147,6 +147,7 @@ class Service {
         errFd: vring.errFd,
         canSleep: vring.kickFd !== NO_FD,
         counters: new Float64Array(call.counters),
+        log: vring.log,
         faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
       });
       this.#watchKick(vring.kickFd, open.queue);

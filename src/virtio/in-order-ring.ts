@@ -3,6 +3,7 @@
  * §2.7.9, §2.8.9). What completes before its turn waits here.
  */
 import { assert } from '../base/assert.ts';
+import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { Chain, RingFault } from './chain.ts';
 import type { Ring } from './ring.ts';
 
@@ -85,6 +86,14 @@ export class InOrderRing implements Ring {
 
   armKick(): boolean {
     return this.#ring.armKick();
+  }
+
+  markUsed(log: DirtyLog, gpa: number): void {
+    this.#ring.markUsed(log, gpa);
+  }
+
+  markNotification(log: DirtyLog, gpa: number): void {
+    this.#ring.markNotification(log, gpa);
   }
 
   close(): void {

@@ -16,6 +16,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
+import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
@@ -45,6 +46,7 @@ const USED_MARK = 0x8000;
 /** Of the event suppression structures, as u16 elements, and values of the flags. */
 const EVENT_OFFSET = 0;
 const EVENT_FLAGS = 1;
+const EVENT_BYTES = 4;
 const EVENT_DISABLE = 1;
 const EVENT_AT_OFFSET = 2;
 
@@ -87,6 +89,8 @@ export class PackedRing implements Ring {
   /** The first used descriptor that the driver cannot see yet, and the flags that will show it. */
   #hidden = NONE;
   #hiddenFlags = 0;
+  /** The first descriptor that the last `publish` showed. */
+  #shown = NONE;
   /** Where the used side stood when the driver was called, or not, last. */
   #publishedUsed: number;
   /** The first notification after a start is always sent: what the driver saw before is not known. */
@@ -193,6 +197,7 @@ export class PackedRing implements Ring {
     // look at what the driver wants.
     Atomics.store(this.#halves, first * DESC_HALVES + FLAGS, this.#hiddenFlags);
     this.#hidden = NONE;
+    this.#shown = first;
     const before = this.#publishedUsed;
     const now = this.#nextUsed;
     this.#publishedUsed = now;
@@ -217,6 +222,20 @@ export class PackedRing implements Ring {
     }
     // The store above is a full barrier: either the driver sees it, or this load sees the driver's flags.
     return this.hasAvailable();
+  }
+
+  /** The places that the used side passed: a chain of several descriptors is returned in the first of its places. */
+  markUsed(log: DirtyLog, gpa: number): void {
+    const from = this.#shown;
+    if (from === NONE) return;
+    this.#shown = NONE;
+    const end = this.#nextUsed > from ? this.#nextUsed : this.size;
+    log.mark(gpa + from * DESC_BYTES, (end - from) * DESC_BYTES);
+    if (this.#nextUsed <= from) log.mark(gpa, this.#nextUsed * DESC_BYTES);
+  }
+
+  markNotification(log: DirtyLog, gpa: number): void {
+    log.mark(gpa, EVENT_BYTES);
   }
 
   close(): void {

@@ -1,4 +1,5 @@
 /** What a device does with a virtqueue, whatever its layout in memory: split or packed (virtio 1.3 §2.7, §2.8). */
+import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { Chain, RingFault } from './chain.ts';
 
 /**
@@ -35,6 +36,13 @@ export interface Ring {
   disarmKick(): void;
   /** Asks for a kick at the next chain. True when chains came meanwhile: then poll on, the kick may never come. */
   armKick(): boolean;
+  /**
+   * Marks what the last `publish` wrote, to the used ring at `gpa` in the guest, or to the descriptor ring of a packed
+   * one.
+   */
+  markUsed(log: DirtyLog, gpa: number): void;
+  /** Marks what `armKick` and `disarmKick` wrote, to the used ring at `gpa`, or to a packed ring's device event. */
+  markNotification(log: DirtyLog, gpa: number): void;
   /** Takes back the views. The ring must not be used afterwards. */
   close(): void;
 }

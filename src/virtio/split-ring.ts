@@ -14,6 +14,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
+import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
@@ -62,6 +63,8 @@ export class SplitRing implements Ring {
   #nextUsed: number;
   /** Used index that the driver can see. */
   #publishedUsed: number;
+  /** Used index up to which elements were marked in a dirty log. */
+  #markedUsed: number;
   #inFlightCount = 0;
   /** The first notification after a start is always sent: what the driver saw before is not known. */
   #hasSignalled = false;
@@ -87,6 +90,7 @@ export class SplitRing implements Ring {
     // The used index is the device's own: it goes on from what the last device left.
     this.#nextUsed = Atomics.load(this.#used, INDEX);
     this.#publishedUsed = this.#nextUsed;
+    this.#markedUsed = this.#nextUsed;
   }
 
   get base(): number {
@@ -165,6 +169,19 @@ export class SplitRing implements Ring {
     else Atomics.store(this.#used, FLAGS, 0);
     // The store above is a full barrier: either the driver sees it, or this load sees the driver's index.
     return this.hasAvailable();
+  }
+
+  markUsed(log: DirtyLog, gpa: number): void {
+    if (this.#markedUsed === this.#publishedUsed) return;
+    for (; this.#markedUsed !== this.#publishedUsed; this.#markedUsed = (this.#markedUsed + 1) & 0xffff) {
+      log.mark(gpa + 2 * RING + 8 * (this.#markedUsed & this.#mask), 8);
+    }
+    log.mark(gpa, 2 * RING);
+  }
+
+  markNotification(log: DirtyLog, gpa: number): void {
+    if (this.#hasEventIdx) log.mark(gpa + 2 * RING + 8 * this.size, 2);
+    else log.mark(gpa, 2 * RING);
   }
 
   close(): void {

@@ -47,6 +47,10 @@ const LOG_DIR = join(import.meta.dirname, '..', '..', 'build', 'e2e');
 const BOOT_MAX_MS = 180_000;
 const RUN_MAX_MS = 120_000;
 const DEVICE_MAX_MS = 60_000;
+const MIGRATION_MAX_MS = 300_000;
+/** How long the guest may stand still: QEMU goes on copying until what is left takes no longer. */
+const DOWNTIME_MS_MAX = 2000;
+const FIRST_PASS_BYTES_PER_S = 12 << 20;
 const CONSOLE_TAIL_CHARACTERS = 6_000;
 /** A small cache of translated code: stale code makes every write to its page slow, most of all after a reboot. */
 const TRANSLATED_CODE_MIB = 32;
@@ -61,10 +65,11 @@ export class Guest {
   readonly #options: GuestOptions;
   readonly #directory: string;
   readonly #log: WriteStream;
-  readonly #qmp: QmpClient;
+  #qmp: QmpClient;
   readonly #agent: GuestAgent;
   readonly #diskSlots = new Map<string, number>();
   #qemu: TestChild | null = null;
+  #migrations = 0;
   #console = '';
   #isClosed = false;
 
@@ -198,6 +203,43 @@ export class Guest {
     }
   }
 
+  /**
+   * Moves the running guest to another QEMU on this host, live. Its disks come from other sockets there, by their ids,
+   * and `qemuArgs` replace those of the start. Programs in the guest go on, and work for a while on memory that was
+   * copied already.
+   */
+  async migrate(sockets: Readonly<Record<string, string>>, qemuArgs?: readonly string[]): Promise<void> {
+    const name = `${this.#options.name}-${++this.#migrations}`;
+    const image = await ensureGuestImage(() => {});
+    const qmpPath = join(this.#directory, `qmp-${this.#migrations}`);
+    const channel = `unix:${join(this.#directory, `migration-${this.#migrations}`)}`;
+    const disks = (this.#options.disks ?? []).map((disk) => ({ ...disk, socketPath: sockets[disk.id] ?? '' }));
+    this.#diskSlots.clear();
+    const options = { ...this.#options, disks, ...(qemuArgs === undefined ? {} : { qemuArgs }) };
+    const args = this.#qemuArgs(options, image, join(this.#directory, 'initramfs'), qmpPath);
+    const source = { qemu: this.#qemu as TestChild, qmp: this.#qmp };
+    const qmp = await QmpClient.listen(qmpPath);
+    const qemu = new TestChild(`QEMU ${name}`, qemuCommand(), [...args, '-incoming', channel], this.#onConsole);
+    try {
+      await qmp.ready();
+      const slow = { 'downtime-limit': DOWNTIME_MS_MAX, 'max-bandwidth': FIRST_PASS_BYTES_PER_S };
+      await source.qmp.execute('migrate-set-parameters', slow);
+      await source.qmp.execute('migrate', { uri: channel });
+      await waitUntil(() => isCopiedOnce(source.qmp), MIGRATION_MAX_MS, 'end of the first pass over the memory');
+      await source.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
+      await waitUntil(() => isMigrated(source.qmp), MIGRATION_MAX_MS, 'end of the migration');
+      await waitUntil(() => isRunning(qmp), MIGRATION_MAX_MS, 'guest that runs at its destination');
+    } catch (error) {
+      await qemu.stop('SIGKILL');
+      throw this.#explain(new Error(`${(error as Error).message}\n--- QEMU at the destination\n${qemu.tail()}`));
+    }
+    this.#qemu = qemu;
+    this.#qmp = qmp;
+    this.#watch(qemu, qmp);
+    source.qmp.close();
+    await source.qemu.stop('SIGKILL');
+  }
+
   /** Ends QEMU at once, as a crash of the hypervisor would. */
   async kill(): Promise<void> {
     await this.#qemu?.stop('SIGKILL');
@@ -219,25 +261,34 @@ export class Guest {
     copyFileSync(image.initramfsPath, initramfsPath);
     await appendFile(initramfsPath, await ownArchive());
     const booted = this.#agent.nextBoot(BOOT_MAX_MS);
-    const qemu = new TestChild('QEMU', qemuCommand(), this.#qemuArgs(image, initramfsPath), (text) => {
-      this.#console += text;
-      this.#log.write(text);
-    });
+    const args = this.#qemuArgs(this.#options, image, initramfsPath, join(this.#directory, 'qmp'));
+    const qemu = new TestChild('QEMU', qemuCommand(), args, this.#onConsole);
     this.#qemu = qemu;
-    const ended = Promise.withResolvers<never>();
-    ended.promise.catch(() => {}); // told below, or through the agent
-    void qemu.exited.then(({ code, signal }) => {
-      const error = new Error(`QEMU ended (${signal ?? `exit code ${code}`})`);
-      ended.reject(error);
-      this.#agent.fail(error);
-      this.#qmp.close(error);
-    });
-    await Promise.race([Promise.all([this.#qmp.ready(), booted]), ended.promise]);
+    const ended = this.#watch(qemu, this.#qmp);
+    await Promise.race([Promise.all([this.#qmp.ready(), booted]), ended]);
     booted.catch(() => {}); // QEMU ended first: that was reported
   }
 
-  #qemuArgs(image: GuestImage, initramfsPath: string): string[] {
-    const { cpus = 4, memoryMiB = 640, memory = 'memfd', disks = [], qemuArgs = [] } = this.#options;
+  readonly #onConsole = (text: string): void => {
+    this.#console += text;
+    this.#log.write(text);
+  };
+
+  /** Tells the agent when the guest's QEMU has ended. The promise returned is only ever rejected. */
+  #watch(qemu: TestChild, qmp: QmpClient): Promise<never> {
+    const ended = Promise.withResolvers<never>();
+    ended.promise.catch(() => {}); // told to the caller, or through the agent
+    void qemu.exited.then(({ code, signal }) => {
+      const error = new Error(`QEMU ended (${signal ?? `exit code ${code}`})`);
+      ended.reject(error);
+      if (this.#qemu === qemu) this.#agent.fail(error); // else the guest lives elsewhere by now
+      qmp.close(error);
+    });
+    return ended.promise;
+  }
+
+  #qemuArgs(options: GuestOptions, image: GuestImage, initramfsPath: string, qmpPath: string): string[] {
+    const { cpus = 4, memoryMiB = 640, memory = 'memfd', disks = [], qemuArgs = [] } = options;
     const kernelArgs = `console=${IS_ARM ? 'ttyAMA0' : 'ttyS0'} loglevel=5 panic=-1 rdinit=/init.sh`;
     return [
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', `tcg,tb-size=${TRANSLATED_CODE_MIB}`],
@@ -246,7 +297,7 @@ export class Guest {
       ...['-object', `${memoryBackend(memory)},id=ram,size=${memoryMiB}M,share=on`],
       ...['-kernel', image.kernelPath, '-initrd', initramfsPath, '-append', kernelArgs],
       ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
-      ...['-chardev', `socket,id=qmp,path=${join(this.#directory, 'qmp')}`, '-mon', 'chardev=qmp,mode=control'],
+      ...['-chardev', `socket,id=qmp,path=${qmpPath}`, '-mon', 'chardev=qmp,mode=control'],
       ...['-device', 'virtio-serial-pci', '-chardev', `socket,id=agent,path=${join(this.#directory, 'agent')}`],
       ...['-device', 'virtserialport,chardev=agent,name=agent'],
       ...disks.flatMap((disk) => this.#diskArgs(disk)),
@@ -279,6 +330,28 @@ export class Guest {
       cause: error,
     });
   }
+}
+
+interface MigrationInfo {
+  readonly status?: string;
+  readonly 'error-desc'?: string;
+  readonly ram?: { readonly 'dirty-sync-count': number };
+}
+
+async function isCopiedOnce(qmp: QmpClient): Promise<boolean> {
+  const { ram } = (await qmp.execute('query-migrate')) as MigrationInfo;
+  return (ram?.['dirty-sync-count'] ?? 0) > 1 || (await isMigrated(qmp));
+}
+
+/** @throws Error when it failed */
+async function isMigrated(qmp: QmpClient): Promise<boolean> {
+  const info = (await qmp.execute('query-migrate')) as MigrationInfo;
+  if (info.status === 'failed') throw new Error(`the migration failed: ${info['error-desc'] ?? 'no reason given'}`);
+  return info.status === 'completed';
+}
+
+async function isRunning(qmp: QmpClient): Promise<boolean> {
+  return ((await qmp.execute('query-status')) as { running: boolean }).running;
 }
 
 function qemuCommand(): string {

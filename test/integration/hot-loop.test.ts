@@ -84,6 +84,7 @@ function createPath(kind: 'blk' | 'scsi', format: 'direct' | 'indirect', bdev: B
     arena,
     callFd: -1,
     errFd: -1,
+    log: null,
     canSleep: true,
     counters: new Float64Array(QUEUE_COUNTERS),
     faults: new LimitedLog(SILENT),

@@ -71,6 +71,7 @@ export class BlkRig {
       device: this.device,
       callFd: this.callFd,
       errFd: this.errFd,
+      log: null,
       canSleep: options.canSleep ?? true,
       counters: this.counters,
       faults: new LimitedLog({ ...SILENT, warn: (message) => this.faults.push(message) }, 1000),

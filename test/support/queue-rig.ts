@@ -42,6 +42,7 @@ export class QueueRig<Q extends RequestQueue> {
       arena: this.arena,
       callFd: -1,
       errFd: -1,
+      log: null,
       canSleep: true,
       counters: this.counters,
       faults: new LimitedLog(log),

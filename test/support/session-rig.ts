@@ -34,6 +34,7 @@ export const PROTOCOL_FEATURES = maskOf(
   ProtocolFeature.CONFIG,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.CONFIGURE_MEM_SLOTS,
+  ProtocolFeature.LOG_SHMFD,
 );
 
 export class FakeDevice implements SessionDevice {
