@@ -99,7 +99,7 @@ async function main(words) {
     tools: isBench
       ? [TOOLS.qemu, TOOLS.fio]
       : isTest && !OFFLINE_PROJECTS.includes(words[1])
-        ? [TOOLS.qemu, TOOLS.fio]
+        ? Object.values(TOOLS)
         : [],
   });
   const [command, args] = resolveCommand(node, words);

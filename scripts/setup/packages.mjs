@@ -32,7 +32,7 @@ export function installNpmPackages(node) {
 }
 
 const IS_ARM = process.arch === 'arm64';
-/** Commands that are not ours, and the smallest Debian package that has each. */
+/** Commands that are not ours, and the smallest Debian package that has each. The tests need all of them. */
 export const TOOLS = {
   cc: { commands: ['cc'], packages: ['gcc', 'libc6-dev'], purpose: 'to build the native addon' },
   qemu: {
@@ -45,6 +45,7 @@ export const TOOLS = {
     packages: ['nbdkit', 'qemu-utils', 'openssl'],
     purpose: 'for the tests of disks over NBD',
   },
+  e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
 };
 
