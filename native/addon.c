@@ -73,5 +73,6 @@ NAPI_MODULE_INIT() {
   prefetch_exports(env, exports);
   thread_exports(env, exports);
   uring_exports(env, exports);
+  vfio_exports(env, exports);
   return exports;
 }

@@ -38,3 +38,4 @@ void copy_exports(napi_env env, napi_value exports);
 void prefetch_exports(napi_env env, napi_value exports);
 void thread_exports(napi_env env, napi_value exports);
 void uring_exports(napi_env env, napi_value exports);
+void vfio_exports(napi_env env, napi_value exports);

@@ -12,6 +12,7 @@ import { nbdRpc } from '../bdev/modules/nbd/nbd.rpc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
 import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
+import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
@@ -53,7 +54,7 @@ export class Daemon {
       ...nullRpc(this.bdevs),
       ...nbdRpc(this.bdevs),
       ...fileRpc(this.bdevs, options.cores),
-      ...nvmeRpc(this.#nvme, []),
+      ...nvmeRpc(this.#nvme, [new PcieTransport({ reactors: reactors.length, mode: options.mode, log })]),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };

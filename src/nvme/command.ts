@@ -12,8 +12,7 @@ export const COMPLETION_WORDS = COMPLETION_BYTES / 4;
 export const DATA_WORD = 6;
 /** Blocks that one read, write or write zeroes names at most. */
 export const COMMAND_BLOCKS_MAX = 0x1_0000;
-/** Dataset Management: bytes a range, and blocks that one names at most. */
-export const RANGE_BYTES = 16;
+/** Blocks that a range of Dataset Management names at most. */
 export const RANGE_BLOCKS_MAX = 0xffff_ffff;
 
 const TWO_32 = 2 ** 32;
@@ -28,10 +27,12 @@ export interface AdminCommand {
   readonly cdw13?: number;
   readonly cdw14?: number;
   readonly cdw15?: number;
+  /** PCIe: where a queue is that is created. */
+  readonly address?: number;
 }
 
 /** For the control plane. */
-export function encodeCommand(command: AdminCommand, words = new Uint32Array(COMMAND_WORDS), at = 0): Uint32Array {
+export function encodeCommand(command: AdminCommand, words: Uint32Array = new Uint32Array(COMMAND_WORDS), at = 0) {
   words.fill(0, at, at + COMMAND_WORDS);
   words[at] = command.opcode;
   words[at + 1] = command.nsid ?? 0;

@@ -59,6 +59,9 @@ export interface Native {
   prefetchRun(id: number, first: number, count: number): void;
   prefetchLook(id: number, first: number, wrap: number): number;
 
+  deviceControl(fd: number, request: number, bytes: Uint8Array): number;
+  deviceControlValue(fd: number, request: number, value: number): number;
+
   setAffinity(core: number): number;
   getAffinity(out: Int32Array): number;
   nodeOfMemory(address: number): number;

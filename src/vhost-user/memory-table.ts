@@ -5,6 +5,7 @@
 import { TargetError } from '../base/errors.ts';
 import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
 import type { MemoryRegionInfo } from '../memory/guest-memory.ts';
+import { sharedMemory } from '../sys/dma.ts';
 import { closeFd } from '../sys/events.ts';
 import { fileInfo, Mapping } from '../sys/mapping.ts';
 
@@ -29,6 +30,12 @@ class MappedRegion implements MemoryRegionInfo {
     this.userAddress = description.userAddress;
     this.hostAddress = mapping.address + description.mmapOffset;
     this.mapping = mapping;
+    sharedMemory.add(mapping);
+  }
+
+  close(): void {
+    sharedMemory.remove(this.mapping);
+    this.mapping.close();
   }
 }
 
@@ -78,7 +85,7 @@ export class MemoryTable {
   remove(description: RegionDescription): void {
     const index = this.#regions.findIndex((region) => isSame(region, description));
     if (index < 0) throw new TargetError('VHOST_MEM_REGION', `there is no memory region ${format(description)}`);
-    this.#regions[index]?.mapping.close();
+    this.#regions[index]?.close();
     this.#regions.splice(index, 1);
   }
 
@@ -88,7 +95,7 @@ export class MemoryTable {
 
   /** No queue may use the memory. */
   clear(): void {
-    for (const region of this.#regions) region.mapping.close();
+    for (const region of this.#regions) region.close();
     this.#regions = [];
   }
 

@@ -7,6 +7,7 @@ import type { Bdev } from '../../src/bdev/bdev.ts';
 import { IoStatus, IoType, NO_WAKE_FD } from '../../src/bdev/bdev-io.ts';
 import { FdSet } from '../../src/sys/events.ts';
 import { IOV_LONG_ENTRIES } from '../../src/sys/iov-arena.ts';
+import type { MappingInfo } from '../../src/sys/mapping.ts';
 import { openFdCount } from './descriptors.ts';
 import { DiskRig, GUEST_BYTES, type Segment } from './disk-rig.ts';
 
@@ -21,6 +22,8 @@ const UNTOUCHED = 0xcc;
 export interface Kind {
   /** A new disk of `sizeBytes`, all zeroes. */
   make(name: string, sizeBytes: number): Bdev | Promise<Bdev>;
+  /** The guest's memory, `GUEST_BYTES` of it. Default: this process's own. */
+  memory?(): MappingInfo & { close(): void };
   /** Takes away what `make` left, after `destruct`. */
   clean?(): void | Promise<void>;
   /** Default true: reads give what was written. */
@@ -33,7 +36,7 @@ class TestedDisk extends DiskRig {
   readonly kind: Kind;
 
   constructor(kind: Kind, bdev: Bdev) {
-    super(bdev);
+    super(bdev, kind.memory?.());
     this.kind = kind;
   }
 

@@ -5,7 +5,7 @@ import { BdevChannel } from '../../src/bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../../src/bdev/modules/channels.ts';
 import { type BdevEntry, BdevRegistry } from '../../src/bdev/registry.ts';
 import { IOV_SHORT_ENTRIES, IovArena } from '../../src/sys/iov-arena.ts';
-import { Mapping, MappingViews } from '../../src/sys/mapping.ts';
+import { Mapping, type MappingInfo, MappingViews } from '../../src/sys/mapping.ts';
 
 const MIB = 1 << 20;
 export const GUEST_BYTES = 6 * MIB;
@@ -21,13 +21,15 @@ export class DiskRig implements IoOwner {
   readonly registry = new BdevRegistry(1);
   readonly entry: BdevEntry;
   readonly arena = new IovArena(2048, 8);
-  readonly memory = Mapping.anonymous(GUEST_BYTES);
+  /** The guest's. */
+  readonly memory: MappingInfo & { close(): void };
   readonly guest: Uint8Array;
   readonly channels: BdevChannel[] = [];
   readonly #views = new MappingViews();
   readonly #ended = new Map<BdevIo, (status: IoStatus) => void>();
 
-  constructor(bdev: Bdev) {
+  constructor(bdev: Bdev, memory: MappingInfo & { close(): void } = Mapping.anonymous(GUEST_BYTES)) {
+    this.memory = memory;
     this.guest = new Uint8Array(this.#views.view(this.memory, 0, GUEST_BYTES));
     this.entry = this.registry.create(bdev.name, bdev.uuid, () => bdev);
     this.openChannel();

@@ -4,10 +4,12 @@ import { FileChannel } from './file/file-channel.ts';
 import { MallocChannel } from './malloc/malloc-channel.ts';
 import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
+import { PcieChannel } from './nvme/pcie-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   file: (description, context) => new FileChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
   nbd: (description, context) => new NbdChannel(description, context),
+  'nvme-pcie': (description, context) => new PcieChannel(description, context),
   null: () => new NullChannel(),
 };

@@ -29,6 +29,7 @@ const attachCli: CliSpec = {
   flags: [
     { names: ['-b', '--name'], dest: 'name', kind: 'string', help: 'name of the controller; disks are NAMEn1, NAMEn2' },
     ...address,
+    { names: ['--num-io-queues'], dest: 'num_io_queues', kind: 'int', help: 'I/O queue pairs to ask for' },
   ],
   print: 'words',
 };
@@ -53,6 +54,12 @@ export const nvmeMethods = {
       adrfam: z.string().optional().describe('`IPv4` or `IPv6`. Default: what `traddr` is.'),
       trsvcid: z.string().optional().describe('TCP port. Default: 4420.'),
       subnqn: z.string().optional().describe('NQN of the subsystem. TCP needs it.'),
+      num_io_queues: z
+        .int()
+        .min(1)
+        .max(256)
+        .optional()
+        .describe('I/O queue pairs: one a disk and reactor is used. Default: four a reactor, at least 16.'),
     }),
     result: z.array(z.string()).describe('Names of the new disks.'),
     errors: [

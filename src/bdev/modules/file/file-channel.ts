@@ -14,7 +14,7 @@ import { IoUring } from '../../../sys/io-uring.ts';
 import type { IovArena } from '../../../sys/iov-arena.ts';
 import type { BdevDescription, ChannelContext, PlainParams } from '../../bdev.ts';
 import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
-import { BOUNCE_BYTES, BounceBuffers, NO_BOUNCE } from './bounce-buffers.ts';
+import { BOUNCE_BYTES, BounceBuffers, NO_BOUNCE } from '../bounce-buffers.ts';
 
 /** What a reactor needs to know of a file. */
 export interface FileChannelParams extends PlainParams {

@@ -5,7 +5,7 @@ import type { ControllerEvents, NvmeController, TransportId, TransportType } fro
 import type { Handlers, Params, Result } from '../../../rpc/methods.ts';
 import type { AttachedController, NvmeControllers } from './controllers.ts';
 
-type AttachParams = Params<'bdev_nvme_attach_controller'>;
+export type AttachParams = Params<'bdev_nvme_attach_controller'>;
 
 /** How controllers of one transport are connected. */
 export interface NvmeTransport {

@@ -1,10 +1,10 @@
 /**
- * Aligned memory for transfers that cannot use the guest's buffers as they are: buffers that O_DIRECT does not take,
- * the rest of a transfer that was cut short, lists longer than a system call may have.
+ * Aligned memory for transfers that cannot use the guest's buffers as they are: buffers that O_DIRECT or a drive does
+ * not take, the rest of a transfer that was cut short, lists longer than a system call may have.
  */
-import { CopyEngine } from '../../../sys/copy-engine.ts';
-import { IOV_LONG_ENTRIES, IovArena } from '../../../sys/iov-arena.ts';
-import { Mapping } from '../../../sys/mapping.ts';
+import { CopyEngine } from '../../sys/copy-engine.ts';
+import { IOV_LONG_ENTRIES, IovArena } from '../../sys/iov-arena.ts';
+import { Mapping, type MappingInfo } from '../../sys/mapping.ts';
 
 /** One buffer: what larger transfers are cut into. A multiple of every block size. */
 export const BOUNCE_BYTES = 256 * 1024;
@@ -13,13 +13,20 @@ const BUFFERS = 8;
 export const NO_BOUNCE = -1;
 
 export class BounceBuffers {
-  /** Untouched memory costs nothing, and reads as zeroes: the buffer past the last is the zeroes to write. */
-  readonly #memory = Mapping.anonymous((BUFFERS + 1) * BOUNCE_BYTES);
+  readonly #memory: MappingInfo;
+  /** When the memory is not somebody else's. */
+  readonly #own: Mapping | null;
   readonly #list = new IovArena(0, 1);
   readonly #engine = new CopyEngine(this.#list, 1);
-  readonly #free = Array.from({ length: BUFFERS }, (_, index) => index);
+  readonly #free: number[];
 
-  constructor() {
+  /** `memory`: a multiple of `BOUNCE_BYTES`. Default: its own, with zeroes behind the last buffer. */
+  constructor(memory?: MappingInfo) {
+    // Untouched memory costs nothing, and reads as zeroes.
+    this.#own = memory === undefined ? Mapping.anonymous((BUFFERS + 1) * BOUNCE_BYTES) : null;
+    this.#memory = memory ?? (this.#own as Mapping);
+    const count = memory === undefined ? BUFFERS : memory.lengthBytes / BOUNCE_BYTES;
+    this.#free = Array.from({ length: count }, (_, index) => index);
     this.#engine.setDisk(this.#memory.address, 1, this.#memory.lengthBytes);
   }
 
@@ -36,7 +43,7 @@ export class BounceBuffers {
     return this.#memory.address + index * BOUNCE_BYTES;
   }
 
-  /** `BOUNCE_BYTES` of zeroes. Never written. */
+  /** `BOUNCE_BYTES` of zeroes, never written, in memory of its own. */
   get zeroesAddress(): number {
     return this.addressOf(BUFFERS);
   }
@@ -58,7 +65,7 @@ export class BounceBuffers {
   close(): void {
     this.#engine.close();
     this.#list.close();
-    this.#memory.close();
+    this.#own?.close();
   }
 
   /** Makes our own list of a part of another one. Returns its entries. */
