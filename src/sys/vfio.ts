@@ -91,7 +91,7 @@ export class VfioDevice implements DmaMapper {
       this.registers = Mapping.file(this.#device, bar.offset, bar.size);
       this.vectors = this.#countVectors();
     } catch (error) {
-      for (const fd of opened.reverse()) closeSync(fd);
+      for (const fd of opened.toReversed()) closeSync(fd);
       throw error;
     }
   }

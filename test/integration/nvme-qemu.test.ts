@@ -21,8 +21,8 @@ function namespacesOf(blockBytes: number) {
 }
 
 /** Disks of one controller. `isShared`: it reaches the memory of requests. */
-function describeController(name: string, blockBytes: number, isShared: boolean, properties: readonly string[]): void {
-  describe(name, () => {
+function conform(name: string, blockBytes: number, isShared: boolean, properties: readonly string[]): void {
+  describe.each([name])('%s', () => {
     let device: QtestNvme;
     let controller: PcieController;
     let nsid = 1;
@@ -43,8 +43,8 @@ function describeController(name: string, blockBytes: number, isShared: boolean,
 }
 
 describe.skipIf(whyNoTool('qemu') !== null)('QEMU’s NVMe controller', () => {
-  describeController('that reaches the memory of requests', 512, true, []);
-  describeController('of 4096-byte blocks, with small transfers, whose requests are copied', 4096, false, ['mdts=2']);
+  conform('that reaches the memory of requests', 512, true, []);
+  conform('of 4096-byte blocks, with small transfers, whose requests are copied', 4096, false, ['mdts=2']);
 
   it('says what it is, is reset under load, and tells its health', async () => {
     const device = await QtestNvme.start({ namespaces: namespacesOf(512).slice(0, 2), properties: [] });

@@ -194,6 +194,13 @@ export class NvmeModel implements PcieDevice {
     if (queue.vector >= 0 && fd !== undefined && fd >= 0) signalEventFd(fd);
   }
 
+  /** @throws Error when the driver broke a rule, or did not give back what it had */
+  check(): void {
+    const crossings = this.boundaryCrossings === 0 ? [] : [`${this.boundaryCrossings} transfers cross a boundary`];
+    const wrong = [...this.violations, ...crossings, ...(this.isClosed ? [] : ['it was not closed'])];
+    if (wrong.length > 0) throw new Error(wrong.join('; '));
+  }
+
   /** One look at registers and doorbells. */
   step(): void {
     if (this.#isGone || this.isClosed) return;
@@ -405,7 +412,8 @@ export class NvmeModel implements PcieDevice {
       const count = Math.ceil(left / PAGE);
       if ((second % PAGE) + 8 * count > PAGE) return broken('the list runs over its page');
       const list = this.#reach(second, 8 * count);
-      for (let i = 0; i < count && list !== null; i++, left -= PAGE) {
+      if (list === null) return null;
+      for (let i = 0; i < count; i++, left -= PAGE) {
         entries.push({ iova: Number(list.readBigUInt64LE(8 * i)), length: Math.min(PAGE, left) });
       }
     } else if (left > 0) entries.push({ iova: second, length: left });

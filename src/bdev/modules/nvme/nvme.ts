@@ -1,12 +1,10 @@
 /** A namespace of an NVMe controller as a disk. */
-import { createHash } from 'node:crypto';
 import type { NvmeController } from '../../../nvme/controller.ts';
 import { type NamespaceIdentity, withDashes } from '../../../nvme/identify.ts';
 import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
+import { uuidOfText } from '../../text-uuid.ts';
 
-/** Namespace of the UUIDs that are made of a controller's serial number (RFC 9562 §5.5, version 5). */
-const SERIAL_NAMESPACE = Buffer.from('0c8b2d3f5e1a4d6790ab3c2e7f145d98', 'hex');
 const BLOCK_BYTES_MAX = 4096;
 
 export interface NvmeBdevOptions {
@@ -101,9 +99,5 @@ export function whyNotServed(namespace: NamespaceIdentity): string | null {
 function uuidOf({ identity }: NvmeController, namespace: NamespaceIdentity): string {
   if (namespace.uuid !== '') return namespace.uuid;
   if (namespace.nguid !== '') return withDashes(namespace.nguid);
-  const seed = `${identity.modelNumber}/${identity.serialNumber}/${namespace.nsid}/${namespace.eui64}`;
-  const hash = createHash('sha1').update(SERIAL_NAMESPACE).update(seed).digest();
-  hash.writeUInt8((hash.readUInt8(6) & 0x0f) | 0x50, 6);
-  hash.writeUInt8((hash.readUInt8(8) & 0x3f) | 0x80, 8);
-  return withDashes(hash.toString('hex', 0, 16));
+  return uuidOfText(`nvme:${identity.modelNumber}/${identity.serialNumber}/${namespace.nsid}/${namespace.eui64}`);
 }
