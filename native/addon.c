@@ -14,7 +14,12 @@ napi_value addon_number(napi_env env, double value) {
 }
 
 bool addon_i32(napi_env env, napi_value value, int32_t *out) {
-  return napi_get_value_int32(env, value, out) == napi_ok;
+  // Not napi_get_value_int32: it makes a 0 of NaN, and 0 is a descriptor.
+  double number;
+  if (napi_get_value_double(env, value, &number) != napi_ok) return false;
+  if (!(number >= INT32_MIN && number <= INT32_MAX) || number != (double)(int32_t)number) return false;
+  *out = (int32_t)number;
+  return true;
 }
 
 bool addon_f64(napi_env env, napi_value value, double *out) {
@@ -71,6 +76,7 @@ NAPI_MODULE_INIT() {
   event_exports(env, exports);
   copy_exports(env, exports);
   prefetch_exports(env, exports);
+  confine_exports(env, exports);
   thread_exports(env, exports);
   uring_exports(env, exports);
   vfio_exports(env, exports);

@@ -19,6 +19,7 @@
 
 napi_value addon_throw(napi_env env, const char *message);
 napi_value addon_number(napi_env env, double value);
+// An integer of 32 bits; what is not one is refused, not rounded.
 bool addon_i32(napi_env env, napi_value value, int32_t *out);
 bool addon_f64(napi_env env, napi_value value, double *out);
 // An address or a length: a non-negative integer below 2^53.
@@ -36,6 +37,7 @@ void memory_exports(napi_env env, napi_value exports);
 void event_exports(napi_env env, napi_value exports);
 void copy_exports(napi_env env, napi_value exports);
 void prefetch_exports(napi_env env, napi_value exports);
+void confine_exports(napi_env env, napi_value exports);
 void thread_exports(napi_env env, napi_value exports);
 void uring_exports(napi_env env, napi_value exports);
 void vfio_exports(napi_env env, napi_value exports);

@@ -110,10 +110,18 @@ static void on_turn(uv_idle_t *handle) {
 static napi_value watch_create(napi_env env, napi_value callback, napi_value events, int type, struct watch **out) {
   struct uv_loop_s *loop;
   napi_value name, result;
+  napi_valuetype kind;
+  int32_t *pairs;
+  size_t length;
+  if (napi_typeof(env, callback, &kind) != napi_ok || kind != napi_function ||
+      (events != NULL && (!addon_i32_array(env, events, &pairs, &length) || length < 2 * EVENTS_PER_CALL)))
+    return addon_throw(env, "a watch has a function, and a set an Int32Array(128)");
+  int epoll_fd = type == UV_HANDLE_POLL ? epoll_create1(EPOLL_CLOEXEC) : -1;
+  if (type == UV_HANDLE_POLL && epoll_fd < 0) return addon_throw(env, "cannot create an epoll descriptor");
   struct watch *watch = calloc(1, sizeof *watch);
   if (watch == NULL) return addon_throw(env, "out of memory");
   watch->env = env;
-  watch->epoll_fd = -1;
+  watch->epoll_fd = epoll_fd;
   watch->handle = calloc(1, uv_handle_size(type));
   napi_create_string_utf8(env, "ringhost", NAPI_AUTO_LENGTH, &name);
   if (watch->handle == NULL || napi_get_uv_event_loop(env, &loop) != napi_ok ||
@@ -123,9 +131,7 @@ static napi_value watch_create(napi_env env, napi_value callback, napi_value eve
     return addon_throw(env, "cannot watch the event loop");
   int error;
   if (type == UV_HANDLE_POLL) {
-    watch->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (watch->epoll_fd < 0) return addon_throw(env, "cannot create an epoll descriptor");
-    error = uv_poll_init(loop, (uv_poll_t *)watch->handle, watch->epoll_fd);
+    error = uv_poll_init(loop, (uv_poll_t *)watch->handle, epoll_fd);
   } else {
     error = uv_idle_init(loop, (uv_idle_t *)watch->handle);
   }

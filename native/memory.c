@@ -20,6 +20,8 @@
 
 // 8 sessions of 509 slots each; a mapping beyond it is refused, never left unguarded.
 #define GUARDS_MAX 4096
+// Guest memory is less; the engine may end the process for a buffer that is too long.
+#define VIEW_BYTES_MAX ((uint64_t)1 << 40)
 
 struct guard {
   atomic_uintptr_t start; // 0: free
@@ -159,7 +161,8 @@ static napi_value guard_was_hit(napi_env env, napi_callback_info info) {
 static napi_value view_memory(napi_env env, napi_callback_info info) {
   ADDON_ARGS(2);
   uint64_t address, length;
-  if (!addon_u53(env, argv[0], &address) || !addon_u53(env, argv[1], &length) || address == 0)
+  if (!addon_u53(env, argv[0], &address) || !addon_u53(env, argv[1], &length) || address == 0 ||
+      length > VIEW_BYTES_MAX)
     return addon_throw(env, "viewMemory(address, length)");
   napi_value buffer;
   // SAFETY: sys/ makes views only of live mappings and detaches every view before it unmaps.

@@ -3,6 +3,8 @@
 #include "addon.h"
 
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -157,6 +159,27 @@ static napi_value send_message(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(sent < 0 ? -errno : sent);
 }
 
+// writeNow(fd, bytes, offset): bytes written, perhaps not all, to a socket, pipe, terminal or file. Never waits.
+static napi_value write_now(napi_env env, napi_callback_info info) {
+  ADDON_ARGS(3);
+  int32_t fd;
+  uint64_t offset;
+  uint8_t *bytes;
+  size_t length;
+  if (!addon_i32(env, argv[0], &fd) || !addon_bytes(env, argv[1], &bytes, &length) ||
+      !addon_u53(env, argv[2], &offset) || offset > length)
+    return addon_throw(env, "writeNow(fd, Uint8Array, offset)");
+  length -= offset;
+  ssize_t written = send(fd, bytes + offset, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (written < 0 && errno == ENOTSOCK) {
+    // O_NONBLOCK would be seen by all who share the description. A pipe that is ready has room for PIPE_BUF bytes.
+    struct pollfd ready = {.fd = fd, .events = POLLOUT};
+    if (poll(&ready, 1, 0) == 0) return ADDON_RESULT(-EAGAIN);
+    written = write(fd, bytes + offset, length < PIPE_BUF ? length : PIPE_BUF);
+  }
+  return ADDON_RESULT(written < 0 ? -errno : written);
+}
+
 // peerCredentials(fd, out Int32Array(3)): 0; out is pid, uid, gid (SO_PEERCRED).
 static napi_value peer_credentials(napi_env env, napi_callback_info info) {
   ADDON_ARGS(2);
@@ -199,6 +222,7 @@ void socket_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "socketPair", socket_pair);
   addon_export(env, exports, "receiveMessage", receive_message);
   addon_export(env, exports, "sendMessage", send_message);
+  addon_export(env, exports, "writeNow", write_now);
   addon_export(env, exports, "peerCredentials", peer_credentials);
   addon_export(env, exports, "setNonBlocking", set_non_blocking);
   addon_export(env, exports, "closeFd", close_fd);

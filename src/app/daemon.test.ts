@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { threadNames } from '../../test/support/processes.ts';
 import { until } from '../../test/support/waiting.ts';
+import { OWNER_ONLY } from '../base/socket-access.ts';
 import { allowedCores } from '../sys/thread.ts';
 import { Daemon } from './daemon.ts';
 import { DaemonLog } from './logger.ts';
@@ -30,6 +31,8 @@ function start(parts: Partial<DaemonOptions> = {}): Promise<Daemon> {
     configFile: undefined,
     useDefaultConfig: true,
     mode: 'interrupt',
+    access: OWNER_ONLY,
+    account: null,
     ...parts,
   };
   return Daemon.start(options, log, (error) => deaths.push(error.message));

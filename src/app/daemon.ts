@@ -3,6 +3,7 @@
  * stops all of it in order: no new requests, sessions ended with nothing in flight, sockets removed, bdevs given back.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
@@ -18,6 +19,7 @@ import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
 import type { DaemonHandlers } from '../rpc/methods.ts';
 import { RpcServer } from '../rpc/server.ts';
+import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores } from '../sys/thread.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
 import { vhostRpc } from '../vhost/vhost.rpc.ts';
@@ -25,6 +27,7 @@ import { applyConfig, type ConfigCall, DEFAULT_CONFIG, readConfigFile } from './
 import { frameworkRpc } from './framework.rpc.ts';
 import type { DaemonLog } from './logger.ts';
 import type { DaemonOptions } from './options.ts';
+import { becomeAccount, checkAccount } from './privileges.ts';
 import { VERSION } from './version.ts';
 
 const REACTOR_ENTRY = new URL(`./reactor-main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
@@ -47,7 +50,8 @@ export class Daemon {
     this.bdevs = new BdevRegistry(reactors.length);
     this.#nvme = new NvmeControllers(this.bdevs, log);
     const { socketDirectory } = options;
-    this.vhost = new VhostRegistry({ socketDirectory, reactors, bdevs: this.bdevs, mode: options.mode, log });
+    const { access, mode } = options;
+    this.vhost = new VhostRegistry({ socketDirectory, access, reactors, bdevs: this.bdevs, mode, log });
     this.#handlers = {
       ...bdevRpc(this.bdevs),
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
@@ -58,7 +62,7 @@ export class Daemon {
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };
-    this.#server = new RpcServer({ handlers: this.#handlers, log, version: VERSION });
+    this.#server = new RpcServer({ handlers: this.#handlers, log, version: VERSION, access, peerOf: peerCredentials });
     for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
   }
 
@@ -67,6 +71,7 @@ export class Daemon {
     if (!existsSync(options.socketDirectory) || !statSync(options.socketDirectory).isDirectory()) {
       throw new TargetError('ENOENT', `-S ${options.socketDirectory} is not a directory: create it first`);
     }
+    if (options.account !== null) checkAccount(options.account, [options.socketDirectory, dirname(options.rpcSocket)]);
     log.info(`Starting Ringhost v${VERSION}`);
     log.info(`Total cores available: ${allowedCores().length}`);
     const entry = REACTOR_ENTRY;
@@ -86,6 +91,7 @@ export class Daemon {
       // The RPC socket first: a second daemon with the same one must not touch the controllers' sockets.
       await daemon.#server.listen(options.rpcSocket);
       await daemon.#configure();
+      daemon.#giveUpPrivileges();
     } catch (error) {
       await daemon.stop();
       throw error;
@@ -112,6 +118,14 @@ export class Daemon {
     if (entry === undefined || entry.isRemoving) return;
     this.log.error(`bdev ${entry.name}: its device is gone, so the bdev goes too`);
     this.bdevs.delete(entry).catch((error: Error) => this.log.error(error.message));
+  }
+
+  /** What needed root has been done: from now on a fault in it is a fault of an account that can do little. */
+  #giveUpPrivileges(): void {
+    const { account, access } = this.options;
+    if (account === null) return;
+    becomeAccount(account, access.gid < 0 ? [] : [access.gid]);
+    this.log.info(`running as ${account.name}`, { uid: account.uid, gid: account.gid });
   }
 
   async #configure(): Promise<void> {

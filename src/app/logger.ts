@@ -1,7 +1,10 @@
 /** The daemon's log: pino, for people on a terminal and as JSON lines otherwise. To standard error. */
 import pino from 'pino';
-import pretty from 'pino-pretty';
+import { prettyFactory } from 'pino-pretty';
 import type { LogFields, Logger } from '../base/log.ts';
+import { LogDestination } from './log-destination.ts';
+
+const STDERR = 2;
 
 /** SPDK's names of levels, which its RPC uses, most severe first. */
 const SPDK_LEVELS = { ERROR: 'error', WARNING: 'warn', NOTICE: 'info', INFO: 'info', DEBUG: 'debug' } as const;
@@ -13,11 +16,13 @@ export class DaemonLog implements Logger {
   #printLevel: SpdkLevel = 'NOTICE';
 
   constructor(format: 'text' | 'json') {
-    const stream =
-      format === 'json'
-        ? pino.destination({ fd: 2, sync: true })
-        : pretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:yyyy-mm-dd HH:MM:ss.l' });
-    this.#pino = pino({ level: 'info', base: null }, stream);
+    const pretty = prettyFactory({ ignore: 'pid,hostname', translateTime: 'SYS:yyyy-mm-dd HH:MM:ss.l' });
+    const shape = format === 'json' ? (line: string): string => line : pretty;
+    const destination = new LogDestination(STDERR, (lines) => {
+      const msg = `${lines} lines of the log were lost: it took none for a while`;
+      return shape(`${JSON.stringify({ level: pino.levels.values['warn'], time: Date.now(), msg })}\n`);
+    });
+    this.#pino = pino({ level: 'info', base: null }, { write: (line) => destination.write(shape(line)) });
   }
 
   get level(): SpdkLevel {

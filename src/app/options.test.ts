@@ -24,6 +24,8 @@ describe('options', () => {
       configFile: undefined,
       useDefaultConfig: false,
       mode: 'adaptive',
+      access: { mode: 0o600, uid: -1, gid: -1 },
+      account: null,
     });
   });
 
@@ -66,6 +68,27 @@ describe('options', () => {
 
   it.each(['', 'Poll', 'busy', 'constructor'])('refuse the mode %j', (mode) => {
     expect(refusal({ mode })).toBe(`EINVAL: --mode ${mode}: choose poll, adaptive, interrupt`);
+  });
+
+  it('open sockets to a group only when it is named, and never shut out their owner', () => {
+    expect(check({ socketGroup: 'root' }).access).toEqual({ mode: 0o660, uid: -1, gid: 0 });
+    expect(check({ socketGroup: '12345', socketMode: '0640' }).access).toEqual({ mode: 0o640, uid: -1, gid: 12345 });
+    expect(check({ socketMode: '666' }).access.mode).toBe(0o666);
+    for (const socketMode of ['', '0060', '400', '8', '0o660', '10660', 'rw', '-660']) {
+      expect(refusal({ socketMode })).toMatch(/^EINVAL: --socket-mode .*: give an octal mode/);
+    }
+    expect(refusal({ socketGroup: 'no-such-group' })).toBe(
+      'EINVAL: --socket-group no-such-group: this machine knows no such group',
+    );
+  });
+
+  it('name a user that the daemon becomes, to whom its sockets belong', () => {
+    expect(check({ user: 'nobody' })).toMatchObject({
+      account: { name: 'nobody', uid: 65_534, gid: 65_534 },
+      access: { mode: 0o600, uid: 65_534, gid: 65_534 },
+    });
+    expect(check({ user: '65534' }).account?.name).toBe('nobody');
+    expect(refusal({ user: 'no-such-user' })).toBe('EINVAL: --user no-such-user: this machine knows no such user');
   });
 
   it('serve the default disk only when asked to, and not with a configuration', () => {

@@ -1,8 +1,10 @@
 /** What the daemon is started with, checked. */
 import { parseCpuset } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
+import type { SocketAccess } from '../base/socket-access.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import { allowedCores } from '../sys/thread.ts';
+import { type Account, findAccount, findGroup } from './privileges.ts';
 
 /** As typed on the command line. */
 export interface RawOptions {
@@ -15,6 +17,10 @@ export interface RawOptions {
   readonly configFile?: string | undefined;
   readonly defaultConfig?: boolean | undefined;
   readonly mode: string;
+  /** Octal. Default: 0600. */
+  readonly socketMode?: string | undefined;
+  readonly socketGroup?: string | undefined;
+  readonly user?: string | undefined;
 }
 
 export interface DaemonOptions {
@@ -29,6 +35,10 @@ export interface DaemonOptions {
   /** Serve a RAM disk when no configuration was given. */
   readonly useDefaultConfig: boolean;
   readonly mode: ReactorMode;
+  /** Who may connect to the RPC socket and to controllers. */
+  readonly access: SocketAccess;
+  /** Whom the daemon becomes when it has started; null: nobody else. */
+  readonly account: Account | null;
 }
 
 const MODES: readonly ReactorMode[] = ['poll', 'adaptive', 'interrupt'];
@@ -55,7 +65,23 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     configFile: raw.configFile,
     useDefaultConfig: raw.defaultConfig === true && raw.configFile === undefined,
     mode,
+    ...checkAccess(raw),
   };
+}
+
+function checkAccess({ socketMode, socketGroup, user }: RawOptions): Pick<DaemonOptions, 'access' | 'account'> {
+  // Nobody else is let in without being named: a group gets what the owner has.
+  const text = socketMode ?? (socketGroup === undefined ? '0600' : '0660');
+  const mode = Number.parseInt(text, 8);
+  if (!/^0?[0-7]{3}$/.test(text) || (mode & 0o600) !== 0o600) {
+    throw new TargetError(
+      'EINVAL',
+      `--socket-mode ${text}: give an octal mode with which the owner can connect, such as 0660`,
+    );
+  }
+  const account = user === undefined ? null : findAccount(user);
+  const gid = socketGroup === undefined ? (account?.gid ?? -1) : findGroup(socketGroup);
+  return { access: { mode, uid: account?.uid ?? -1, gid }, account };
 }
 
 function parseMib(text: string): number {

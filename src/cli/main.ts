@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { VERSION } from '../app/version.ts';
 import { DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
+import type { ServeOptions } from './serve-command.ts';
 
 async function main(argv: readonly string[]): Promise<void> {
   // `rpc` has the command line of SPDK's rpc.py, which is its own affair.
@@ -33,10 +34,17 @@ async function main(argv: readonly string[]): Promise<void> {
     .option('-c, --config <file>', 'JSON configuration, in SPDK\'s "subsystems" format')
     .option('--default-config', 'without -c: serve a 256 MiB RAM disk as vhost.0')
     .option('--mode <mode>', 'how reactors wait: poll, adaptive or interrupt', 'adaptive')
+    .option(
+      '--socket-mode <mode>',
+      'mode of the RPC socket and of controllers; default: 0600, with --socket-group 0660',
+    )
+    .option('--socket-group <group>', 'group of those sockets')
+    .option('--user <name>', 'become this user when everything is started')
+    .option('--confine', 'reach no files but those needed, and those of --allow-path (Landlock)')
+    .option('--allow-path <path...>', 'with --confine: files and directories for disks and state')
     .option('--log-format <format>', 'text or json; default: text on a terminal')
-    .action(async (options: Record<string, string | boolean | undefined>) => {
-      const { runServeCommand } = await import('./serve-command.ts');
-      process.exitCode = await runServeCommand({
+    .action(async (options: Record<string, string | boolean | readonly string[] | undefined>) => {
+      const raw: ServeOptions = {
         socketDirectory: options.socketDirectory as string,
         coreMask: options.coreMask as string | undefined,
         memoryMib: options.memory as string | undefined,
@@ -44,8 +52,18 @@ async function main(argv: readonly string[]): Promise<void> {
         configFile: options.config as string | undefined,
         defaultConfig: options.defaultConfig as boolean | undefined,
         mode: options.mode as string,
+        socketMode: options.socketMode as string | undefined,
+        socketGroup: options.socketGroup as string | undefined,
+        user: options.user as string | undefined,
         logFormat: options.logFormat as string | undefined,
-      });
+      };
+      // Before the daemon's modules are loaded: the process may start again.
+      if (options.confine === true) {
+        const { confineProcess } = await import('../app/confinement.ts');
+        confineProcess(raw, (options.allowPath ?? []) as readonly string[]);
+      }
+      const { runServeCommand } = await import('./serve-command.ts');
+      process.exitCode = await runServeCommand(raw);
     });
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });

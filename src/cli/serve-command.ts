@@ -31,6 +31,8 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
     process.stderr.write(`ringhost: ${error.message}\n`);
     return 1;
   }
+  // Nobody reads it, or there is no room: the daemon serves all the same.
+  process.stdout.on('error', () => undefined);
   process.stdout.write(readyBanner(daemon));
   const signal = await stopping;
   log.info(`${signal}: stopping`);

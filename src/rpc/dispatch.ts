@@ -114,7 +114,12 @@ export class Dispatcher {
     const found = findMethod(request.method);
     if (found === undefined) return failed(unknownMethod(request.method));
     if (!this.#isCallable(found)) return failed(this.#wrongState(found));
-    const params = this.#params(found, request.params);
+    let params: ReturnType<typeof checkParams>;
+    try {
+      params = this.#params(found, request.params);
+    } catch (thrown) {
+      return { running: this.#failure(thrown, found), holdsTurn: true };
+    }
     if (!params.ok) return failed(params.error);
     if (found.spec.waits?.(params.params) !== true) {
       return { running: this.#invoke(found, params.params, caller), holdsTurn: true };

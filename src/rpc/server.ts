@@ -2,6 +2,7 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { assert } from '../base/assert.ts';
 import type { Logger } from '../base/log.ts';
+import { isPeerAllowed, OWNER_ONLY, type PeerCredentials, type SocketAccess } from '../base/socket-access.ts';
 import { Connection, type ConnectionLimits } from './connection.ts';
 import type { RpcState } from './define.ts';
 import { Dispatcher } from './dispatch.ts';
@@ -40,6 +41,10 @@ export interface RpcServerOptions {
   /** Which methods may be called now. Default: always `runtime`. */
   readonly state?: () => RpcState;
   readonly limits?: Partial<RpcServerLimits>;
+  /** Who may connect. Default: this process's user alone. */
+  readonly access?: SocketAccess;
+  /** Who is at the other end of the socket with this descriptor. Default: nobody asks. */
+  readonly peerOf?: (fd: number) => PeerCredentials;
 }
 
 /** How long `close` lets running requests finish. */
@@ -49,6 +54,8 @@ export class RpcServer {
   readonly #dispatcher: Dispatcher;
   readonly #log: Logger;
   readonly #limits: RpcServerLimits;
+  readonly #access: SocketAccess;
+  readonly #peerOf: ((fd: number) => PeerCredentials) | undefined;
   readonly #server: Server;
   readonly #connections = new Map<Socket, Connection>();
   #path: ClaimedPath | null = null;
@@ -59,6 +66,8 @@ export class RpcServer {
     this.#dispatcher = new Dispatcher(options);
     this.#log = options.log;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#access = options.access ?? OWNER_ONLY;
+    this.#peerOf = options.peerOf;
     // A client may end its side after its last request and still wait for the answer, as `nc -N` does.
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
   }
@@ -68,13 +77,13 @@ export class RpcServer {
   }
 
   /**
-   * Opens the socket, readable and writable by its owner only. The socket of a dead daemon is replaced.
+   * Opens the socket, by default for its owner only. The socket of a dead daemon is replaced.
    *
    * @throws TargetError `EADDRINUSE` when another process answers there; others when the path cannot be used.
    */
   async listen(path: string): Promise<void> {
     assert(this.#path === null, 'an RpcServer listens once');
-    this.#path = await listenOnPath(this.#server, path);
+    this.#path = await listenOnPath(this.#server, path, this.#access);
     this.#server.on('error', (error) =>
       this.#log.error('the RPC socket cannot accept connections', { error: error.message }),
     );
@@ -105,6 +114,11 @@ export class RpcServer {
     }
     this.#wasFull = false;
     const number = ++this.#connectionNumber;
+    if (!this.#isWelcome(socket, number)) {
+      socket.on('error', () => undefined);
+      socket.destroy();
+      return;
+    }
     const connection = new Connection(socket, {
       number,
       dispatcher: this.#dispatcher,
@@ -113,6 +127,16 @@ export class RpcServer {
     });
     this.#connections.set(socket, connection);
     socket.once('close', () => this.#connections.delete(socket));
+  }
+
+  #isWelcome(socket: Socket, number: number): boolean {
+    const fd = descriptorOf(socket);
+    if (this.#peerOf === undefined || fd < 0) return true;
+    const peer = this.#peerOf(fd);
+    const isAllowed = isPeerAllowed(this.#access, peer);
+    if (isAllowed) this.#log.debug(`RPC client ${number} is connected`, { ...peer });
+    else this.#log.warn('refused an RPC client of a user for whom the socket is not', { ...peer });
+    return isAllowed;
   }
 
   #turnAway(socket: Socket): void {
@@ -126,4 +150,11 @@ export class RpcServer {
     socket.end(`${encodeJson({ jsonrpc: '2.0', id: null, error })}\n`);
     socket.once('finish', () => socket.destroy());
   }
+}
+
+/** Node has no other way to a socket's descriptor; -1 when there is none any more. */
+function descriptorOf(socket: Socket): number {
+  const handle: unknown = Reflect.get(socket, '_handle');
+  const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
+  return typeof fd === 'number' ? fd : -1;
 }

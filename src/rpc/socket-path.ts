@@ -5,10 +5,10 @@
  * The socket is made under a temporary name, gets its mode, and is then linked to its path: link(2) fails when the path
  * exists, so of two daemons that start at once one loses, cleanly.
  */
-import { chmodSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from 'node:fs';
+import { linkSync, lstatSync, renameSync, type Stats, unlinkSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
-import { isMainThread } from 'node:worker_threads';
 import { TargetError } from '../base/errors.ts';
+import { bindWithAccess, giveAccess, type SocketAccess } from '../base/socket-access.ts';
 import { SOCKET_PATH_MAX_BYTES } from './limits.ts';
 
 /** A connection attempt to a Unix socket either succeeds or fails at once, unless the other side is stopped. */
@@ -101,13 +101,12 @@ function removeStale(path: string, aside: string, stale: Stats): void {
 function listenOn(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    // bind(2) happens within the call; without the mask the socket would be open to others until its mode is set.
-    const mask = isMainThread ? process.umask(0o177) : null;
-    server.listen({ path, backlog: BACKLOG }, () => {
-      server.off('error', reject);
-      resolve();
-    });
-    if (mask !== null) process.umask(mask);
+    bindWithAccess(() =>
+      server.listen({ path, backlog: BACKLOG }, () => {
+        server.off('error', reject);
+        resolve();
+      }),
+    );
   });
 }
 
@@ -119,12 +118,12 @@ export interface ClaimedPath {
 }
 
 /**
- * Makes `server` listen on `path` with mode 0600, which is the one and only protection of the RPC socket.
+ * Makes `server` listen on `path`, whose mode and owners are the protection of the RPC socket.
  *
  * @throws TargetError `EADDRINUSE` when another process answers there, `EEXIST` when the path is no socket,
  * `ENAMETOOLONG`, `ENOENT`, `EACCES`, … when the path cannot be used.
  */
-export async function listenOnPath(server: Server, path: string): Promise<ClaimedPath> {
+export async function listenOnPath(server: Server, path: string, access: SocketAccess): Promise<ClaimedPath> {
   const temporary = `${path}.${process.pid}.${++listenCount}`;
   if (Buffer.byteLength(temporary) > SOCKET_PATH_MAX_BYTES) {
     const most = SOCKET_PATH_MAX_BYTES - (Buffer.byteLength(temporary) - Buffer.byteLength(path));
@@ -136,7 +135,7 @@ export async function listenOnPath(server: Server, path: string): Promise<Claime
   let own: Stats;
   try {
     await listenOn(server, temporary);
-    chmodSync(temporary, 0o600);
+    giveAccess(temporary, access);
     own = lstatSync(temporary);
     if (stale !== null) removeStale(path, `${temporary}~`, stale);
     linkSync(temporary, path);

@@ -19,6 +19,7 @@ export interface Native {
   socketPair(out: Int32Array): number;
   receiveMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array): number;
   sendMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, fdCount: number): number;
+  writeNow(fd: number, bytes: Uint8Array, offset: number): number;
   peerCredentials(fd: number, out: Int32Array): number;
   setNonBlocking(fd: number): number;
   closeFd(fd: number): number;
@@ -62,6 +63,8 @@ export interface Native {
   deviceControl(fd: number, request: number, bytes: Uint8Array): number;
   deviceControlValue(fd: number, request: number, value: number): number;
 
+  confine(readable: Int32Array, writable: Int32Array): number;
+
   setAffinity(core: number): number;
   getAffinity(out: Int32Array): number;
   nodeOfMemory(address: number): number;
@@ -73,8 +76,10 @@ export interface Native {
 function load(): Native {
   const require = createRequire(import.meta.url);
   const root = fileURLToPath(new URL('../..', import.meta.url));
-  // A checkout builds its own; the published package has only the prebuilt one.
-  const candidates = [`${root}build/ringhost.node`, `${root}prebuilds/linux-${process.arch}/ringhost.node`];
+  // A checkout builds its own; the published package has only the prebuilt one. The tests name one with sanitizers.
+  const named = process.env['RINGHOST_ADDON'];
+  const own = [`${root}build/ringhost.node`, `${root}prebuilds/linux-${process.arch}/ringhost.node`];
+  const candidates = named === undefined ? own : [named];
   const path = candidates.find((candidate) => existsSync(candidate));
   if (path === undefined) {
     throw new TargetError('ENOENT', `the native addon is not built for linux-${process.arch}: run \`npm start\``);

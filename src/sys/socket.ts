@@ -1,15 +1,10 @@
 /** Unix stream sockets that carry file descriptors. All are non-blocking; a call that would block returns `-EAGAIN`. */
 import { checkErrno, Errno, errnoName, strerror, TargetError } from '../base/errors.ts';
+import type { PeerCredentials } from '../base/socket-access.ts';
 import { native } from './native.ts';
 
 /** Most descriptors the kernel passes in one message (SCM_MAX_FD). */
 export const FDS_PER_MESSAGE_MAX = 253;
-
-export interface PeerCredentials {
-  readonly pid: number;
-  readonly uid: number;
-  readonly gid: number;
-}
 
 /** What one receive brought: `received[0]` descriptors, in `received[1…]`. The receiver owns them. */
 export function createFdBuffer(): Int32Array {
@@ -51,6 +46,12 @@ export function sendMessage(fd: number, bytes: Uint8Array, offset = 0, fds: read
   const array = fds.length === 0 ? NO_FDS : Int32Array.from(fds);
   return native.sendMessage(fd, bytes, offset, bytes.length - offset, array, fds.length);
 }
+
+/**
+ * Writes `bytes` from `offset` on to a socket, pipe, terminal or file: bytes written, perhaps not all, or a negative
+ * errno, `-EAGAIN` where it would have to wait.
+ */
+export const writeNow = native.writeNow;
 
 export function peerCredentials(fd: number): PeerCredentials {
   const out = new Int32Array(3);

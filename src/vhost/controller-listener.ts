@@ -1,10 +1,10 @@
 /** The listening socket of a controller: made safely, removed at the end. */
-import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { lstatSync, unlinkSync } from 'node:fs';
 import { Errno, errnoName, strerror, TargetError } from '../base/errors.ts';
+import { bindWithAccess, giveAccess, OWNER_ONLY, type SocketAccess } from '../base/socket-access.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { acceptUnix, connectUnix, listenUnix } from '../sys/socket.ts';
 
-const SOCKET_MODE = 0o600;
 /** Time until accepting is tried again after it failed, most likely for want of descriptors. */
 const ACCEPT_RETRY_MS = 200;
 
@@ -23,11 +23,11 @@ export class ControllerListener {
   #retry: NodeJS.Timeout | null = null;
 
   /** Throws `EADDRINUSE` when a living process listens on `path`, `EEXIST` when the file is not a socket. */
-  constructor(path: string, fdSet: FdSet, handlers: ListenerHandlers) {
+  constructor(path: string, fdSet: FdSet, handlers: ListenerHandlers, access: SocketAccess = OWNER_ONLY) {
     removeStaleSocket(path);
     this.path = path;
-    this.#fd = listenUnix(path);
-    chmodSync(path, SOCKET_MODE);
+    this.#fd = bindWithAccess(() => listenUnix(path));
+    giveAccess(path, access);
     this.#fdSet = fdSet;
     this.#handlers = handlers;
     fdSet.add(this.#fd, () => this.#accept());

@@ -6,6 +6,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Errno, TargetError } from '../base/errors.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
+import { isPeerAllowed, type SocketAccess } from '../base/socket-access.ts';
 import { NO_NODE, type QueuePlacement, QueuePlaces } from '../reactor/placement.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import type { ReactorThread } from '../reactor/reactor-thread.ts';
@@ -16,7 +17,7 @@ import type { SessionConfig, SessionDevice, VringStart } from '../vhost-user/dev
 import { Session } from '../vhost-user/session.ts';
 import { QUEUES_MAX } from '../virtio/features.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
-import { ControllerListener } from './controller-listener.ts';
+import { ControllerListener, type ListenerHandlers } from './controller-listener.ts';
 import { QUEUE_COUNTERS } from './queue-counters.ts';
 import {
   type QueueDevice,
@@ -38,6 +39,8 @@ export interface ControllerOptions {
   readonly mode: ReactorMode;
   readonly placement: QueuePlacement;
   readonly fdSet: FdSet;
+  /** Who may connect. */
+  readonly access: SocketAccess;
   readonly log: Logger;
 }
 
@@ -59,6 +62,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   #settings: QueueSettings;
   readonly #faults: LimitedLog;
   readonly #fdSet: FdSet;
+  readonly #access: SocketAccess;
   #listener: ControllerListener | null = null;
   #session: S | null = null;
   #sessionEnd: Promise<void> = Promise.resolve();
@@ -74,6 +78,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
     this.log = withFields(options.log, { ctrlr: options.name });
     this.#faults = new LimitedLog(this.log, FAULT_LINES_MAX);
     this.#fdSet = options.fdSet;
+    this.#access = options.access;
   }
 
   /** The cores its queues may run on. */
@@ -117,7 +122,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
 
   /** Makes the socket. Throws as `ControllerListener` does. */
   listen(): void {
-    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, {
+    const handlers: ListenerHandlers = {
       onConnection: (fd) => {
         this.#connected(fd).catch((error: Error) => {
           this.log.error(`a front-end could not be served: ${error.message}`);
@@ -125,7 +130,8 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
         });
       },
       onError: (error) => this.#faults.warn('accept', error.message),
-    });
+    };
+    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, handlers, this.#access);
   }
 
   /** Ends the session and removes the socket. */
@@ -168,7 +174,13 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   }
 
   async #connected(fd: number): Promise<void> {
-    const { pid, uid } = peerCredentials(fd);
+    const peer = peerCredentials(fd);
+    const { pid, uid, gid } = peer;
+    if (!isPeerAllowed(this.#access, peer)) {
+      this.#faults.warn('peer', 'refused a front-end of a user for whom the socket is not', { pid, uid, gid });
+      closeFd(fd);
+      return;
+    }
     // A front-end that reconnects may be accepted before the end of its old connection was seen; one that reconnects
     // quickly, before the ends of several.
     const deadline = performance.now() + SECOND_FRONT_END_WAIT_MS;
@@ -181,7 +193,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
       closeFd(fd);
       return;
     }
-    this.log.info('front-end connected', { pid, uid });
+    this.log.info('front-end connected', { pid, uid, gid });
     this.#openSession(fd, pid);
   }
 

@@ -5,6 +5,7 @@ import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import { OWNER_ONLY, type SocketAccess } from '../base/socket-access.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import { type QueuePlacement, reactorsOf } from '../reactor/placement.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
@@ -32,6 +33,8 @@ const SCSI_MOVE =
 
 export interface VhostRegistryOptions {
   readonly socketDirectory: string;
+  /** Who may connect to controllers. Default: this process's user alone. */
+  readonly access?: SocketAccess;
   readonly reactors: readonly ReactorThread[];
   readonly bdevs: BdevRegistry;
   /** Of controllers that have none of their own. */
@@ -205,6 +208,7 @@ export class VhostRegistry {
       mode: params.mode ?? this.#options.mode,
       placement,
       fdSet: this.#fdSet,
+      access: this.#options.access ?? OWNER_ONLY,
       log,
     };
   }

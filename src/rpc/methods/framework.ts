@@ -31,7 +31,8 @@ const SIGNAL_BY_NUMBER: Readonly<Record<string, string>> = {
 };
 
 function nameSignal(params: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
-  const name = SIGNAL_BY_NUMBER[String(params.sig_name)];
+  const { sig_name: given } = params;
+  const name = typeof given === 'number' || typeof given === 'string' ? SIGNAL_BY_NUMBER[given] : undefined;
   return name === undefined ? params : { ...params, sig_name: name };
 }
 

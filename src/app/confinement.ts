@@ -1,0 +1,39 @@
+/**
+ * `--confine`: the daemon starts again in a process that reaches only the files it needs (Landlock), so that a fault in
+ * the data path opens nothing else. A new process, because a thread that runs already cannot be confined; Node has
+ * some.
+ */
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { assert } from '../base/assert.ts';
+import { confineFiles } from '../sys/confine.ts';
+import type { RawOptions } from './options.ts';
+
+/** Set in the process that is confined. */
+const MARK = 'RINGHOST_CONFINED';
+/** The system's libraries and what Node and this program read of the system's state. */
+const SYSTEM = ['/usr', '/lib', '/lib64', '/bin', '/etc', '/proc', '/sys', '/dev'];
+const DEVICES = ['/dev/null', '/dev/hugepages', '/dev/shm'];
+
+/**
+ * Returns in the confined process only; the one that called is replaced. `allowed`: files and directories that may be
+ * read and written beside those that the options name.
+ *
+ * Ends the process with a message when it cannot be confined, such as on a kernel without Landlock.
+ */
+export function confineProcess(options: RawOptions, allowed: readonly string[]): void {
+  const { socketDirectory, rpcSocket, configFile } = options;
+  const { execPath, execArgv, argv, env } = process;
+  if (env[MARK] === '1') return;
+  const program = fileURLToPath(new URL('../..', import.meta.url));
+  const config = configFile === undefined ? [] : [configFile];
+  const readable = [...SYSTEM, dirname(execPath), program, ...config];
+  try {
+    confineFiles(readable, [socketDirectory, dirname(rpcSocket), ...DEVICES, ...allowed]);
+  } catch (error) {
+    process.stderr.write(`ringhost: --confine: ${(error as Error).message}\n`);
+    process.exit(1);
+  }
+  assert(process.execve !== undefined, 'Node.js 22.18 and later can replace the process');
+  process.execve(execPath, [execPath, ...execArgv, ...argv.slice(1)], { ...env, [MARK]: '1' });
+}
