@@ -1,7 +1,7 @@
 /** Split rings as no good driver makes them: descriptors and heads as data, and their layout in a rig's memory. */
 import * as fc from 'fast-check';
 import { DescriptorFlag, encodeDescriptor } from '../../src/initiator/driver-ring.ts';
-import type { OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
+import type { OwnedMemory, OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
 import { RIG_GUEST_ADDRESS, type RingRig } from '../support/split-ring-rig.ts';
 
 const REGION_BYTES = 256 << 10;
@@ -79,7 +79,11 @@ export function layOut(rig: RingRig, ring: readonly RawDescriptor[], table: read
   ring.forEach(({ gpa, lengthBytes, flags, next }, i) => {
     rig.driver.writeDescriptor(i, gpa, lengthBytes, flags, next < 0 ? i + 1 : next);
   });
-  const words = rig.memory.uint32s(TABLE_ADDRESS, 4 * TABLE_ENTRIES);
+  layOutTable(rig.memory, table);
+}
+
+export function layOutTable(memory: OwnedMemory, table: readonly RawDescriptor[]): void {
+  const words = memory.uint32s(TABLE_ADDRESS, 4 * TABLE_ENTRIES);
   table.slice(0, TABLE_ENTRIES).forEach(({ gpa, lengthBytes, flags, next }, i) => {
     encodeDescriptor(words, i, gpa, lengthBytes, flags, next < 0 ? i + 1 : next);
   });
