@@ -99,7 +99,8 @@ describe('headers', () => {
   it('of unknown requests that carry descriptors leave none open', async () => {
     const frontend = await bench.negotiated();
     await withFds(Array.from({ length: 8 }, createEventFd), async (fds) => {
-      for (const code of [99, 31, 32, 6, 7]) await anyOutcome(frontend.command(code, new Uint8Array(24), fds));
+      const codes = [99, 98, 31, 32, 6, 7].filter((code) => requestName(code) === undefined);
+      for (const code of codes) await anyOutcome(frontend.command(code, new Uint8Array(24), fds));
     });
     expect(frontend.isClosed).toBe(false);
   });
