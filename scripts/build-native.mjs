@@ -71,6 +71,24 @@ export function buildAddon(name) {
   return result.output;
 }
 
+/**
+ * Compiles the native addon with AddressSanitizer and UndefinedBehaviorSanitizer. The process that loads it must have
+ * gcc's libasan and libubsan preloaded.
+ * @param {string} output
+ */
+export function buildSanitizedAddon(output) {
+  const sanitizers = [
+    '-O1',
+    '-fno-omit-frame-pointer',
+    '-fsanitize=address,undefined',
+    '-fno-sanitize-recover=undefined',
+  ];
+  const sources = listSources(ADDONS.ringhost.folder, '.c');
+  const args = [...FLAGS, ...sanitizers, '-I', join(HEADERS, 'include'), '-o', output, ...sources, ...LIBRARIES];
+  const result = runQuietly('cc', args, { cwd: ROOT });
+  if (!result.ok) throw new Error(`the native addon does not compile with sanitizers:\n${excerpt(result.output)}`);
+}
+
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
   try {
     for (const name of Object.keys(ADDONS)) process.stderr.write(buildAddon(name));
