@@ -10,11 +10,12 @@ import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { clockNs } from '../../src/sys/thread.ts';
 import { QUEUES_MAX } from '../../src/virtio/features.ts';
-import { type Load, LoadClient } from '../client.ts';
+import type { Load } from '../client.ts';
 import { summarize } from '../statistics.ts';
 import { RINGHOST } from '../targets/ringhost.ts';
 import { cpuTimeNs, type Endpoint, type Target } from '../targets/target.ts';
-import { type Effort, formatNs, formatRate, formatShare, type Sample, type Scenario } from './scenario.ts';
+import { COMPARISON, iopsOf } from './load.ts';
+import { type Effort, formatNs, type Sample, type Scenario } from './scenario.ts';
 
 const RAM: Endpoint = { protocol: 'blk', disk: 'ram' };
 const RAM_CTRLR = 'blk-ram';
@@ -67,20 +68,11 @@ async function idleCpu(target: Target): Promise<Sample> {
   });
 }
 
-async function iopsOf(target: Target, load: Load, { durationMs, warmUpMs }: Effort): Promise<number> {
-  const client = await LoadClient.connect(target.path(RAM), load);
-  try {
-    return client.measure(durationMs, warmUpMs).iops;
-  } finally {
-    await client.close();
-  }
-}
-
 async function idleNeighbours(target: Target, depth: number, effort: Effort): Promise<Sample> {
   const load: Load = { ...LOAD, queues: 1, depth };
-  const base = await iopsOf(target, load, effort);
+  const base = await iopsOf(target, RAM, load, effort);
   const guests = Math.ceil(1000 / QUEUES_MAX);
-  const iops = await withIdleGuests(target, guests, QUEUES_MAX, () => iopsOf(target, load, effort));
+  const iops = await withIdleGuests(target, guests, QUEUES_MAX, () => iopsOf(target, RAM, load, effort));
   return { iops, base, ratio: iops / base };
 }
 
@@ -95,7 +87,7 @@ async function compared(
   const iops = [0, 0];
   for (const isOther of [false, true, true, false]) {
     await set(rpc, isOther);
-    iops[isOther ? 1 : 0] = (iops[isOther ? 1 : 0] as number) + (await iopsOf(target, load, effort)) / 2;
+    iops[isOther ? 1 : 0] = (iops[isOther ? 1 : 0] as number) + (await iopsOf(target, RAM, load, effort)) / 2;
   }
   const [own = Number.NaN, base = Number.NaN] = iops;
   return { iops: own, base, ratio: own / base };
@@ -138,19 +130,13 @@ async function wakeUp(target: Target): Promise<Sample> {
   }
 }
 
-const ratio = { key: 'ratio', title: 'of that', format: formatShare, hasRange: true } as const;
-const rates = [
-  { key: 'iops', title: 'IOPS', format: formatRate },
-  { key: 'base', title: 'compared with', format: formatRate },
-] as const;
-
 const isRinghost: Scenario['runsOn'] = (kind) => kind.name === RINGHOST.name;
 
 const neighbourRows = [1, 128].map(
   (depth): Scenario => ({
     group: 'A busy queue beside 1,000 idle ones (compared with none)',
     name: `blk, RAM disk, 4 KiB random read, depth ${depth}`,
-    metrics: [ratio, ...rates],
+    metrics: COMPARISON,
     isDetail: true,
     runsOn: isRinghost,
     measure: (target, effort) => idleNeighbours(target, depth, effort),
@@ -161,7 +147,7 @@ const modeRows = [1, 32, 128].map(
   (depth): Scenario => ({
     group: 'Adaptive mode (compared with poll)',
     name: `blk, RAM disk, 4 KiB random read, depth ${depth}`,
-    metrics: [ratio, ...rates],
+    metrics: COMPARISON,
     isDetail: depth === 32,
     runsOn: isRinghost,
     measure: (target, effort) =>
@@ -174,7 +160,7 @@ const modeRows = [1, 32, 128].map(
 const placementRow: Scenario = {
   group: 'Queues spread, one reactor (compared with pinned)',
   name: 'blk, RAM disk, 4 queues, 4 KiB random read, depth 4 × 32',
-  metrics: [ratio, ...rates],
+  metrics: COMPARISON,
   isDetail: true,
   runsOn: isRinghost,
   measure: (target, effort) =>

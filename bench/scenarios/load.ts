@@ -1,5 +1,6 @@
 /** Load: a closed loop of requests on one disk. IOPS, latencies, and the processor time that the target took. */
 import { type Load, LoadClient } from '../client.ts';
+import { RINGHOST } from '../targets/ringhost.ts';
 import { cpuTimeNs, type Endpoint, type Target, type TargetKind } from '../targets/target.ts';
 import { type Effort, formatNs, formatRate, formatShare, type Metric, type Sample, type Scenario } from './scenario.ts';
 
@@ -12,6 +13,13 @@ const METRICS: readonly Metric[] = [
   { key: 'iopsPerCore', title: 'IOPS a core', format: formatRate },
   { key: 'cpu', title: 'CPU', format: formatShare },
   { key: 'clientBusy', title: 'client', format: formatShare },
+];
+
+/** For rows that compare two ways of running, both measured in the same round. */
+export const COMPARISON: readonly Metric[] = [
+  { key: 'ratio', title: 'of that', format: formatShare, hasRange: true },
+  { key: 'iops', title: 'IOPS', format: formatRate },
+  { key: 'base', title: 'compared with', format: formatRate },
 ];
 
 interface Row extends Omit<Load, 'protocol'> {
@@ -56,6 +64,37 @@ async function measure(target: Target, endpoint: Endpoint, load: Load, effort: E
   } finally {
     await client.close();
   }
+}
+
+export async function iopsOf(
+  target: Target,
+  endpoint: Endpoint,
+  load: Load,
+  { durationMs, warmUpMs }: Effort,
+): Promise<number> {
+  const client = await LoadClient.connect(target.path(endpoint), load);
+  try {
+    return client.measure(durationMs, warmUpMs).iops;
+  } finally {
+    await client.close();
+  }
+}
+
+/** The same load over scsi and over blk, in both orders. */
+async function scsiOfBlk(target: Target, depth: number, effort: Effort): Promise<Sample> {
+  const load = {
+    format: 'indirect',
+    queues: 1,
+    depth,
+    blockBytes: 4 * KIB,
+    pattern: 'random',
+    writePercent: 0,
+  } as const;
+  const iops = { blk: 0, scsi: 0 };
+  for (const protocol of ['blk', 'scsi', 'scsi', 'blk'] as const) {
+    iops[protocol] += (await iopsOf(target, { protocol, disk: 'ram' }, { ...load, protocol }, effort)) / 2;
+  }
+  return { iops: iops.scsi, base: iops.blk, ratio: iops.scsi / iops.blk };
 }
 
 const MIXES = [
@@ -122,6 +161,17 @@ function queueRows(): Scenario[] {
   );
 }
 
+function protocolRows(): Scenario[] {
+  return [1, 32, 128].map((depth) => ({
+    group: 'scsi (compared with blk)',
+    name: `RAM disk, 4 KiB random read, depth ${depth}`,
+    metrics: COMPARISON,
+    isDetail: depth === 32,
+    runsOn: ({ name }) => name === RINGHOST.name,
+    measure: (target, effort) => scsiOfBlk(target, depth, effort),
+  }));
+}
+
 export const LOAD_SCENARIOS: readonly Scenario[] = [
   ...diskRows({ protocol: 'blk', disk: 'ram' }, MIXES, [1, 32, 128]),
   ...diskRows({ protocol: 'blk', disk: 'null' }, MIXES.slice(0, 1), [1, 32, 128]),
@@ -129,4 +179,5 @@ export const LOAD_SCENARIOS: readonly Scenario[] = [
   ...diskRows({ protocol: 'scsi', disk: 'null' }, MIXES.slice(0, 1), [1, 32, 128]),
   ...directRows(),
   ...queueRows(),
+  ...protocolRows(),
 ];

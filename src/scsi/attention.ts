@@ -23,6 +23,8 @@ const RESETS = bitOf(Sense.powerOn) | bitOf(Sense.deviceReset) | bitOf(Sense.nex
 export class UnitAttentions {
   /** Bit i: `CONDITIONS[i]` is pending for that nexus. */
   readonly #pending: Uint32Array;
+  /** Some nexus has one. A field, because every command asks. */
+  isAnyPending = false;
 
   constructor(nexusCount: number) {
     this.#pending = new Uint32Array(nexusCount);
@@ -44,11 +46,11 @@ export class UnitAttentions {
     const pending = this.#pending[nexus] as number;
     const resets = (pending | bit) & RESETS;
     // A reset makes everything before it obsolete, and of several resets the gravest is told.
-    this.#pending[nexus] = (bit & RESETS) !== 0 ? resets & -resets : pending | bit;
+    this.#set(nexus, (bit & RESETS) !== 0 ? resets & -resets : pending | bit);
   }
 
   clear(nexus: number, condition: AttentionCondition): void {
-    this.#pending[nexus] = (this.#pending[nexus] as number) & ~bitOf(condition);
+    this.#set(nexus, (this.#pending[nexus] as number) & ~bitOf(condition));
   }
 
   /** The next condition to report, which is then no longer pending; `Sense.none` when there is none. */
@@ -56,8 +58,13 @@ export class UnitAttentions {
     const pending = this.#pending[nexus] as number;
     if (pending === 0) return Sense.none;
     const index = 31 - Math.clz32(pending & -pending);
-    this.#pending[nexus] = pending & ~(1 << index);
+    this.#set(nexus, pending & ~(1 << index));
     return CONDITIONS[index] as AttentionCondition;
+  }
+
+  #set(nexus: number, pending: number): void {
+    this.#pending[nexus] = pending;
+    this.isAnyPending = this.#pending.some((bits) => bits !== 0);
   }
 }
 

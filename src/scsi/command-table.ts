@@ -5,7 +5,8 @@
  * have them.
  */
 import { assert } from '../base/assert.ts';
-import type { CommandDefinition, Step } from './command.ts';
+import { IoType } from '../bdev/bdev-io.ts';
+import { type CommandDefinition, NO_TRANSFER, type Step, type TransferType } from './command.ts';
 import { compareAndWrite, orWrite } from './commands/atomic.ts';
 import {
   logSense,
@@ -51,6 +52,7 @@ interface Options {
   readonly needsMedium?: boolean;
   readonly isAtomic?: boolean;
   readonly needsUnmap?: boolean;
+  readonly transfer?: TransferType;
 }
 
 const FREE: Options = { access: AccessKind.free };
@@ -59,6 +61,8 @@ const QUIET: Options = { access: AccessKind.free, ignoresAttention: true };
 const MEDIUM_FREE: Options = { access: AccessKind.persistentFree, needsMedium: true };
 const READ: Options = { access: AccessKind.read, needsMedium: true };
 const WRITE: Options = { access: AccessKind.write, needsMedium: true };
+const READ_BLOCKS: Options = { ...READ, transfer: IoType.read };
+const WRITE_BLOCKS: Options = { ...WRITE, transfer: IoType.write };
 const READ_STATE: Options = { access: AccessKind.read };
 const WRITE_STATE: Options = { access: AccessKind.write };
 const ATOMIC: Options = { ...WRITE, isAtomic: true };
@@ -80,8 +84,8 @@ export const COMMANDS: readonly CommandDefinition[] = [
   row('START STOP UNIT', '1b 00 00 00 f7 00', WRITE_STATE, startStopUnit),
   row('PREVENT ALLOW MEDIUM REMOVAL', '1e 00 00 00 01 00', FREE, preventAllow),
   row('READ CAPACITY(10)', '25 00 ff ff ff ff 00 00 01 00', MEDIUM_FREE, readCapacity10),
-  row('READ(10)', '28 f8 ff ff ff ff 00 ff ff 00', READ, read),
-  row('WRITE(10)', '2a f8 ff ff ff ff 00 ff ff 00', WRITE, write),
+  row('READ(10)', '28 f8 ff ff ff ff 00 ff ff 00', READ_BLOCKS, read),
+  row('WRITE(10)', '2a f8 ff ff ff ff 00 ff ff 00', WRITE_BLOCKS, write),
   row('WRITE AND VERIFY(10)', '2e f6 ff ff ff ff 00 ff ff 00', WRITE, writeAndVerify),
   row('VERIFY(10)', '2f f6 ff ff ff ff 00 ff ff 00', READ, verify),
   row('PRE-FETCH(10)', '34 00 ff ff ff ff 00 ff ff 00', READ, preFetch),
@@ -106,9 +110,9 @@ export const COMMANDS: readonly CommandDefinition[] = [
   row('PERSISTENT RESERVE OUT, PREEMPT AND ABORT', '5f 05 ff 00 00 ff ff ff ff 00', PERSISTENT, preemptAndAbort),
   row('PERSISTENT RESERVE OUT, REGISTER AND IGNORE', '5f 06 00 00 00 ff ff ff ff 00', PERSISTENT, registerAndIgnore),
   row('PERSISTENT RESERVE OUT, REGISTER AND MOVE', '5f 07 00 00 00 ff ff ff ff 00', PERSISTENT, registerAndMove),
-  row('READ(16)', '88 f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', READ, read),
+  row('READ(16)', '88 f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', READ_BLOCKS, read),
   row('COMPARE AND WRITE', '89 f8 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00', ATOMIC, compareAndWrite),
-  row('WRITE(16)', '8a f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', WRITE, write),
+  row('WRITE(16)', '8a f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', WRITE_BLOCKS, write),
   row('ORWRITE(16)', '8b f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', ATOMIC, orWrite),
   row('WRITE AND VERIFY(16)', '8e f6 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', WRITE, writeAndVerify),
   row('VERIFY(16)', '8f f6 ff ff ff ff ff ff ff ff ff ff ff ff 00 00', READ, verify),
@@ -125,8 +129,8 @@ export const COMMANDS: readonly CommandDefinition[] = [
     reportSupportedOpcodes,
   ),
   row('REPORT SUPPORTED TMFS', 'a3 0d 80 00 00 00 ff ff ff ff 00 00', act(READ_STATE), reportTaskManagement),
-  row('READ(12)', 'a8 f8 ff ff ff ff ff ff ff ff 00 00', READ, read),
-  row('WRITE(12)', 'aa f8 ff ff ff ff ff ff ff ff 00 00', WRITE, write),
+  row('READ(12)', 'a8 f8 ff ff ff ff ff ff ff ff 00 00', READ_BLOCKS, read),
+  row('WRITE(12)', 'aa f8 ff ff ff ff ff ff ff ff 00 00', WRITE_BLOCKS, write),
   row('WRITE AND VERIFY(12)', 'ae f6 ff ff ff ff ff ff ff ff 00 00', WRITE, writeAndVerify),
   row('VERIFY(12)', 'af f6 ff ff ff ff ff ff ff ff 00 00', READ, verify),
   row('READ DEFECT DATA(12)', 'b7 1f 00 00 00 00 ff ff ff ff 00 00', READ, readDefectData12),
@@ -155,6 +159,9 @@ export function findCommand(cdb: Uint8Array): CommandDefinition | null {
   return actions[(cdb[1] as number) & 0x1f] as CommandDefinition | null;
 }
 
+/** By opcode: what a transfer does, or `NO_TRANSFER`. */
+export const TRANSFERS = Int8Array.from(BY_OPCODE, (definition) => definition?.transfer ?? NO_TRANSFER);
+
 /** Whether byte 1 of the CDB names a service action. */
 export function hasServiceActions(opcode: number): boolean {
   return BY_ACTION[opcode] !== null;
@@ -177,6 +184,7 @@ function row(name: string, usage: string, options: Options, run: Step): CommandD
     needsMedium: options.needsMedium ?? false,
     isAtomic: options.isAtomic ?? false,
     needsUnmap: options.needsUnmap ?? false,
+    transfer: options.transfer ?? NO_TRANSFER,
     run,
   };
 }

@@ -26,7 +26,12 @@ export interface CommandDefinition extends CommandDescription {
   readonly needsMedium: boolean;
   /** Reads and writes as one: no other command of the unit runs meanwhile. */
   readonly isAtomic: boolean;
+  /** It moves blocks and does nothing else, and has address and length where its group of opcodes has them. */
+  readonly transfer: TransferType;
 }
+
+export type TransferType = typeof IoType.read | typeof IoType.write | typeof NO_TRANSFER;
+export const NO_TRANSFER = -1;
 
 /** The unit's task set. */
 export interface CommandOwner {
@@ -41,6 +46,7 @@ const IDLE: Step = () => {};
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const COMPLETE = ServiceResponse.complete;
 const SUCCESS = IoStatus.success;
+const READ = IoType.read;
 const NONE = NO_BOUNCE;
 
 export class Command implements IoOwner, BounceWaiter {
@@ -48,7 +54,6 @@ export class Command implements IoOwner, BounceWaiter {
   readonly io: BdevIo;
   readonly owner: CommandOwner;
   task: ScsiTask;
-  definition: CommandDefinition;
   next: Step = IDLE;
   /** Between its start and its end. */
   isActive = false;
@@ -56,6 +61,8 @@ export class Command implements IoOwner, BounceWaiter {
   sequence = 0;
   /** I/O is under way: an aborted command ends after it. */
   isInIo = false;
+  /** It was started by `startTransfer`. */
+  isTransfer = false;
   isWaitingForBounce = false;
   /** Not `complete`: how the command ends instead, because it was aborted. */
   abortResponse: ServiceResponse = COMPLETE;
@@ -68,17 +75,16 @@ export class Command implements IoOwner, BounceWaiter {
   /** Blocks done so far, and those under way. */
   doneBlocks = 0;
   pieceBlocks = 0;
-  /** Bytes of data-out that were used. */
+  /** Bytes of the buffers that were used. */
   dataBytes = 0;
   bounce = NONE;
   /** For parameters that outlive a wait; made when first needed. */
   #storage: Uint8Array | null = null;
 
-  constructor(unit: UnitState, owner: CommandOwner, task: ScsiTask, definition: CommandDefinition) {
+  constructor(unit: UnitState, owner: CommandOwner, task: ScsiTask) {
     this.unit = unit;
     this.owner = owner;
     this.task = task;
-    this.definition = definition;
     this.io = new BdevIo(this);
   }
 
@@ -89,14 +95,41 @@ export class Command implements IoOwner, BounceWaiter {
 
   // ---- steps --------------------------------------------------------------------------------------------------------
 
-  start(task: ScsiTask, definition: CommandDefinition): void {
+  start(task: ScsiTask, run: Step): void {
+    this.#begin(task);
+    this.isTransfer = false;
+    this.next = run;
+    this.#step();
+  }
+
+  /**
+   * Starts a READ or WRITE that needs no check any more: `io` has its range, `dataBytes` its length. `then` ends it,
+   * unless it simply succeeds.
+   */
+  startTransfer(task: ScsiTask, type: IoType, then: Step): void {
+    const { io } = this;
     this.task = task;
-    this.definition = definition;
+    this.isActive = true;
+    this.isTransfer = true;
+    this.sequence++;
+    this.abortResponse = COMPLETE;
+    this.next = then;
+    if (!this.mapData(type === READ, this.dataBytes)) {
+      this.owner.commandEnded(this);
+      return;
+    }
+    task.needsBuffers = false;
+    io.type = type;
+    io.lengthBytes = this.dataBytes;
+    this.isInIo = true;
+    this.unit.channel.submit(io);
+  }
+
+  #begin(task: ScsiTask): void {
+    this.task = task;
     this.isActive = true;
     this.sequence++;
     this.abortResponse = COMPLETE;
-    this.next = definition.run;
-    this.#step();
   }
 
   /** Runs `next`, and what becomes next while it runs: a channel may complete inside `submit`. */
@@ -115,7 +148,14 @@ export class Command implements IoOwner, BounceWaiter {
 
   ioDone(): void {
     this.isInIo = false;
-    this.#step();
+    const { io, task } = this;
+    const isGood = this.isTransfer && io.status === SUCCESS && this.abortResponse === COMPLETE;
+    if (isGood && (io.type === READ || !this.unit.mustFlushWrites)) {
+      this.isActive = false;
+      task.transferredBytes = this.dataBytes;
+      finishTask(task);
+      this.owner.commandEnded(this);
+    } else this.#step();
   }
 
   /** Ends the command with `response` as soon as no I/O of it is under way. */

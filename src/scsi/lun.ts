@@ -4,9 +4,11 @@
  * the head of the queue go before all that wait.
  */
 import { assert } from '../base/assert.ts';
+import { IoType } from '../bdev/bdev-io.ts';
 import { finishTask, setSense } from './answer.ts';
-import { Command, type CommandDefinition, type CommandOwner } from './command.ts';
-import { COMMANDS, findCommand, hasServiceActions } from './command-table.ts';
+import { Command, type CommandDefinition, type CommandOwner, NO_TRANSFER } from './command.ts';
+import { COMMANDS, findCommand, hasServiceActions, TRANSFERS } from './command-table.ts';
+import { endRead, endWrite } from './commands/read-write.ts';
 import { fieldPointer, NO_FIELD, NO_INFORMATION, Sense } from './sense.ts';
 import { ScsiStatus, type ScsiTask, ServiceResponse, TaskAttribute } from './task.ts';
 import { type UnitDirectory, type UnitOptions, UnitState } from './unit-state.ts';
@@ -15,7 +17,15 @@ import { type UnitDirectory, type UnitOptions, UnitState } from './unit-state.ts
 const NACA = 0x04;
 
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
-const { headOfQueue: HEAD_OF_QUEUE, ordered: ORDERED, aca: ACA } = TaskAttribute;
+const { simple: SIMPLE, headOfQueue: HEAD_OF_QUEUE, ordered: ORDERED, aca: ACA } = TaskAttribute;
+const { read: READ, write: WRITE } = IoType;
+const NOT_A_TRANSFER = NO_TRANSFER;
+const TRANSFER_OF = TRANSFERS;
+const [END_READ, END_WRITE] = [endRead, endWrite];
+const TWO_32 = 2 ** 32;
+/** Groups of opcodes by the length of their CDBs. */
+const GROUP_OF_10 = 1;
+const GROUP_OF_16 = 4;
 
 /** Somebody waits for the end of some commands. */
 interface Watch {
@@ -29,7 +39,9 @@ export type TaskFilter = (task: ScsiTask) => boolean;
 export class LogicalUnit implements CommandOwner {
   readonly state: UnitState;
   readonly #all: Command[] = [];
+  /** Those that are not active, up to `#freeCount`: calls of `push` would cost more. */
   readonly #free: Command[] = [];
+  #freeCount = 0;
   #activeCount = 0;
   /** The command that runs alone, if one does. */
   #alone: Command | null = null;
@@ -46,6 +58,7 @@ export class LogicalUnit implements CommandOwner {
 
   /** Takes a task whose answer fields are reset. */
   accept(task: ScsiTask): void {
+    task.unpackCdb();
     const definition = findCommand(task.cdb);
     const isFirst = task.attribute === HEAD_OF_QUEUE;
     if ((isFirst || this.#waiting.length === 0) && this.#mayStart(task, definition)) this.#start(task, definition);
@@ -53,11 +66,50 @@ export class LogicalUnit implements CommandOwner {
     else this.#waiting.push(task);
   }
 
+  /**
+   * Starts a READ or WRITE that nothing whatever speaks against, which nearly every task is: no flag, nobody waits, no
+   * condition, no reservation, a range on the disk, buffers that hold it. False, and nothing has happened, when
+   * anything does: `accept` finds out what.
+   */
+  startTransfer(task: ScsiTask): boolean {
+    const { cdb0, cdb1, cdb2, cdb3 } = task;
+    const type = TRANSFER_OF[cdb0 & 0xff] as number;
+    const { state } = this;
+    if (type === NOT_A_TRANSFER || task.attribute !== SIMPLE || !state.isOpen) return false;
+    if (this.#waiting.length > 0 || this.#alone !== null || (type === WRITE && state.isWriteProtected)) return false;
+    const group = (cdb0 >>> 5) & 7;
+    // Bytes 2 to 5, and 6 to 9.
+    const first = swap((cdb0 >>> 16) | (cdb1 << 16));
+    const second = swap((cdb1 >>> 16) | (cdb2 << 16));
+    let flags = cdb0 & 0xff00;
+    let lba = first;
+    let blocks = second;
+    if (group === GROUP_OF_10) {
+      flags |= cdb2 & 0xff00;
+      blocks = (second >>> 8) & 0xffff;
+    } else if (group === GROUP_OF_16) {
+      flags |= cdb3 & 0xff00_0000;
+      lba = first * TWO_32 + second;
+      blocks = swap((cdb2 >>> 16) | (cdb3 << 16));
+    } else flags |= cdb2 & 0xff00_0000;
+    if (flags !== 0 || blocks === 0 || blocks > state.transferBlocksMax) return false;
+    if (lba + blocks > state.channel.blockCount) return false;
+    const command = this.#freeCount > 0 ? (this.#free[--this.#freeCount] as Command) : this.#newCommand(task);
+    const { io } = command;
+    io.offsetBlocks = lba;
+    io.countBlocks = blocks;
+    command.dataBytes = blocks * state.blockSizeBytes;
+    this.#activeCount++;
+    if (type === READ) command.startTransfer(task, READ, END_READ);
+    else command.startTransfer(task, WRITE, END_WRITE);
+    return true;
+  }
+
   // ---- CommandOwner -------------------------------------------------------------------------------------------------
 
   commandEnded(command: Command): void {
     this.#activeCount--;
-    this.#free.push(command);
+    this.#free[this.#freeCount++] = command;
     if (this.#alone === command) this.#alone = null;
     if (this.#watches.length > 0) this.#tellWatches(command);
     if (this.#waiting.length > 0) this.#drain();
@@ -149,10 +201,10 @@ export class LogicalUnit implements CommandOwner {
       finishTask(task);
       return;
     }
-    const command = this.#free.pop() ?? this.#newCommand(task, definition);
+    const command = this.#freeCount > 0 ? (this.#free[--this.#freeCount] as Command) : this.#newCommand(task);
     this.#activeCount++;
     if (runsAlone(task, definition)) this.#alone = command;
-    command.start(task, definition);
+    command.start(task, definition.run);
   }
 
   /** What every command is checked for. False: the task has its answer. */
@@ -195,8 +247,8 @@ export class LogicalUnit implements CommandOwner {
     return false;
   }
 
-  #newCommand(task: ScsiTask, definition: CommandDefinition): Command {
-    const command = new Command(this.state, this, task, definition);
+  #newCommand(task: ScsiTask): Command {
+    const command = new Command(this.state, this, task);
     this.#all.push(command);
     return command;
   }
@@ -204,4 +256,9 @@ export class LogicalUnit implements CommandOwner {
 
 function runsAlone(task: ScsiTask, definition: CommandDefinition | null): boolean {
   return task.attribute === ORDERED || definition?.isAtomic === true;
+}
+
+/** A big-endian word that was read as a little-endian one. */
+function swap(word: number): number {
+  return ((word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24)) >>> 0;
 }

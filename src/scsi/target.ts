@@ -134,8 +134,8 @@ export class ScsiTarget implements UnitDirectory {
       this.#last = unit;
       this.#lastNumber = task.lun;
     }
-    if (unit !== null) unit.accept(task);
-    else this.#executeMissing(task);
+    if (unit === null) this.#executeMissing(task);
+    else if (!unit.startTransfer(task)) unit.accept(task);
   }
 
   /**
@@ -143,6 +143,7 @@ export class ScsiTarget implements UnitDirectory {
    * §6.33).
    */
   #executeMissing(task: ScsiTask): void {
+    task.unpackCdb();
     const isWellKnown = task.lun === REPORT_LUNS_UNIT;
     const cdb = task.cdb;
     const opcode = cdb[0] as number;

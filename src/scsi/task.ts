@@ -54,7 +54,8 @@ export type ManagementResult = (typeof ManagementResult)[keyof typeof Management
 /** `ScsiTask.lun` of the REPORT LUNS well-known logical unit: its LUN field starts with C1h 01h (SAM-5 §4.7.7.5.1). */
 export const REPORT_LUNS_UNIT = 0xc101;
 
-const CDB_BYTES_MAX = 32;
+/** The longest CDB of the command table. A longer one, of which there is none, is known by its first byte. */
+const CDB_BYTES = 16;
 /** Room for fixed and descriptor sense; virtio-scsi carries 96. */
 const SENSE_BYTES_MAX = 96;
 
@@ -86,7 +87,15 @@ export class ScsiTask {
   /** Who sent it: the number of an I_T nexus of the target, 0 … `nexusCount - 1`. */
   nexus = 0;
   attribute = 0;
-  readonly cdb: Uint8Array;
+  /**
+   * The CDB as four signed words, little-endian: reading it byte by byte would cost as much as the rest of a READ.
+   */
+  cdb0 = 0;
+  cdb1 = 0;
+  cdb2 = 0;
+  cdb3 = 0;
+  /** The same in bytes, once `unpackCdb` was called. */
+  readonly cdb = new Uint8Array(CDB_BYTES);
   /** False: the transport need not keep where the buffers are, because the task will not ask for them again. */
   needsBuffers = true;
   dataInBytes = 0;
@@ -101,9 +110,21 @@ export class ScsiTask {
   /** Bytes asked for but not moved (or moved too few of), as virtio-scsi's `residual` wants it. */
   residualBytes = 0;
 
-  /** A transport that has the CDB in memory of its own gives it; of `CDB_BYTES_MAX` bytes. */
-  constructor(transport: TaskTransport, cdb: Uint8Array = new Uint8Array(CDB_BYTES_MAX)) {
+  constructor(transport: TaskTransport) {
     this.transport = transport;
-    this.cdb = cdb;
   }
+
+  unpackCdb(): void {
+    unpack(this.cdb, 0, this.cdb0);
+    unpack(this.cdb, 4, this.cdb1);
+    unpack(this.cdb, 8, this.cdb2);
+    unpack(this.cdb, 12, this.cdb3);
+  }
+}
+
+function unpack(bytes: Uint8Array, at: number, word: number): void {
+  bytes[at] = word;
+  bytes[at + 1] = word >>> 8;
+  bytes[at + 2] = word >>> 16;
+  bytes[at + 3] = word >>> 24;
 }

@@ -146,6 +146,11 @@ export class UnitState {
     return this.channel.blockCount;
   }
 
+  /** No condition of the unit keeps anybody from its medium. */
+  get isOpen(): boolean {
+    return !this.attentions.isAnyPending && !this.reservations.isInForce && !this.isEjected;
+  }
+
   get isWriteProtected(): boolean {
     return this.isReadonly || this.modes.isWriteProtected;
   }

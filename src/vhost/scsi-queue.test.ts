@@ -70,6 +70,7 @@ describe('a request queue', () => {
       rig.poll();
       const [task] = target.tasks;
       expect(task).toMatchObject({ lun: 9, attribute: 2, tagLow: 0x2345_6789, tagHigh: 1, dataInBytes: 0 });
+      task?.unpackCdb();
       expect([...(task as ScsiTask).cdb.subarray(0, 8)]).toEqual([1, 2, 3, 4, 5, 6, 7, 0]);
       const read = new Uint8Array(out.length + 8);
       const found = (task as ScsiTask).transport.readDataOut(task as ScsiTask, read, 0, read.length);

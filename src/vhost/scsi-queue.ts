@@ -11,13 +11,12 @@
  * segment list is made. Nothing is allocated per request once a slot was used.
  */
 import type { BdevIo } from '../bdev/bdev-io.ts';
-import { NOWHERE } from '../memory/guest-memory.ts';
+import { NOWHERE, type Window } from '../memory/guest-memory.ts';
 import { ScsiTask, type TaskTransport } from '../scsi/task.ts';
 import { NO_LIST } from '../sys/iov-arena.ts';
 import { Chain } from '../virtio/chain.ts';
 import {
   decodeLun,
-  SCSI_CDB_BYTES,
   SCSI_REQUEST_BYTES,
   SCSI_RESPONSE_BYTES,
   SCSI_SENSE_BYTES,
@@ -48,20 +47,15 @@ const MAP_RETRY = -2;
 const SLOT_DESCRIPTORS = 16;
 
 /** A request that is not in one piece, or in an odd place, is put together here. */
-const HEADER = new Uint8Array(SCSI_REQUEST_BYTES);
-/** Words of a slot's copy of its request. */
-const REQUEST_WORDS = Math.ceil(SCSI_REQUEST_BYTES / 4);
+const HEADER_WORDS = new Uint32Array(Math.ceil(SCSI_REQUEST_BYTES / 4));
+const HEADER = new Uint8Array(HEADER_WORDS.buffer);
+/** Words of a request. The CDB starts in the last byte of the one with the attribute. */
 const TAG_WORD = ScsiRequestOffset.tag / 4;
 const ATTRIBUTE_WORD = ScsiRequestOffset.attribute / 4;
-/** Words up to the end of a CDB of 16 bytes, which is nearly every one. */
-const SHORT_WORDS = Math.ceil((ScsiRequestOffset.cdb + 16) / 4);
-/** Groups of opcodes with longer CDBs: 3, variable length, and 6 and 7, vendor specific. */
-const LONG_CDB_GROUPS = (1 << 3) | (1 << 6) | (1 << 7);
 /** First word of a LUN field: format 1 in byte 0; the highest bit of byte 2 clear, so that the rest is a plain LUN. */
 const LUN_FORMAT_MASK = 0xff;
 const LUN_FORMAT = 1;
 const LUN_IS_SPECIAL = 0x80_0000;
-const NO_SLOT = -1;
 /** A response whose place is not in one piece is made here. */
 const RESPONSE = new Uint8Array(SCSI_RESPONSE_BYTES);
 const RESPONSE_WORDS = new Uint32Array(RESPONSE.buffer);
@@ -81,129 +75,119 @@ export interface ScsiQueueOptions extends QueueOptions {
   readonly device: TargetDirectory;
 }
 
+/** What is known of a slot's request. An object, not rows of arrays: a field costs a fraction of a checked element. */
+class Request extends ScsiTask {
+  /** Where the response goes; null when that is not in one piece. */
+  place: Window | null = null;
+  placeOffset = 0;
+  /** The target's number. */
+  target = 0;
+  /** Segment list that the task took, or `NONE`; and more of them, which is rare. */
+  list = NONE;
+  moreLists: number[] | null = null;
+  /** A buffer turned out to be outside the memory. */
+  isFaulty = false;
+  /** The chain in use; null once it is not needed any more. */
+  chain: Chain | null = null;
+  /** For a copy of a short chain, and the copy of a long one. */
+  ownChain: Chain | null = null;
+  longChain: Chain | null = null;
+
+  constructor(transport: TaskTransport, slot: number) {
+    super(transport);
+    this.slot = slot;
+  }
+}
+
 export class ScsiQueue extends RequestQueue implements TaskTransport {
   readonly #device: TargetDirectory;
-  /** By slot: where the response goes, or `NOWHERE` when that is not in one piece. */
-  readonly #responseWindow: Int32Array;
-  readonly #responseOffset: Uint32Array;
-  /** By slot: segment lists that the task took. Nearly always one. */
-  readonly #list: Int32Array;
-  readonly #moreLists: (number[] | null)[];
-  /** By slot: 1 when a buffer turned out to be outside the memory. */
-  readonly #isFaulty: Uint8Array;
-  readonly #tasks: (ScsiTask | null)[];
-  /** By slot: the request, up to the end of its CDB, in words and in bytes. */
-  readonly #requests: Uint32Array;
-  readonly #requestBytes: Uint8Array;
-  readonly #slotChains: (Chain | null)[];
-  /** By slot: the chain in use. */
-  readonly #chains: (Chain | null)[];
+  readonly #requests: (Request | null)[];
   readonly #longChains: Chain[] = [];
-  /** By slot: the target's number. */
-  readonly #targetOf: Uint8Array;
-  /** Slots of tasks that found no segment list: the targets get them again. */
-  readonly #retries: Int32Array;
-  #retryCount = 0;
-  /** The request that is being taken, whose chain is not kept yet. */
-  #newSlot = NO_SLOT;
-  #newChain: Chain | null = null;
+  /** Tasks that found no segment list: the targets get them again. */
+  #retries: Request[] = [];
 
   constructor(options: ScsiQueueOptions) {
     super(options);
-    const { size } = options.ring;
     this.#device = options.device;
-    this.#responseWindow = new Int32Array(size);
-    this.#responseOffset = new Uint32Array(size);
-    this.#list = new Int32Array(size).fill(NONE);
-    this.#isFaulty = new Uint8Array(size);
-    this.#moreLists = emptySlots<number[]>(size);
-    this.#tasks = emptySlots<ScsiTask>(size);
-    this.#requests = new Uint32Array(size * REQUEST_WORDS);
-    this.#requestBytes = new Uint8Array(this.#requests.buffer);
-    this.#slotChains = emptySlots<Chain>(size);
-    this.#chains = emptySlots<Chain>(size);
-    this.#targetOf = new Uint8Array(size);
-    this.#retries = new Int32Array(size);
+    this.#requests = Array.from({ length: options.ring.size }, () => null);
   }
 
   override take(): number {
-    if (this.#retryCount > 0) this.#retry();
+    if (this.#retries.length > 0) this.#retry();
     return super.take();
   }
 
   override get isBusy(): boolean {
-    return this.#retryCount > 0 || super.isBusy;
+    return this.#retries.length > 0 || super.isBusy;
   }
 
   /** Tasks that wait for segment lists come first. */
   protected override wantsMore(): boolean {
-    return this.#retryCount === 0;
+    return this.#retries.length === 0;
   }
 
   // ---- requests -----------------------------------------------------------------------------------------------------
 
   protected override accept(chain: Chain): boolean {
-    const slot = chain.head;
+    const { memory } = this;
+    const { addresses, lengths, readableCount } = chain;
     if (chain.writableBytes < RESPONSE_BYTES) return this.refuse(chain, 'has no room for the response');
-    if (!this.#locateResponse(chain)) return this.refuse(chain, 'has its response outside the memory');
-    this.#isFaulty[slot] = 0;
-    this.#newSlot = slot;
-    this.#newChain = chain;
-    if (chain.readableBytes >= REQUEST_BYTES && this.#copyRequest(chain)) this.#begin(chain);
-    else this.#endNow(slot, FAILURE);
+    const isWhole = (lengths[readableCount] as number) >= RESPONSE_BYTES;
+    const place = isWhole ? memory.locate(addresses, readableCount, 0, RESPONSE_BYTES) : null;
+    if (place === null && !this.#clearResponse(chain)) return this.refuse(chain, 'has its response outside the memory');
+    const request = this.#requests[chain.head] ?? this.#makeRequest(chain.head);
+    request.place = place;
+    request.placeOffset = memory.offset;
+    request.isFaulty = false;
+    request.chain = chain;
+    if (chain.readableBytes >= REQUEST_BYTES) this.#begin(request, chain);
+    else this.#endNow(request, FAILURE);
     // What has not ended yet, and may come back to its buffers, keeps them.
-    if (this.#newSlot === slot) {
-      this.#newSlot = NO_SLOT;
-      if ((this.#tasks[slot] as ScsiTask).needsBuffers || this.#responseWindow[slot] === NOT_MAPPED) this.#keep(chain);
+    if (request.chain === chain) {
+      request.chain = null;
+      if (request.needsBuffers || place === null) this.#keep(request, chain);
     }
     return true;
   }
 
-  /** Copies the request to the slot: every byte is read once. False when it is not in the guest's memory. */
-  #copyRequest(chain: Chain): boolean {
-    const own = this.#requests;
-    const to = chain.head * REQUEST_WORDS;
-    const isTogether = (chain.lengths[0] as number) >= REQUEST_BYTES;
-    const window = isTogether ? this.memory.locate(chain.addresses, 0, 0, REQUEST_BYTES) : null;
-    const { offset } = this.memory;
-    if (window === null || (offset & 3) !== 0) {
-      if (!this.data.gather(chain, 0, HEADER, 0, REQUEST_BYTES)) return false;
-      this.#requestBytes.set(HEADER, 4 * to);
-      return true;
+  /** Gives the request to its target: every byte of it is read once. */
+  #begin(request: Request, chain: Chain): void {
+    const { memory } = this;
+    const { addresses, lengths } = chain;
+    const isTogether = (lengths[0] as number) >= REQUEST_BYTES;
+    const window = isTogether ? memory.locate(addresses, 0, 0, REQUEST_BYTES) : null;
+    let words: Uint32Array = HEADER_WORDS;
+    let at = 0;
+    if (window !== null && (memory.offset & 3) === 0) {
+      words = window.words;
+      at = memory.offset >>> 2;
+    } else if (!this.data.gather(chain, 0, HEADER, 0, REQUEST_BYTES)) {
+      this.#endNow(request, FAILURE);
+      return;
     }
-    const { words, bytes } = window;
-    const at = offset >>> 2;
-    for (let i = 0; i < SHORT_WORDS; i++) own[to + i] = words[at + i] as number;
-    if ((LONG_CDB_GROUPS & (1 << ((own[to + ATTRIBUTE_WORD] as number) >>> 29))) !== 0) {
-      const rest = 4 * SHORT_WORDS;
-      for (let i = rest; i < REQUEST_BYTES; i++) this.#requestBytes[4 * to + i] = bytes[offset + i] as number;
-    }
-    return true;
-  }
-
-  /** Gives the slot's request to its target. */
-  #begin(chain: Chain): void {
-    const slot = chain.head;
-    const dataOutBytes = chain.readableBytes - REQUEST_BYTES;
-    const dataInBytes = chain.writableBytes - RESPONSE_BYTES;
-    const words = this.#requests;
-    const at = slot * REQUEST_WORDS;
     const lun = words[at] as number;
+    const lunRest = words[at + 1] as number;
+    request.tagLow = (words[at + TAG_WORD] as number) | 0;
+    request.tagHigh = (words[at + TAG_WORD + 1] as number) | 0;
+    const head = words[at + ATTRIBUTE_WORD] as number;
+    const cdb1 = words[at + ATTRIBUTE_WORD + 1] as number;
+    const cdb2 = words[at + ATTRIBUTE_WORD + 2] as number;
+    const cdb3 = words[at + ATTRIBUTE_WORD + 3] as number;
+    const cdb4 = words[at + ATTRIBUTE_WORD + 4] as number;
+    request.attribute = head & 0xff;
+    request.cdb0 = (head >>> 24) | (cdb1 << 8);
+    request.cdb1 = (cdb1 >>> 24) | (cdb2 << 8);
+    request.cdb2 = (cdb2 >>> 24) | (cdb3 << 8);
+    request.cdb3 = (cdb3 >>> 24) | (cdb4 << 8);
+    request.dataOutBytes = chain.readableBytes - REQUEST_BYTES;
+    request.dataInBytes = chain.writableBytes - RESPONSE_BYTES;
+    request.target = (lun >>> 8) & 0xff;
+    request.lun = ((lun >>> 8) & 0x3f00) | (lun >>> 24);
+    if ((lun & LUN_IS_SPECIAL) !== 0 || lunRest !== 0) request.lun = specialLun(lun, lunRest);
     // Both directions in one request need INOUT, which is not offered.
-    if (dataOutBytes > 0 && dataInBytes > 0) this.#endNow(slot, FAILURE);
-    else if (this.isDetached || (lun & LUN_FORMAT_MASK) !== LUN_FORMAT) this.#endNow(slot, BAD_TARGET);
-    else {
-      this.#targetOf[slot] = lun >>> 8;
-      const task = this.#taskOf(slot);
-      const isPlain = (lun & LUN_IS_SPECIAL) === 0 && words[at + 1] === 0;
-      task.lun = isPlain ? ((lun >>> 8) & 0x3f00) | (lun >>> 24) : decodeLun(this.#requestBytes, 4 * at);
-      task.tagLow = (words[at + TAG_WORD] as number) | 0;
-      task.tagHigh = (words[at + TAG_WORD + 1] as number) | 0;
-      task.attribute = (words[at + ATTRIBUTE_WORD] as number) & 0xff;
-      task.dataInBytes = dataInBytes;
-      task.dataOutBytes = dataOutBytes;
-      this.#execute(slot);
-    }
+    if (request.dataOutBytes > 0 && request.dataInBytes > 0) this.#endNow(request, FAILURE);
+    else if (this.isDetached || (lun & LUN_FORMAT_MASK) !== LUN_FORMAT) this.#endNow(request, BAD_TARGET);
+    else this.#execute(request);
   }
 
   /**
@@ -211,193 +195,160 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
    * would miss them. The driver brings them again.
    */
   dropRetries(target: number): void {
-    const slots = this.#retries.slice(0, this.#retryCount);
-    this.#retryCount = 0;
-    for (const slot of slots) {
-      if (this.#targetOf[slot] === target) this.#endNow(slot, BUSY);
-      else this.#retries[this.#retryCount++] = slot;
-    }
+    const retries = this.#retries;
+    this.#retries = retries.filter((request) => request.target !== target);
+    for (const request of retries) if (request.target === target) this.#endNow(request, BUSY);
   }
 
   // ---- TaskTransport ------------------------------------------------------------------------------------------------
 
   writeDataIn(task: ScsiTask, source: Uint8Array, offset: number, lengthBytes: number): number {
-    const length = Math.min(lengthBytes, task.dataInBytes - offset);
+    const request = task as Request;
+    const length = Math.min(lengthBytes, request.dataInBytes - offset);
     if (length <= 0) return 0;
-    const chain = this.#chainOf(task.slot);
-    if (!this.data.scatter(chain, RESPONSE_BYTES + offset, source, 0, length)) this.#isFaulty[task.slot] = 1;
+    const chain = request.chain as Chain;
+    if (!this.data.scatter(chain, RESPONSE_BYTES + offset, source, 0, length)) request.isFaulty = true;
     return length;
   }
 
   readDataOut(task: ScsiTask, target: Uint8Array, offset: number, lengthBytes: number): number {
-    const length = Math.min(lengthBytes, task.dataOutBytes - offset);
+    const request = task as Request;
+    const length = Math.min(lengthBytes, request.dataOutBytes - offset);
     if (length <= 0) return 0;
-    const chain = this.#chainOf(task.slot);
+    const chain = request.chain as Chain;
     if (this.data.gather(chain, REQUEST_BYTES + offset, target, 0, length)) return length;
-    this.#isFaulty[task.slot] = 1;
+    request.isFaulty = true;
     return 0;
   }
 
   mapData(task: ScsiTask, io: BdevIo, isRead: boolean, offset: number, lengthBytes: number): number {
-    const { slot } = task;
-    if (offset + lengthBytes > (isRead ? task.dataInBytes : task.dataOutBytes)) return MAP_FAULT;
-    const chain = this.#chainOf(slot);
+    const request = task as Request;
+    if (offset + lengthBytes > (isRead ? request.dataInBytes : request.dataOutBytes)) return MAP_FAULT;
+    const chain = request.chain as Chain;
     const first = isRead ? chain.readableCount : 0;
     const skip = (isRead ? RESPONSE_BYTES : REQUEST_BYTES) + offset;
     const count = this.data.map(chain, first, skip, lengthBytes);
     if (count === FULL) {
-      this.#retries[this.#retryCount++] = slot;
+      this.#retries.push(request);
       return MAP_RETRY;
     }
     if (count === NOT_MAPPED) {
-      this.#isFaulty[slot] = 1;
+      request.isFaulty = true;
       return MAP_FAULT;
     }
-    io.iovFirst = this.data.list;
+    const { list } = this.data;
+    io.iovFirst = list;
     io.iovCount = count;
-    if (this.#list[slot] === NONE) this.#list[slot] = this.data.list;
-    else this.#keepList(slot, this.data.list);
+    if (request.list === NONE) request.list = list;
+    else {
+      request.moreLists ??= [];
+      request.moreLists.push(list);
+    }
     return MAPPED;
   }
 
   taskDone(task: ScsiTask): void {
-    const { slot } = task;
-    const response = this.#isFaulty[slot] === 0 ? task.response : FAILURE;
-    const senseBytes = Math.min(task.senseLength, SENSE_BYTES);
-    const window = this.#responseWindow[slot] as number;
-    if (window !== NOT_MAPPED) {
-      const { bytes, words } = this.memory.window(window);
-      encodeResponse(bytes, words, this.#responseOffset[slot] as number, task, response, senseBytes);
-    } else {
+    const request = task as Request;
+    const { place, slot } = request;
+    const response = request.isFaulty ? FAILURE : request.response;
+    if (place !== null) encodeResponse(place.bytes, place.words, request.placeOffset, request, response);
+    else {
       RESPONSE.fill(0);
-      encodeResponse(RESPONSE, RESPONSE_WORDS, 0, task, response, senseBytes);
-      this.data.scatter(this.#chainOf(slot), 0, RESPONSE, 0, RESPONSE_BYTES);
+      encodeResponse(RESPONSE, RESPONSE_WORDS, 0, request, response);
+      this.data.scatter(request.chain as Chain, 0, RESPONSE, 0, RESPONSE_BYTES);
     }
-    const placed = task.dataInBytes > 0 ? Math.min(task.transferredBytes, task.dataInBytes) : 0;
-    this.#release(slot);
+    const placed = request.dataInBytes > 0 ? Math.min(request.transferredBytes, request.dataInBytes) : 0;
+    if (request.list !== NONE) this.#releaseLists(request);
+    if (request.chain !== null) this.#releaseChain(request);
     this.complete(slot, RESPONSE_BYTES + placed);
   }
 
   // ---- tasks --------------------------------------------------------------------------------------------------------
 
-  #execute(slot: number): void {
-    const target = this.#device.target(this.#targetOf[slot] as number);
-    if (target === null) this.#endNow(slot, BAD_TARGET);
-    else target.execute(this.#tasks[slot] as ScsiTask);
+  #execute(request: Request): void {
+    const target = this.#device.target(request.target);
+    if (target === null) this.#endNow(request, BAD_TARGET);
+    else target.execute(request);
   }
 
   /** Brings the tasks again that waited for lists. Those that find none again wait on. */
   #retry(): void {
-    const count = this.#retryCount;
-    const slots = this.#retries.slice(0, count);
-    this.#retryCount = 0;
-    for (const slot of slots) {
-      this.#releaseLists(slot);
-      this.#execute(slot);
+    const requests = this.#retries;
+    this.#retries = [];
+    for (const request of requests) {
+      this.#releaseLists(request);
+      this.#execute(request);
     }
   }
 
   /** Ends a request that no target saw. */
-  #endNow(slot: number, response: number): true {
-    const task = this.#taskOf(slot);
-    task.dataInBytes = 0;
-    task.dataOutBytes = 0;
-    task.status = 0;
-    task.senseLength = 0;
-    task.transferredBytes = 0;
-    task.residualBytes = 0;
-    task.response = response as ScsiTask['response'];
-    this.taskDone(task);
-    return true;
+  #endNow(request: Request, response: number): void {
+    request.dataInBytes = 0;
+    request.dataOutBytes = 0;
+    request.status = 0;
+    request.senseLength = 0;
+    request.transferredBytes = 0;
+    request.residualBytes = 0;
+    request.response = response as ScsiTask['response'];
+    this.taskDone(request);
   }
 
-  #taskOf(slot: number): ScsiTask {
-    let task = this.#tasks[slot] as ScsiTask | null;
-    if (task === null) {
-      const cdbAt = 4 * slot * REQUEST_WORDS + ScsiRequestOffset.cdb;
-      task = new ScsiTask(this, this.#requestBytes.subarray(cdbAt, cdbAt + SCSI_CDB_BYTES));
-      task.slot = slot;
-      this.#tasks[slot] = task;
-    }
-    return task;
+  #makeRequest(slot: number): Request {
+    const request = new Request(this, slot);
+    this.#requests[slot] = request;
+    return request;
   }
 
-  #keep(chain: Chain): void {
-    const slot = chain.head;
+  /** The chain is another's after this request. */
+  #keep(request: Request, chain: Chain): void {
     let own: Chain;
     if (chain.count <= SLOT_DESCRIPTORS) {
-      own = this.#slotChains[slot] ?? new Chain(SLOT_DESCRIPTORS);
-      this.#slotChains[slot] = own;
+      own = request.ownChain ?? new Chain(SLOT_DESCRIPTORS);
+      request.ownChain = own;
     } else {
       own = this.#longChains.pop() ?? new Chain();
+      request.longChain = own;
     }
     own.copyFrom(chain);
-    this.#chains[slot] = own;
+    request.chain = own;
   }
 
-  #chainOf(slot: number): Chain {
-    return (slot === this.#newSlot ? this.#newChain : this.#chains[slot]) as Chain;
+  #releaseChain(request: Request): void {
+    request.chain = null;
+    if (request.longChain === null) return;
+    this.#longChains.push(request.longChain);
+    request.longChain = null;
   }
 
-  #keepList(slot: number, list: number): void {
-    const more = this.#moreLists[slot] ?? [];
-    more.push(list);
-    this.#moreLists[slot] = more;
+  #releaseLists(request: Request): void {
+    if (request.list === NONE) return;
+    this.arena.release(request.list);
+    request.list = NONE;
+    const more = request.moreLists;
+    if (more === null) return;
+    for (let i = 0; i < more.length; i++) this.arena.release(more[i] as number);
+    more.length = 0;
   }
 
-  /** Gives back what the slot holds but its task. */
-  #release(slot: number): void {
-    this.#releaseLists(slot);
-    if (slot === this.#newSlot) this.#newSlot = NO_SLOT;
-    const chain = this.#chains[slot] as Chain | null;
-    if (chain === null) return;
-    if (chain !== this.#slotChains[slot]) this.#longChains.push(chain);
-    this.#chains[slot] = null;
-  }
-
-  #releaseLists(slot: number): void {
-    if (this.#list[slot] !== NONE) {
-      this.arena.release(this.#list[slot] as number);
-      this.#list[slot] = NONE;
-      const more = this.#moreLists[slot];
-      if (more !== null && more !== undefined) {
-        for (let i = 0; i < more.length; i++) this.arena.release(more[i] as number);
-        more.length = 0;
-      }
-    }
-  }
-
-  /** False when the response has no place in the guest's memory. */
-  #locateResponse(chain: Chain): boolean {
-    const slot = chain.head;
-    const first = chain.readableCount;
-    const isWhole = (chain.lengths[first] as number) >= RESPONSE_BYTES;
-    const window = isWhole ? this.memory.locate(chain.addresses, first, 0, RESPONSE_BYTES) : null;
-    this.#responseWindow[slot] = window === null ? NOT_MAPPED : window.index;
-    if (window !== null) {
-      this.#responseOffset[slot] = this.memory.offset;
-      return true;
-    }
+  /** A response that is not in one piece is cleared first. False when it has no place in the guest's memory. */
+  #clearResponse(chain: Chain): boolean {
     RESPONSE.fill(0);
     return this.data.scatter(chain, 0, RESPONSE, 0, RESPONSE_BYTES);
   }
 }
 
-function emptySlots<T>(size: number): (T | null)[] {
-  return Array.from({ length: size }, () => null);
+/** LUN of a field that is not a plain number (SAM-5 §4.7), from its two words. */
+function specialLun(low: number, high: number): number {
+  HEADER_WORDS[0] = low;
+  HEADER_WORDS[1] = high;
+  return decodeLun(HEADER, 0);
 }
 
 /**
  * Sense bytes behind `senseBytes` are left as they are: nearly always all of them, a cache line that needs no transfer.
  */
-function encodeResponse(
-  bytes: Uint8Array,
-  words: Uint32Array,
-  at: number,
-  task: ScsiTask,
-  response: number,
-  senseBytes: number,
-): void {
+function encodeResponse(bytes: Uint8Array, words: Uint32Array, at: number, task: ScsiTask, response: number): void {
+  const senseBytes = Math.min(task.senseLength, SENSE_BYTES);
   const statusAndResponse = (task.status << 16) | (response << 24);
   if ((at & 3) === 0) {
     const word = at >>> 2;

@@ -32,8 +32,7 @@ export const ScsiConfig = struct('virtio_scsi_config', 36, {
   maxLun: u32,
 });
 
-/** Sizes of the CDB and sense fields: the defaults of the configuration space, which no known front-end changes. */
-export const SCSI_CDB_BYTES = 32;
+/** Size of the sense field: the default of the configuration space, which no known front-end changes. */
 export const SCSI_SENSE_BYTES = 96;
 
 /** Command request: lun[8], tag u64, attribute u8, priority u8, crn u8, cdb[32]. Then data-out. */

@@ -200,7 +200,7 @@ export class ScsiRig implements TaskTransport {
   start(cdb: string | ArrayLike<number>, options: RunOptions = {}): Running {
     const task = new ScsiTask(this);
     const bytes = typeof cdb === 'string' ? cdb.split(' ').map((digits) => Number.parseInt(digits, 16)) : cdb;
-    task.cdb.set(bytes);
+    setCdb(task, bytes);
     task.lun = options.lun ?? 0;
     task.nexus = options.nexus ?? 0;
     task.attribute = options.attribute ?? 0;
@@ -304,6 +304,14 @@ export class ScsiRig implements TaskTransport {
     this.#memory.close();
     this.arena.close();
   }
+}
+
+/** As a transport does it. */
+function setCdb(task: ScsiTask, bytes: ArrayLike<number>): void {
+  const words = new Int32Array(4);
+  const cdb = new Uint8Array(words.buffer);
+  for (let i = 0; i < Math.min(bytes.length, cdb.length); i++) cdb[i] = bytes[i] as number;
+  [task.cdb0, task.cdb1, task.cdb2, task.cdb3] = words as unknown as [number, number, number, number];
 }
 
 /** So many bytes of 0, for expectations. */

@@ -15,9 +15,11 @@ export function read(command: Command): void {
   if (!checkRange(command) || !checkTransferLength(command, lengthByte)) return;
   // FUA needs nothing: what was written is read back, from a cache of the bdev or from its medium.
   if (command.blocks === 0) command.end(0);
-  else if (command.mapData(true, command.blocks * command.unit.blockSizeBytes)) {
+  else {
+    command.dataBytes = command.blocks * command.unit.blockSizeBytes;
+    if (!command.mapData(true, command.dataBytes)) return;
     command.task.needsBuffers = false;
-    command.submitRange(READ, endTransfer);
+    command.submitRange(READ, endRead);
   }
 }
 
@@ -26,15 +28,16 @@ export function write(command: Command): void {
   if (lengthByte !== 4 && !checkProtect(command)) return;
   if (!checkRange(command) || !checkTransferLength(command, lengthByte) || !checkWritable(command)) return;
   if (command.blocks === 0) command.end(0);
-  else if (command.mapData(false, command.blocks * command.unit.blockSizeBytes)) {
-    command.task.needsBuffers = false;
+  else {
     command.dataBytes = command.blocks * command.unit.blockSizeBytes;
+    if (!command.mapData(false, command.dataBytes)) return;
+    command.task.needsBuffers = false;
     command.submitRange(WRITE, lengthByte === 4 ? endWrite : endWriteWithFua);
   }
 }
 
-function endTransfer(command: Command): void {
-  if (!command.hasFailed()) command.end(command.io.lengthBytes);
+export function endRead(command: Command): void {
+  if (!command.hasFailed()) command.end(command.dataBytes);
 }
 
 /** As `endWrite`, for CDBs with an FUA bit. */
