@@ -31,6 +31,8 @@ import {
 export interface Load {
   readonly protocol: 'blk' | 'scsi';
   readonly format: 'direct' | 'indirect';
+  /** On packed rings. Default: split ones. */
+  readonly isPacked?: boolean;
   readonly queues: number;
   /** Requests in flight on each queue. */
   readonly depth: number;
@@ -88,7 +90,8 @@ export class LoadClient {
     const memory = OwnedMemory.single(Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES);
     // Every page is there before anything is measured.
     for (const region of memory.regions) region.bytes.fill(0);
-    const options: SessionOptions = { queueSize, memory };
+    const { isPacked = false } = load;
+    const options: SessionOptions = { queueSize, memory, isPacked };
     try {
       if (load.protocol === 'blk') {
         const initiator = await BlkInitiator.connect(path, { ...options, queues });
@@ -168,13 +171,13 @@ export class LoadClient {
 
   #run(mode: number, limit: { count?: number; durationNs?: number; warmUpNs?: number }) {
     const { session, memory } = this.#initiator;
-    const { protocol, format, depth, blockBytes, pattern, writePercent } = this.#load;
+    const { protocol, format, isPacked = false, depth, blockBytes, pattern, writePercent } = this.#load;
     const region = memory.regions[0];
     assert(region !== undefined && memory.regions.length === 1, 'the client has one region of memory');
     const config = pack(CONFIG, {
       mode,
       protocol: Protocol[protocol],
-      format: format === 'direct' ? Format.splitDirect : Format.splitIndirect,
+      format: Format[`${isPacked ? 'packed' : 'split'}${format === 'direct' ? 'Direct' : 'Indirect'}`],
       hasEventIdx: session.hasFeature(VirtioFeature.EVENT_IDX) ? 1 : 0,
       guestMinusHost: region.guestAddress - region.userAddress,
       depth,

@@ -65,7 +65,7 @@ export const VRING = [
 
 export const Mode = { measure: 0, stamp: 1, check: 2 } as const;
 export const Protocol = { blk: 0, scsi: 1 } as const;
-export const Format = { splitDirect: 0, splitIndirect: 1 } as const;
+export const Format = { splitDirect: 0, splitIndirect: 1, packedDirect: 2, packedIndirect: 3 } as const;
 /**
  * Ways to copy: one memcpy a block; the same with the next sources fetched meanwhile; `rep movsb`; past the caches; the
  * second for reads and the fourth for writes.

@@ -3,6 +3,7 @@ import { FILE_SCENARIOS } from './file.ts';
 import { FOOTPRINT_SCENARIOS } from './footprint.ts';
 import { IDLE_SCENARIOS } from './idle.ts';
 import { LOAD_SCENARIOS } from './load.ts';
+import { PACKED_SCENARIOS } from './packed.ts';
 import type { Scenario } from './scenario.ts';
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -10,4 +11,5 @@ export const SCENARIOS: readonly Scenario[] = [
   ...FILE_SCENARIOS,
   ...FOOTPRINT_SCENARIOS,
   ...IDLE_SCENARIOS,
+  ...PACKED_SCENARIOS,
 ];

@@ -8,6 +8,7 @@
 // The clock is read twice a polling round: when completions were seen, and right before the requests that follow are
 // published. A latency is the time between the two readings that a request lies between.
 #include "bench.h"
+#include "packed.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -28,7 +29,12 @@ enum {
 // What a run is for. Must equal `Mode` of bench/native.ts, as the lists below equal CONFIG, QUEUE and RESULT there.
 enum mode { MODE_MEASURE = 0, MODE_STAMP = 1, MODE_CHECK = 2 };
 enum protocol { PROTOCOL_BLK = 0, PROTOCOL_SCSI = 1 };
-enum format { FORMAT_SPLIT_DIRECT = 0, FORMAT_SPLIT_INDIRECT = 1 };
+enum format {
+  FORMAT_SPLIT_DIRECT = 0,
+  FORMAT_SPLIT_INDIRECT = 1,
+  FORMAT_PACKED_DIRECT = 2,
+  FORMAT_PACKED_INDIRECT = 3,
+};
 
 enum config {
   CONFIG_MODE,
@@ -79,6 +85,7 @@ enum result {
 enum { STATUSES = 256, BUCKETS = 64 * 27, SUB_BITS = 6 };
 
 struct queue {
+  struct packed_ring packed;
   struct vring_desc *desc;
   struct vring_avail *avail;
   struct vring_used *used;
@@ -104,7 +111,7 @@ struct client {
   uint32_t queue_count;
   enum mode mode;
   enum protocol protocol;
-  enum format format;
+  bool is_packed, is_indirect;
   bool has_event_idx;
   bool is_sequential;
   uint32_t depth;
@@ -187,9 +194,27 @@ static inline uint32_t answer_bytes(enum protocol protocol) {
 }
 
 // Header, data and answer, in the order that the direction asks for: a scsi response stands before the data of a read.
-static void lay_out(struct client *c, struct queue *q, uint32_t slot, bool is_write) {
+static void lay_out_packed(struct client *c, struct queue *q, uint32_t slot, bool is_write) {
   uint8_t *control = q->control + (size_t)slot * SLOT_BYTES, *data = q->data + (size_t)slot * c->block_bytes;
-  bool is_indirect = c->format == FORMAT_SPLIT_INDIRECT, is_answer_first = c->protocol == PROTOCOL_SCSI && !is_write;
+  bool is_answer_first = c->protocol == PROTOCOL_SCSI && !is_write;
+  struct packed_desc *chain = (struct packed_desc *)(control + TABLE_OFFSET);
+  uint64_t to_guest = c->guest_minus_host;
+  struct packed_desc body = {(uintptr_t)data + to_guest, c->block_bytes, 0, is_write ? 0 : DESC_WRITE};
+  struct packed_desc answer = {(uintptr_t)control + ANSWER_OFFSET + to_guest, answer_bytes(c->protocol), 0, DESC_WRITE};
+  chain[0] = (struct packed_desc){(uintptr_t)control + to_guest, header_bytes(c->protocol), 0, DESC_NEXT};
+  chain[1] = is_answer_first ? answer : body;
+  chain[1].flags |= DESC_NEXT;
+  chain[2] = is_answer_first ? body : answer;
+  q->is_write[slot] = is_write;
+}
+
+static void lay_out(struct client *c, struct queue *q, uint32_t slot, bool is_write) {
+  if (c->is_packed) {
+    lay_out_packed(c, q, slot, is_write);
+    return;
+  }
+  uint8_t *control = q->control + (size_t)slot * SLOT_BYTES, *data = q->data + (size_t)slot * c->block_bytes;
+  bool is_indirect = c->is_indirect, is_answer_first = c->protocol == PROTOCOL_SCSI && !is_write;
   uint16_t first = is_indirect ? 0 : (uint16_t)(slot * CHAIN_DESCRIPTORS);
   struct vring_desc *chain = is_indirect ? (struct vring_desc *)(control + TABLE_OFFSET) : &q->desc[first];
   uint64_t to_guest = c->guest_minus_host;
@@ -204,6 +229,11 @@ static void lay_out(struct client *c, struct queue *q, uint32_t slot, bool is_wr
   if (is_indirect)
     q->desc[slot] = (struct vring_desc){(uintptr_t)chain + to_guest, CHAIN_DESCRIPTORS * 16, DESC_INDIRECT, 0};
   q->is_write[slot] = is_write;
+}
+
+// Descriptors of a chain in its ring.
+static inline uint32_t slots_of(const struct client *c) {
+  return c->is_indirect ? 1 : CHAIN_DESCRIPTORS;
 }
 
 static inline void submit(struct client *c, struct queue *q, uint32_t slot) {
@@ -233,8 +263,25 @@ static inline void submit(struct client *c, struct queue *q, uint32_t slot) {
   q->is_busy[slot] = 1;
   q->in_flight++;
   q->round[q->in_round++] = (uint16_t)slot;
-  uint16_t head = c->format == FORMAT_SPLIT_INDIRECT ? (uint16_t)slot : (uint16_t)(slot * CHAIN_DESCRIPTORS);
+  if (c->is_packed) {
+    struct packed_desc *chain = (struct packed_desc *)(control + TABLE_OFFSET);
+    struct packed_desc table = {(uintptr_t)chain + c->guest_minus_host, CHAIN_DESCRIPTORS * 16, 0, DESC_INDIRECT};
+    packed_expose(&q->packed, c->is_indirect ? &table : chain, slots_of(c), (uint16_t)slot);
+    return;
+  }
+  uint16_t head = c->is_indirect ? (uint16_t)slot : (uint16_t)(slot * CHAIN_DESCRIPTORS);
   q->avail->ring[q->next_avail++ & (q->size - 1)] = head;
+}
+
+// True when the device wants a kick.
+static inline bool publish_split(const struct client *c, struct queue *q) {
+  uint16_t old = q->published;
+  q->published = q->next_avail;
+  __atomic_store_n(&q->avail->idx, q->next_avail, __ATOMIC_RELEASE);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST); // the index must be seen before the device's wish for kicks is read
+  if (!c->has_event_idx) return (__atomic_load_n(&q->used->flags, __ATOMIC_RELAXED) & 1) == 0;
+  uint16_t event = __atomic_load_n(vring_avail_event(q->used, q->size), __ATOMIC_RELAXED);
+  return vring_needs_event(event, q->next_avail, old);
 }
 
 static inline void publish(struct client *c, struct queue *q) {
@@ -242,18 +289,7 @@ static inline void publish(struct client *c, struct queue *q) {
   uint64_t now = clock_ticks();
   for (uint32_t i = 0; i < q->in_round; i++) q->submitted[q->round[i]] = now;
   q->in_round = 0;
-  uint16_t old = q->published;
-  q->published = q->next_avail;
-  __atomic_store_n(&q->avail->idx, q->next_avail, __ATOMIC_RELEASE);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST); // the index must be seen before the device's wish for kicks is read
-  bool wants_kick;
-  if (c->has_event_idx) {
-    uint16_t event = __atomic_load_n(vring_avail_event(q->used, q->size), __ATOMIC_RELAXED);
-    wants_kick = vring_needs_event(event, q->next_avail, old);
-  } else {
-    wants_kick = (__atomic_load_n(&q->used->flags, __ATOMIC_RELAXED) & 1) == 0;
-  }
-  if (!wants_kick) return;
+  if (!(c->is_packed ? packed_publish(&q->packed, c->has_event_idx) : publish_split(c, q))) return;
   uint64_t one = 1;
   c->kicks++;
   if (write(q->kick_fd, &one, sizeof one) < 0) return; // a full counter is a kick, too
@@ -262,7 +298,8 @@ static inline void publish(struct client *c, struct queue *q) {
 // With EVENT_IDX one refusal holds for half a turn of the index.
 static void refuse_calls(struct client *c, struct queue *q) {
   q->refused_at = q->next_used;
-  if (c->has_event_idx)
+  if (c->is_packed) packed_refuse_calls(&q->packed);
+  else if (c->has_event_idx)
     __atomic_store_n(vring_used_event(q->avail, q->size), (uint16_t)(q->next_used + 0x8000), __ATOMIC_RELAXED);
   else __atomic_store_n(&q->avail->flags, 1, __ATOMIC_RELAXED);
 }
@@ -276,8 +313,9 @@ static inline uint8_t status_of(const struct client *c, const uint8_t *control) 
 
 // Takes a completed request apart. Its slot, or -1 when the device made the id up.
 static inline int32_t complete(struct client *c, struct queue *q, uint32_t head, uint64_t now) {
-  uint32_t slot = c->format == FORMAT_SPLIT_INDIRECT ? head : head / CHAIN_DESCRIPTORS;
-  bool is_head = c->format == FORMAT_SPLIT_INDIRECT || head % CHAIN_DESCRIPTORS == 0;
+  bool is_slot = c->is_packed || c->is_indirect;
+  uint32_t slot = is_slot ? head : head / CHAIN_DESCRIPTORS;
+  bool is_head = is_slot || head % CHAIN_DESCRIPTORS == 0;
   if (slot >= c->depth || !is_head || !q->is_busy[slot]) return -1;
   const uint8_t *control = q->control + (size_t)slot * SLOT_BYTES;
   q->is_busy[slot] = 0;
@@ -306,8 +344,25 @@ static void clear_counts(struct client *c) {
   memset(c->buckets, 0, BUCKETS * sizeof *c->buckets);
 }
 
+static inline int32_t poll_packed(struct client *c, struct queue *q, uint64_t *now) {
+  struct packed_ring *r = &q->packed;
+  int32_t count = 0;
+  for (uint32_t left = q->in_flight; left > 0 && packed_has_used(r); left--, count++) {
+    if (count == 0) *now = clock_ticks();
+    int32_t slot = complete(c, q, r->ring[r->used.place].id, *now);
+    if (slot < 0) return -1;
+    packed_advance(r, &r->used, slots_of(c));
+    if (c->remaining == 0) continue;
+    c->remaining--;
+    submit(c, q, (uint32_t)slot);
+  }
+  publish(c, q);
+  return count;
+}
+
 // One look at a queue. Requests completed, or -1.
 static inline int32_t poll_queue(struct client *c, struct queue *q, uint64_t *now) {
+  if (c->is_packed) return poll_packed(c, q, now);
   uint16_t idx = __atomic_load_n(&q->used->idx, __ATOMIC_ACQUIRE);
   uint16_t count = (uint16_t)(idx - q->next_used);
   if (count == 0) return 0;
@@ -408,6 +463,16 @@ static bool open_queue(struct client *c, struct queue *q, const double *fields) 
       .published = (uint16_t)fields[QUEUE_NEXT_AVAIL],
       .next_used = (uint16_t)fields[QUEUE_NEXT_USED],
       .kick_fd = (int)fields[QUEUE_KICK_FD],
+      .packed =
+          {
+              .ring = at(fields[QUEUE_DESC]),
+              .driver = at(fields[QUEUE_AVAIL]),
+              .device = at(fields[QUEUE_USED]),
+              .size = (uint32_t)fields[QUEUE_SIZE],
+              .avail = packed_place_of((uint32_t)fields[QUEUE_NEXT_AVAIL]),
+              .used = packed_place_of((uint32_t)fields[QUEUE_NEXT_USED]),
+              .published = packed_place_of((uint32_t)fields[QUEUE_NEXT_AVAIL]).place,
+          },
       .submitted = calloc(c->depth, sizeof(uint64_t)),
       .block_of = calloc(c->depth, sizeof(uint64_t)),
       .round = calloc(c->depth, sizeof(uint16_t)),
@@ -448,7 +513,9 @@ static napi_value client_run(napi_env env, napi_callback_info info) {
   if (c == NULL) return bench_number(env, -ENOMEM);
   c->mode = (enum mode)config[CONFIG_MODE];
   c->protocol = (enum protocol)config[CONFIG_PROTOCOL];
-  c->format = (enum format)config[CONFIG_FORMAT];
+  enum format format = (enum format)config[CONFIG_FORMAT];
+  c->is_packed = format == FORMAT_PACKED_DIRECT || format == FORMAT_PACKED_INDIRECT;
+  c->is_indirect = format == FORMAT_SPLIT_INDIRECT || format == FORMAT_PACKED_INDIRECT;
   c->has_event_idx = config[CONFIG_HAS_EVENT_IDX] != 0;
   c->is_sequential = config[CONFIG_IS_SEQUENTIAL] != 0;
   c->depth = (uint32_t)config[CONFIG_DEPTH];
@@ -471,8 +538,9 @@ static napi_value client_run(napi_env env, napi_callback_info info) {
   }
   if (outcome == 0) outcome = run(c, config, result);
   for (uint32_t i = 0; i < c->queue_count; i++) {
-    queues[i * QUEUE_FIELDS + QUEUE_NEXT_AVAIL] = c->queues[i].next_avail;
-    queues[i * QUEUE_FIELDS + QUEUE_NEXT_USED] = c->queues[i].next_used;
+    const struct queue *q = &c->queues[i];
+    queues[i * QUEUE_FIELDS + QUEUE_NEXT_AVAIL] = c->is_packed ? packed_half(q->packed.avail) : q->next_avail;
+    queues[i * QUEUE_FIELDS + QUEUE_NEXT_USED] = c->is_packed ? packed_half(q->packed.used) : q->next_used;
   }
   close_client(c);
   return bench_number(env, outcome);

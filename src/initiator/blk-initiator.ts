@@ -171,6 +171,11 @@ export class BlkInitiator {
     await this.session.start(BLK_FEATURES);
   }
 
+  /** Begins anew with other queues and features; see `FrontendSession.restart`. */
+  async restart(options: BlkInitiatorOptions): Promise<void> {
+    await this.session.restart(BLK_FEATURES, options);
+  }
+
   /** Ends the connection at once, as a virtual machine that is killed. */
   disconnect(): void {
     this.session.disconnect();

@@ -16,6 +16,8 @@ export interface DriverQueueOptions extends DriverRingOptions {
   /** Look at the used ring in every turn of the event loop, and ask for no calls. */
   readonly isPolled: boolean;
   readonly fds: FdSet;
+  /** Kicks the device, in place of the kick descriptor. */
+  readonly sendKick?: () => void;
 }
 
 export interface Completion {
@@ -49,6 +51,7 @@ export class DriverQueue {
   /** Where the back-end goes on: what GET_VRING_BASE answered, or null when it vanished without an answer. */
   base: number | null = null;
   readonly #fds: FdSet;
+  readonly #sendKick: (() => void) | undefined;
   readonly #pending = new Map<number, Pending>();
   /** Heads in the device's hands. More than are pending when requests timed out or failed with the connection. */
   readonly #inDevice = new Set<number>();
@@ -64,6 +67,7 @@ export class DriverQueue {
     this.callFd = createEventFd();
     this.errFd = createEventFd();
     this.#fds = options.fds;
+    this.#sendKick = options.sendKick;
     this.#fds.add(this.callFd, () => this.#onCall());
     this.#armCalls();
   }
@@ -102,7 +106,13 @@ export class DriverQueue {
 
   kick(): void {
     this.kicks++;
-    signalEventFd(this.kickFd);
+    if (this.#sendKick === undefined) signalEventFd(this.kickFd);
+    else this.#sendKick();
+  }
+
+  /** The device called by other means than the call descriptor. */
+  called(): void {
+    signalEventFd(this.callFd);
   }
 
   /** Takes every completion there is. Returns how many. */

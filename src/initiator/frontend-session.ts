@@ -4,7 +4,14 @@
  */
 import { TargetError } from '../base/errors.ts';
 import { FdSet } from '../sys/events.ts';
-import { hasBit, maskOf, ProtocolFeature, VHOST_USER_F_PROTOCOL_FEATURES } from '../vhost-user/messages.ts';
+import {
+  BACKEND_REQUESTS,
+  hasBit,
+  maskOf,
+  ProtocolFeature,
+  VHOST_USER_F_PROTOCOL_FEATURES,
+  VringState,
+} from '../vhost-user/messages.ts';
 import { VirtioFeature } from '../virtio/features.ts';
 import { DriverQueue } from './driver-queue.ts';
 import type { RawMessage } from './message-reader.ts';
@@ -67,7 +74,7 @@ export class FrontendSession {
   /** Called for every request of the back-end; its ack is 0. */
   onBackendRequest: (message: RawMessage) => void = () => {};
   readonly fds = new FdSet();
-  readonly #options: SessionOptions;
+  #options: SessionOptions;
   readonly #ownsMemory: boolean;
   #frontend: VhostUserFrontend | null = null;
   /** Regions that the back-end knows from ADD_MEM_REG. */
@@ -145,6 +152,16 @@ export class FrontendSession {
     this.#shared = new Set(regions);
   }
 
+  /**
+   * Begins anew under the same connection and memory with other queues and features, as an operating system does after
+   * firmware. Stop the rings or reset the device first.
+   */
+  async restart(deviceFeatures: bigint, options: SessionOptions): Promise<void> {
+    this.#options = { ...this.#options, ...options };
+    for (const queue of this.queues.splice(0)) queue.close();
+    await this.start(deviceFeatures);
+  }
+
   /** Sets one ring up, from where it stands. It runs when it is enabled. */
   async startQueue(queue: DriverQueue): Promise<void> {
     const { index, ring } = queue;
@@ -153,10 +170,11 @@ export class FrontendSession {
     // After a crash nobody tells the base: like QEMU, take up where the used ring ends.
     await frontend.setVringBase(index, queue.base ?? ring.usedBase);
     await frontend.setVringAddr(index, this.addressesOf(queue));
-    await frontend.setVringErr(index, queue.errFd);
+    const isInband = this.hasProtocolFeature('INBAND_NOTIFICATIONS');
+    await frontend.setVringErr(index, isInband ? null : queue.errFd);
     // Last: the kick descriptor starts the ring, and then there must be a descriptor to call on.
-    await frontend.setVringCall(index, queue.callFd);
-    await frontend.setVringKick(index, queue.kickFd);
+    await frontend.setVringCall(index, isInband ? null : queue.callFd);
+    await frontend.setVringKick(index, isInband ? null : queue.kickFd);
   }
 
   /** Where a ring's parts are, as SET_VRING_ADDR wants it. */
@@ -210,7 +228,7 @@ export class FrontendSession {
     if (this.hasProtocolFeature('CONFIGURE_MEM_SLOTS')) this.memSlotsMax = await frontend.getMaxMemSlots();
     if (this.hasProtocolFeature('BACKEND_REQ')) {
       await frontend.setBackendReqFd((message) => {
-        this.onBackendRequest(message);
+        this.#onBackendRequest(message);
         return 0;
       });
     }
@@ -223,10 +241,24 @@ export class FrontendSession {
     }
     const hasEventIdx = this.hasFeature(VirtioFeature.EVENT_IDX);
     const isPacked = this.hasFeature(VirtioFeature.RING_PACKED);
+    const isInband = this.hasProtocolFeature('INBAND_NOTIFICATIONS');
     for (let index = 0; index < queues; index++) {
       const ring = { size: queueSize, isPacked, hasEventIdx, ...(ringBase === undefined ? {} : { base: ringBase }) };
-      this.queues.push(new DriverQueue(this.memory, { ...ring, index, isPolled: poll, fds: this.fds }));
+      const sendKick = isInband ? { sendKick: () => void this.#sendKick(index) } : {};
+      this.queues.push(new DriverQueue(this.memory, { ...ring, ...sendKick, index, isPolled: poll, fds: this.fds }));
     }
+  }
+
+  /** What fails has ended the connection, and with it every request. */
+  async #sendKick(index: number): Promise<void> {
+    await this.frontend.vringKick(index).catch(() => {});
+  }
+
+  #onBackendRequest(message: RawMessage): void {
+    if (message.request === BACKEND_REQUESTS.VRING_CALL.code) {
+      this.queues[VringState.decode(message.payload).index]?.called();
+    }
+    this.onBackendRequest(message);
   }
 
   async #failRequestsAtEnd(frontend: VhostUserFrontend): Promise<void> {

@@ -263,6 +263,11 @@ export class VhostUserFrontend {
     return this.#command('RESET_DEVICE', NO_PAYLOAD);
   }
 
+  /** INBAND_NOTIFICATIONS: a kick as a message. */
+  vringKick(index: number): Promise<void> {
+    return this.#command('VRING_KICK', VringState.encode({ index, num: 0 }));
+  }
+
   async getMaxMemSlots(): Promise<number> {
     return Number(await this.#getU64('GET_MAX_MEM_SLOTS'));
   }
@@ -273,6 +278,15 @@ export class VhostUserFrontend {
 
   remMemRegion(region: RegionDescription): Promise<void> {
     return this.#command('REM_MEM_REG', SingleMemoryRegion.encode({ padding: 0n, ...region }));
+  }
+
+  /** The device status of virtio; 0 resets the device. */
+  setStatus(status: number): Promise<void> {
+    return this.#command('SET_STATUS', encodeU64(status));
+  }
+
+  async getStatus(): Promise<number> {
+    return Number(await this.#getU64('GET_STATUS'));
   }
 
   /** Returns when everything sent before has been processed, with or without REPLY_ACK. */

@@ -49,9 +49,12 @@ const SPECIFICATION: Readonly<Record<string, readonly [number, number, number, b
   GET_CONFIG: [24, 12, 12 + 256, true],
   SET_CONFIG: [25, 12, 12 + 256, false],
   RESET_DEVICE: [34, 0, 0, false],
+  VRING_KICK: [35, 8, 8, false],
   GET_MAX_MEM_SLOTS: [36, 0, 0, true],
   ADD_MEM_REG: [37, 40, 40, false],
   REM_MEM_REG: [38, 40, 40, false],
+  SET_STATUS: [39, 8, 8, false],
+  GET_STATUS: [40, 0, 0, true],
 };
 
 describe('requests', () => {

@@ -144,9 +144,12 @@ export const REQUESTS = {
     needs: 'CONFIG',
   },
   RESET_DEVICE: { code: 34, payload: null, hasReply: false, fds: none, needs: 'RESET_DEVICE' },
+  VRING_KICK: { code: 35, payload: VringState, hasReply: false, fds: none, needs: 'INBAND_NOTIFICATIONS' },
   GET_MAX_MEM_SLOTS: { code: 36, payload: null, hasReply: true, fds: none, needs: 'CONFIGURE_MEM_SLOTS' },
   ADD_MEM_REG: { code: 37, payload: SingleMemoryRegion, hasReply: false, fds: one, needs: 'CONFIGURE_MEM_SLOTS' },
   REM_MEM_REG: { code: 38, payload: SingleMemoryRegion, hasReply: false, fds: maybeOne, needs: 'CONFIGURE_MEM_SLOTS' },
+  SET_STATUS: { code: 39, payload: U64, hasReply: false, fds: none, needs: 'STATUS' },
+  GET_STATUS: { code: 40, payload: null, hasReply: true, fds: none, needs: 'STATUS' },
 } as const satisfies Record<string, RequestSpec>;
 
 export type RequestName = keyof typeof REQUESTS;
@@ -154,6 +157,8 @@ export type RequestName = keyof typeof REQUESTS;
 /** Back-end requests, on the socket that SET_BACKEND_REQ_FD brings. */
 export const BACKEND_REQUESTS = {
   CONFIG_CHANGE_MSG: { code: 2 },
+  VRING_CALL: { code: 4 },
+  VRING_ERR: { code: 5 },
 } as const;
 
 export type PayloadOf<N extends RequestName> =

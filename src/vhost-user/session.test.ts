@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';
 import {
+  INBAND_BIT,
   memoryTable,
   PROTOCOL_FEATURES,
   PROTOCOL_FEATURES_BIT,
@@ -122,7 +123,7 @@ describe('features', () => {
     await useRig(new SessionRig());
     const offered = await rig.askU64('GET_FEATURES');
     expect(offered).toBe(rig.device.features | PROTOCOL_FEATURES_BIT | maskOf(VHOST_F_LOG_ALL));
-    expect(await rig.askU64('GET_PROTOCOL_FEATURES')).toBe(PROTOCOL_FEATURES);
+    expect(await rig.askU64('GET_PROTOCOL_FEATURES')).toBe(PROTOCOL_FEATURES | INBAND_BIT);
     rig.send('SET_OWNER');
     expect(await rig.askU64('GET_FEATURES')).toBe(offered);
   });
@@ -131,7 +132,7 @@ describe('features', () => {
     await useRig(new SessionRig({ hasConfig: false }));
     const { CONFIG, BACKEND_REQ, MQ } = ProtocolFeature;
     const offered = await rig.askU64('GET_PROTOCOL_FEATURES');
-    expect(offered & maskOf(CONFIG, BACKEND_REQ, MQ)).toBe(maskOf(MQ));
+    expect(offered & maskOf(CONFIG, BACKEND_REQ, MQ)).toBe(maskOf(BACKEND_REQ, MQ));
   });
 
   it('reach the device without those that the machine added', async () => {
@@ -155,15 +156,21 @@ describe('features', () => {
 });
 
 describe('a request', () => {
-  it.each(rows.filter(([, { hasReply }]) => !hasReply))('%s is acknowledged when it asks for it', async (name) => {
-    await rig.shareMemory(memory);
-    const { payload, fds } = validPayload(name);
-    const { fds: open, close } = openFds(fds);
-    expect([rig.lines.at(-1), await rig.isAccepted(name, payload, open)]).toEqual([undefined, true]);
-    close();
-    // And only once: the next message is the next reply.
-    await rig.settled();
-  });
+  it.each(rows.filter(([, { hasReply }]) => !hasReply))(
+    '%s is acknowledged when it asks for it',
+    async (name, { needs }) => {
+      if (needs === 'INBAND_NOTIFICATIONS') {
+        await useRig(await SessionRig.negotiated(PROTOCOL_FEATURES_BIT, PROTOCOL_FEATURES | INBAND_BIT));
+      }
+      await rig.shareMemory(memory);
+      const { payload, fds } = validPayload(name);
+      const { fds: open, close } = openFds(fds);
+      expect([rig.lines.at(-1), await rig.isAccepted(name, payload, open)]).toEqual([undefined, true]);
+      close();
+      // And only once: the next message is the next reply.
+      await rig.settled();
+    },
+  );
 
   it.each(rows.filter(([, { hasReply }]) => hasReply))('%s has one reply, asked for or not', async (name) => {
     const { payload, fds } = validPayload(name);

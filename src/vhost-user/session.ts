@@ -18,6 +18,7 @@ import { VirtioFeature } from '../virtio/features.ts';
 import { ringBytes } from '../virtio/ring-shape.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
+import { InbandNotifications, type NotificationKind } from './inband.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
 import { isMappedPrivately } from './sharing.ts';
@@ -36,6 +37,18 @@ const PROTOCOL_FEATURES_BIT = wire.VHOST_USER_F_PROTOCOL_FEATURES;
 const SESSION_FEATURES = wire.maskOf(PROTOCOL_FEATURES_BIT, wire.VHOST_F_LOG_ALL);
 /** A log for 32 TiB of guest memory. */
 const LOG_BYTES_MAX = WINDOW_BYTES;
+
+/** CONFIG comes with them where the device has a configuration space. */
+export const PROTOCOL_FEATURES_OFFERED = [
+  'MQ',
+  'LOG_SHMFD',
+  'REPLY_ACK',
+  'BACKEND_REQ',
+  'RESET_DEVICE',
+  'INBAND_NOTIFICATIONS',
+  'CONFIGURE_MEM_SLOTS',
+  'STATUS',
+] as const satisfies readonly wire.ProtocolFeature[];
 
 const SHARE_HINT =
   'guest memory is not shared with this process: give QEMU ' +
@@ -68,8 +81,11 @@ export class Session {
   readonly #connection: Connection;
   readonly #vrings: Vring[];
   readonly #handlers: Handlers = this.#createHandlers();
+  readonly #inband: InbandNotifications;
   #features = 0n;
   #protocolFeatures = 0n;
+  /** Device status (virtio 1.3 §2.1), as the front-end tells it. */
+  #status = 0n;
   #backendFd = NO_FD;
   /** Of a migration. */
   #dirtyLog: MappedLog | null = null;
@@ -85,6 +101,7 @@ export class Session {
     this.#peerPid = options.peerPid;
     this.#onEnd = options.onEnd;
     this.#vrings = Array.from({ length: options.device.queueCount }, (_, index) => new Vring(index));
+    this.#inband = new InbandNotifications(fdSet, (code, payload) => this.#sendRequest(code, payload));
     this.#connection = new Connection(fd, fdSet, {
       onMessage: (message) => this.#serially(() => this.#handle(message)),
       onClose: (error) => void this.#end(error),
@@ -93,9 +110,8 @@ export class Session {
 
   /** Protocol features offered to every front-end. */
   get offeredProtocolFeatures(): bigint {
-    const { MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, LOG_SHMFD } = wire.ProtocolFeature;
-    const offered = wire.maskOf(MQ, REPLY_ACK, RESET_DEVICE, CONFIGURE_MEM_SLOTS, LOG_SHMFD);
-    return this.#device.config === null ? offered : offered | wire.maskOf(BACKEND_REQ, CONFIG);
+    const offered = wire.maskOf(...PROTOCOL_FEATURES_OFFERED.map((name) => wire.ProtocolFeature[name]));
+    return this.#device.config === null ? offered : offered | wire.maskOf(wire.ProtocolFeature.CONFIG);
   }
 
   /** True when the front-end cut off memory that it shares. */
@@ -111,9 +127,8 @@ export class Session {
    * Tells the guest's driver to read its configuration again (BACKEND_CONFIG_CHANGE_MSG). False when it cannot be told.
    */
   notifyConfigChange(): boolean {
-    if (this.#backendFd === NO_FD || !this.#hasProtocol('CONFIG')) return false;
-    const message = wire.encodeMessage(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, 0, new Uint8Array(0));
-    return sendMessage(this.#backendFd, message) === message.length;
+    if (!this.#hasProtocol('CONFIG')) return false;
+    return this.#sendRequest(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, new Uint8Array(0));
   }
 
   /**
@@ -156,6 +171,7 @@ export class Session {
       this.memory.clear();
       this.#replaceLog(null);
       for (const vring of this.#vrings) vring.reset();
+      this.#inband.close();
       if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);
       this.#backendFd = NO_FD;
       if (this.#dirtyLogFd !== NO_FD) closeFd(this.#dirtyLogFd);
@@ -243,9 +259,12 @@ export class Session {
       GET_CONFIG: ({ offset, size, flags }) => this.#getConfig(offset, size, flags),
       SET_CONFIG: ({ offset, size }, message) => this.#setConfig(offset, size, message),
       RESET_DEVICE: () => this.#resetDevice(),
+      VRING_KICK: ({ index }) => this.#vringKick(this.#vring(index)),
       GET_MAX_MEM_SLOTS: () => wire.encodeU64(MEMORY_SLOTS_MAX),
       ADD_MEM_REG: (region, message) => this.#addMemReg(region, message),
       REM_MEM_REG: (region) => this.#remMemReg(region),
+      SET_STATUS: ({ value }) => this.#setStatus(value),
+      GET_STATUS: () => wire.encodeU64(this.#status),
     };
   }
 
@@ -280,7 +299,21 @@ export class Session {
     if (extra !== 0n) {
       throw new TargetError('VHOST_FEATURES', `protocol features 0x${extra.toString(16)} were acked but never offered`);
     }
+    const has = (name: wire.ProtocolFeature): boolean => wire.hasBit(value, wire.ProtocolFeature[name]);
+    if (has('INBAND_NOTIFICATIONS') && !(has('BACKEND_REQ') && has('REPLY_ACK'))) {
+      throw new TargetError('VHOST_FEATURES', 'INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK');
+    }
     this.#protocolFeatures = value;
+  }
+
+  /** 0 resets the device: its rings stop and begin anew; memory and the descriptors to call on stay. */
+  async #setStatus(value: bigint): Promise<undefined> {
+    this.#status = value;
+    if (value !== 0n) return;
+    await this.#disableAll();
+    for (const vring of this.#vrings) vring.base = null;
+    this.#features = 0n;
+    this.#device.reset();
   }
 
   // ---- memory -------------------------------------------------------------------------------------------------------
@@ -408,42 +441,43 @@ export class Session {
   }
 
   async #setVringKick(value: bigint, message: Message): Promise<undefined> {
-    const { vring, fd } = this.#vringFd(value, message);
+    const { vring, fd, isBorrowed } = this.#vringFd('kick', value, message);
     if (vring.isRunning) await this.#stop(vring);
-    vring.replaceFd('kickFd', fd);
+    vring.replaceFd('kickFd', fd, isBorrowed);
     vring.isStarted = true;
     await this.#refresh(vring);
   }
 
+  #vringKick(vring: Vring): undefined {
+    this.#inband.kick(vring.index);
+  }
+
   async #setVringCall(value: bigint, message: Message): Promise<undefined> {
-    const { vring, fd } = this.#vringFd(value, message);
+    const { vring, fd, isBorrowed } = this.#vringFd('call', value, message);
     if (fd !== NO_FD) setNonBlocking(fd);
     if (vring.isRunning) await this.#device.setVringCall(vring.index, fd);
-    vring.replaceFd('callFd', fd);
+    vring.replaceFd('callFd', fd, isBorrowed);
     // A driver that missed an interrupt on the old descriptor looks again.
     if (vring.isRunning && fd !== NO_FD) signalEventFd(fd);
   }
 
   async #setVringErr(value: bigint, message: Message): Promise<undefined> {
-    const { vring, fd } = this.#vringFd(value, message);
+    const { vring, fd, isBorrowed } = this.#vringFd('err', value, message);
     if (fd !== NO_FD) setNonBlocking(fd);
-    if (!vring.isRunning) {
-      vring.replaceFd('errFd', fd);
-      return;
-    }
-    await this.#stop(vring);
-    vring.replaceFd('errFd', fd);
+    if (vring.isRunning) await this.#stop(vring);
+    vring.replaceFd('errFd', fd, isBorrowed);
     await this.#refresh(vring);
   }
 
-  #vringFd(value: bigint, message: Message): { vring: Vring; fd: number } {
+  #vringFd(kind: NotificationKind, value: bigint, message: Message) {
     const bits = Number(value & 0x1ffn);
     const vring = this.#vring(bits & wire.VRING_INDEX_MASK);
     const hasFd = (bits & wire.VRING_NO_FD) === 0;
     if (hasFd !== (message.fdCount === 1)) {
       throw new TargetError('VHOST_MSG_FDS', hasFd ? 'the descriptor is missing' : 'a descriptor came unannounced');
     }
-    return { vring, fd: message.takeFd() };
+    const isBorrowed = !hasFd && this.#hasProtocol('INBAND_NOTIFICATIONS');
+    return { vring, fd: isBorrowed ? this.#inband.fdOf(vring.index, kind) : message.takeFd(), isBorrowed };
   }
 
   async #setVringEnable(vring: Vring, num: number): Promise<undefined> {
@@ -528,10 +562,18 @@ export class Session {
     await this.#stopAll();
     for (const vring of this.#vrings) vring.reset();
     this.#features = 0n;
+    this.#status = 0n;
     this.#device.reset();
   }
 
   // ---- configuration space ------------------------------------------------------------------------------------------
+
+  /** False when it cannot be sent, or not now. A request is far smaller than the buffer of a socket: all of it goes. */
+  #sendRequest(code: number, payload: Uint8Array): boolean {
+    if (this.#backendFd === NO_FD) return false;
+    const message = wire.encodeMessage(code, 0, payload);
+    return sendMessage(this.#backendFd, message) === message.length;
+  }
 
   #setBackendFd(message: Message): undefined {
     if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);

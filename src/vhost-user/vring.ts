@@ -35,6 +35,7 @@ export class Vring {
   isEnabled = false;
   /** A reactor works on it. */
   isRunning = false;
+  readonly #borrowed = new Set<FdSlot>();
 
   constructor(index: number) {
     this.index = index;
@@ -79,10 +80,12 @@ export class Vring {
     return { used, notification: this.usedLogAddress };
   }
 
-  /** Takes over `fd` in place of the old one. */
-  replaceFd(slot: FdSlot, fd: number): void {
-    if (this[slot] !== NO_FD) closeFd(this[slot]);
+  /** Takes over `fd` in place of the old one; one that is borrowed stays somebody else's. */
+  replaceFd(slot: FdSlot, fd: number, isBorrowed = false): void {
+    if (this[slot] !== NO_FD && !this.#borrowed.has(slot)) closeFd(this[slot]);
     this[slot] = fd;
+    if (isBorrowed) this.#borrowed.add(slot);
+    else this.#borrowed.delete(slot);
   }
 
   /** Back to what it was before the first message about it. */

@@ -80,7 +80,7 @@ describe('the configuration space', () => {
 describe('features', () => {
   const bitsOf = (mask: bigint): number[] =>
     Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => hasBit(mask, bit));
-  const COMMON = [1, 2, 6, 9, 10, 11, 12, 27, 28, 29, 32, 34, 35];
+  const COMMON = [1, 2, 6, 9, 10, 11, 12, 27, 28, 29, 32, 34, 35, 40];
 
   const featuresOf = (isReadonly: boolean, hasRanges: boolean): number[] =>
     bitsOf(blkFeatures({ isReadonly, hasRanges, isWriteThrough: false, serial: '' }));

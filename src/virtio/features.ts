@@ -8,6 +8,7 @@ export const VirtioFeature = {
   ACCESS_PLATFORM: 33,
   RING_PACKED: 34,
   IN_ORDER: 35,
+  RING_RESET: 40,
 } as const;
 
 /** What our devices offer of them. */
@@ -18,6 +19,7 @@ export const FEATURES_OFFERED = [
   VirtioFeature.VERSION_1,
   VirtioFeature.RING_PACKED,
   VirtioFeature.IN_ORDER,
+  VirtioFeature.RING_RESET,
 ] as const;
 
 /** Most entries of a virtqueue (virtio 1.3 §2.7, §2.8.10.1). */

@@ -343,6 +343,26 @@ const orderCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'completes requests in the order in which they came when IN_ORDER was acked',
+    options: { features: VERSION_1 | EVENT_IDX | INDIRECT | maskOf(VirtioFeature.IN_ORDER), queueSize: 256 },
+    async run(context) {
+      const disk = await context.connect();
+      ok(disk.hasFeature(VirtioFeature.IN_ORDER));
+      const requests = Array.from({ length: 60 }, (_, i) => {
+        if (i % 5 === 4) return disk.request({ type: BlkRequestType.FLUSH });
+        // One that is refused at once among those that are copied.
+        if (i % 5 === 3) return disk.request({ type: 77 });
+        return disk.request({ type: BlkRequestType.IN, sector: i, inBytes: i % 2 === 0 ? SECTOR : 128 * KIB });
+      });
+      const orders = (await Promise.all(requests)).map(({ order }) => order);
+      deepEqual(
+        orders,
+        orders.map((_, i) => i),
+      );
+      checkLoad(disk, 20_000);
+    },
+  },
+  {
     name: 'gives back a base that was set and never used',
     async run(context) {
       const ringBase = context.isPacked ? 0x8023_8023 : 0x1234;

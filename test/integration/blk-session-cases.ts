@@ -3,9 +3,10 @@ import { deepEqual, equal, ok, rejects } from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { BlockStamps } from '../../src/initiator/block-stamps.ts';
-import { STORAGE_PROTOCOL_FEATURES } from '../../src/initiator/frontend-session.ts';
+import { DriverQueue } from '../../src/initiator/driver-queue.ts';
+import { RING_FEATURES, STORAGE_PROTOCOL_FEATURES } from '../../src/initiator/frontend-session.ts';
 import { BlkLoadGenerator } from '../../src/initiator/load-generator.ts';
-import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
+import { OwnedMemory, type OwnedRegion } from '../../src/initiator/owned-memory.ts';
 import type { VhostUserFrontend } from '../../src/initiator/vhost-user-frontend.ts';
 import { hasBit, maskOf, ProtocolFeature, VHOST_USER_F_PROTOCOL_FEATURES } from '../../src/vhost-user/messages.ts';
 import { BlkFeature } from '../../src/virtio/blk.ts';
@@ -15,6 +16,10 @@ import type { BlkCase, CaseContext } from './blk-cases.ts';
 
 const WITHOUT_SLOTS = STORAGE_PROTOCOL_FEATURES & ~maskOf(ProtocolFeature.CONFIGURE_MEM_SLOTS);
 const BLOCKS = 1024;
+/** Of virtio's device status. */
+const DRIVER_OK = 4;
+/** A small memory region. */
+const SLOT_BYTES = 64 * KIB;
 /** Features of a connection that does nothing but show that it is served. */
 const BASIC = maskOf(VirtioFeature.VERSION_1, VHOST_USER_F_PROTOCOL_FEATURES);
 
@@ -271,6 +276,42 @@ const repeatCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'begins anew when the device status is set to 0, and keeps the status that it was told',
+    options: { protocolFeatures: STORAGE_PROTOCOL_FEATURES | maskOf(ProtocolFeature.STATUS) },
+    async run(context) {
+      const disk = await context.connect();
+      ok(disk.session.hasProtocolFeature('STATUS'));
+      equal(await disk.frontend.getStatus(), 0);
+      await disk.frontend.setStatus(DRIVER_OK);
+      equal(await disk.frontend.getStatus(), DRIVER_OK);
+      await writeAndReadBack(disk, 0, pattern(SECTOR, 1));
+      await disk.frontend.setStatus(0);
+      equal(await disk.frontend.getStatus(), 0);
+      disk.queue(0).ring.reset();
+      await disk.start();
+      await writeAndReadBack(disk, 1, pattern(SECTOR, 2));
+      sameBytes(await disk.read(0, SECTOR), pattern(SECTOR, 1), 'from before the reset');
+    },
+  },
+  {
+    name: 'is handed from firmware with one small queue over to an operating system with others',
+    async run(context) {
+      const firmware = { features: maskOf(VirtioFeature.VERSION_1), queues: 1, queueSize: 16, poll: true };
+      const disk = await context.connect(firmware);
+      for (let i = 0; i < 10; i++) await writeAndReadBack(disk, i, pattern(SECTOR, i + 1));
+      const systems = [
+        { isPacked: context.isPacked, features: RING_FEATURES | maskOf(BlkFeature.MQ), queues: 4, queueSize: 256 },
+        { isPacked: false, features: RING_FEATURES, queues: 2, queueSize: 128 },
+      ];
+      for (const system of systems) {
+        await disk.stop();
+        await disk.restart({ ...system, poll: false });
+        for (let i = 0; i < 10; i++) sameBytes(await disk.read(i, SECTOR), pattern(SECTOR, i + 1), `sector ${i}`);
+        for (const { index } of disk.queues) await writeAndReadBack(disk, 100 + index, pattern(SECTOR, index), index);
+      }
+    },
+  },
+  {
     name: 'can be set up again after RESET_DEVICE',
     async run(context) {
       const disk = await context.connect();
@@ -324,6 +365,43 @@ const runningCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'takes as many memory slots as it says, the last of them coming and going under load',
+    options: {
+      queues: 2,
+      memory: [
+        { guestAddress: 2 ** 32, sizeBytes: 16 * MIB },
+        { guestAddress: 2 ** 33, sizeBytes: SLOT_BYTES },
+      ],
+    },
+    async run(context) {
+      const disk = await context.connect();
+      const { session, memory } = disk;
+      const place = (gpa: number) => (lengthBytes: number) =>
+        lengthBytes === 4 * KIB ? gpa : memory.allocate(16, { region: memory.regions[0] as OwnedRegion });
+      const add = (slot: number) =>
+        memory.add({ guestAddress: 2 ** 33 + slot * 2 * SLOT_BYTES, sizeBytes: SLOT_BYTES });
+      await disk.stop();
+      for (let slot = 1; memory.regions.length < session.memSlotsMax - 1; slot++) add(slot);
+      await disk.start();
+      await underLoad(disk, async () => {
+        for (let round = 0; round < 5; round++) {
+          const last = add(1000 + round);
+          equal(memory.regions.length, session.memSlotsMax);
+          await session.shareMemory();
+          for (const { guestAddress } of [last, memory.regions[1 + round] as OwnedRegion]) {
+            const shape = { place: place(guestAddress), queue: 1 };
+            const data = pattern(4 * KIB, round + 1);
+            await disk.write(32 * KIB + round * 8, data, shape);
+            memory.bytes(guestAddress, 4 * KIB).fill(0);
+            sameBytes(await disk.read(32 * KIB + round * 8, data.length, shape), data, `round ${round}`);
+          }
+          memory.remove(last);
+          await session.shareMemory();
+        }
+      });
+    },
+  },
+  {
     name: 'takes the same features again under load',
     options: { queues: 2 },
     async run(context) {
@@ -350,6 +428,48 @@ const runningCases: readonly BlkCase[] = [
       await underLoad(disk, async () => {
         for (let i = 0; i < 20; i++) await disk.frontend.setVringAddr(0, addresses);
       });
+    },
+  },
+  {
+    name: 'resets one ring and takes another in its place while the other queue is under load (RING_RESET)',
+    options: { queues: 2 },
+    async run(context) {
+      const disk = await context.connect();
+      await underLoad(disk, async () => {
+        const { session, frontend, memory } = disk;
+        for (const size of [16, 64, 256]) {
+          await writeAndReadBack(disk, 32 * KIB + size, pattern(4 * KIB, size), 1);
+          await frontend.setVringEnable(1, false);
+          await frontend.getVringBase(1);
+          const ring = { size, hasEventIdx: disk.hasFeature(VirtioFeature.EVENT_IDX), isPacked: context.isPacked };
+          const queue = new DriverQueue(memory, { ...ring, index: 1, isPolled: false, fds: session.fds });
+          for (const old of session.queues.splice(1, 1, queue)) old.close();
+          await session.startQueue(queue);
+          await frontend.setVringEnable(1, true);
+          await writeAndReadBack(disk, 32 * KIB + size, pattern(4 * KIB, size + 1), 1);
+        }
+      });
+    },
+  },
+  {
+    name: 'is kicked and calls by messages alone with INBAND_NOTIFICATIONS',
+    options: {
+      protocolFeatures: STORAGE_PROTOCOL_FEATURES | maskOf(ProtocolFeature.INBAND_NOTIFICATIONS),
+      queues: 2,
+    },
+    async run(context) {
+      const disk = await context.connect();
+      ok(disk.session.hasProtocolFeature('INBAND_NOTIFICATIONS'));
+      for (let i = 0; i < 20; i++) await writeAndReadBack(disk, i * 8, pattern(4 * KIB, i + 1), i % 2);
+      // Asleep, it hears of requests by nothing but the message.
+      for (let i = 0; i < 3; i++) {
+        await sleep(20);
+        await writeAndReadBack(disk, i * 8, pattern(4 * KIB, i + 7), 1);
+      }
+      ok(disk.queues.every(({ kicks, calls }) => kicks > 0 && calls > 0));
+      await disk.stop();
+      await disk.start();
+      await writeAndReadBack(disk, 0, pattern(4 * KIB, 3));
     },
   },
   {

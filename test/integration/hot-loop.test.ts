@@ -19,6 +19,7 @@ import { MallocBdev, MemoryBudget } from '../../src/bdev/modules/malloc/malloc.t
 import { BdevEntry } from '../../src/bdev/registry.ts';
 import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
+import { PackedDriverRing } from '../../src/initiator/packed-driver-ring.ts';
 import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { raiseInliningBudgets } from '../../src/reactor/compiler.ts';
@@ -30,8 +31,9 @@ import { BlkQueue } from '../../src/vhost/blk-queue.ts';
 import { QUEUE_COUNTERS } from '../../src/vhost/queue-counters.ts';
 import { ScsiQueue } from '../../src/vhost/scsi-queue.ts';
 import { BlkRequestType } from '../../src/virtio/blk.ts';
+import { createRing } from '../../src/virtio/create-ring.ts';
+import { PACKED_BASE_FIRST } from '../../src/virtio/ring-shape.ts';
 import { encodeLun, SCSI_REQUEST_BYTES, SCSI_RESPONSE_BYTES, ScsiRequestOffset } from '../../src/virtio/scsi.ts';
-import { SplitRing } from '../../src/virtio/split-ring.ts';
 
 const RING_SIZE = 128;
 const DEPTH = 32;
@@ -49,10 +51,14 @@ const ON_DISK = join(import.meta.dirname, '..', '..', 'build');
 const HEAP_GROWTH_BYTES_MAX = 256 * 1024;
 const ATTEMPTS_MAX = 4;
 
+type Layout = 'split' | 'split, in order' | 'packed';
+
 /** Everything from the ring to the copy engine, and a driver that submits the same requests again and again. */
-function createPath(kind: 'blk' | 'scsi', format: 'direct' | 'indirect', bdev: Bdev) {
+function createPath(kind: 'blk' | 'scsi', layout: Layout, format: 'direct' | 'indirect', bdev: Bdev) {
   const memory = OwnedMemory.single(16 << 20);
-  const driver = new SplitDriverRing(memory, { size: RING_SIZE, hasEventIdx: true });
+  const isPacked = layout === 'packed';
+  const options = { size: RING_SIZE, hasEventIdx: true };
+  const driver = isPacked ? new PackedDriverRing(memory, options) : new SplitDriverRing(memory, options);
   const regions = memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
     guestAddress,
     sizeBytes,
@@ -66,18 +72,20 @@ function createPath(kind: 'blk' | 'scsi', format: 'direct' | 'indirect', bdev: B
   if (factory === undefined) throw new Error(`there is no ${bdev.kind} module`);
   const channel = new BdevChannel(entry.describe(), factory, { arena }, 0);
   const hostOf = (gpa: number): number => memory.userAddressOf(gpa);
-  const ring = new SplitRing(
+  const ring = createRing(
     {
+      isPacked,
+      isInOrder: layout === 'split, in order',
       size: RING_SIZE,
       descriptorAddress: hostOf(driver.descriptorAddress),
       availableAddress: hostOf(driver.availableAddress),
       usedAddress: hostOf(driver.usedAddress),
       hasEventIdx: true,
-      base: 0,
+      base: isPacked ? PACKED_BASE_FIRST : 0,
     },
     guest,
   );
-  const options = {
+  const queueOptions = {
     index: 2,
     ring,
     memory: guest,
@@ -95,8 +103,8 @@ function createPath(kind: 'blk' | 'scsi', format: 'direct' | 'indirect', bdev: B
   target.addLun(0, { channel, bounce, uuid: bdev.uuid, productName: 'Hot', ioTypes: bdev.ioTypes });
   const queue =
     kind === 'blk'
-      ? new BlkQueue({ ...options, channel, device })
-      : new ScsiQueue({ ...options, device: { target: () => target } });
+      ? new BlkQueue({ ...queueOptions, channel, device })
+      : new ScsiQueue({ ...queueOptions, device: { target: () => target } });
   const reactor = new Reactor('poll', new Float64Array(REACTOR_COUNTERS));
   reactor.add(queue);
   reactor.addDrive(channel);
@@ -190,17 +198,21 @@ async function measure(path: ReturnType<typeof createPath>, batches: number) {
 }
 
 test.each([
-  ['ten million blk requests to a RAM disk', 'blk', 'direct', ram, 312_500],
-  ['ten million blk requests in indirect chains', 'blk', 'indirect', ram, 312_500],
-  ['a million scsi requests to a RAM disk', 'scsi', 'direct', ram, 40_000],
-  ['a million scsi requests in indirect chains', 'scsi', 'indirect', ram, 40_000],
-  ['a million blk requests to a file in memory', 'blk', 'direct', () => fileIn('/dev/shm'), 40_000],
-  ['a hundred thousand blk requests to a file on a disk', 'blk', 'direct', () => fileIn(ON_DISK), 4000],
-] as const)('%s allocate nothing and collect no garbage', async (_, kind, format, makeDisk, batches) => {
+  ['ten million blk requests to a RAM disk', 'blk', 'split', 'direct', ram, 312_500],
+  ['ten million blk requests in indirect chains', 'blk', 'split', 'indirect', ram, 312_500],
+  ['a million blk requests in order', 'blk', 'split, in order', 'indirect', ram, 40_000],
+  ['three million blk requests on a packed ring', 'blk', 'packed', 'direct', ram, 100_000],
+  ['three million blk requests in indirect chains on a packed ring', 'blk', 'packed', 'indirect', ram, 100_000],
+  ['a million scsi requests to a RAM disk', 'scsi', 'split', 'direct', ram, 40_000],
+  ['a million scsi requests in indirect chains', 'scsi', 'split', 'indirect', ram, 40_000],
+  ['a million scsi requests on a packed ring', 'scsi', 'packed', 'direct', ram, 40_000],
+  ['a million blk requests to a file in memory', 'blk', 'split', 'direct', () => fileIn('/dev/shm'), 40_000],
+  ['a hundred thousand blk requests to a file on a disk', 'blk', 'split', 'direct', () => fileIn(ON_DISK), 4000],
+] as const)('%s allocate nothing and collect no garbage', async (_, kind, layout, format, makeDisk, batches) => {
   setFlagsFromString('--expose-gc');
   raiseInliningBudgets();
   const bdev = makeDisk();
-  const path = createPath(kind, format, bdev);
+  const path = createPath(kind, layout, format, bdev);
   const warmUp = Math.max(WARM_UP_BATCHES_MIN, batches / 4);
   expect(run(path, warmUp)).toBe(warmUp * DEPTH);
   // How long the compiler takes, in another thread, depends on what else the machine does: until it is done, there is

@@ -37,6 +37,9 @@ const DEVIATIONS: KnownDeviations = {
     'refuses ring addresses that are misaligned or outside the memory': 'does not check the descriptor table',
     'refuses features that it did not offer': 'takes any features',
     'can be set up again after RESET_DEVICE': 'does not offer RESET_DEVICE',
+    'begins anew when the device status is set to 0, and keeps the status that it was told': 'does not offer STATUS',
+    'is kicked and calls by messages alone with INBAND_NOTIFICATIONS': 'does not offer INBAND_NOTIFICATIONS',
+    'completes requests in the order in which they came when IN_ORDER was acked': 'does not offer IN_ORDER',
   },
 };
 

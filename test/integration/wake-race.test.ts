@@ -7,10 +7,12 @@
  */
 import { equal } from 'node:assert/strict';
 import { expect, test } from 'vitest';
-import { NO_HEAD } from '../../src/initiator/driver-ring.ts';
+import { type DriverRing, NO_HEAD } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
+import { PackedDriverRing } from '../../src/initiator/packed-driver-ring.ts';
 import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { closeFd, createEventFd, signalEventFd } from '../../src/sys/events.ts';
+import { PACKED_BASE_FIRST } from '../../src/virtio/ring-shape.ts';
 import { startThread } from '../support/processes.ts';
 
 const RING_SIZE = 16;
@@ -27,12 +29,12 @@ const Word = { isEnding: 0, sleeps: 1, length: 2 } as const;
 /** The device's side. It answers each chain at once. */
 const DEVICE = `
   const { GuestMemory } = await import(url('memory/guest-memory.ts'));
-  const { SplitRing } = await import(url('virtio/split-ring.ts'));
+  const { createRing } = await import(url('virtio/create-ring.ts'));
   const { Chain } = await import(url('virtio/chain.ts'));
   const { readEventFd } = await import(url('sys/events.ts'));
   const setup = JSON.parse(decodeURIComponent(SETUP));
   const words = new Int32Array(await new Promise((resolve) => parentPort.once('message', resolve)));
-  const ring = new SplitRing(setup.ring, new GuestMemory(setup.regions));
+  const ring = createRing(setup.ring, new GuestMemory(setup.regions));
   const chain = new Chain();
   let idle = 0;
   const pause = () => {
@@ -57,10 +59,18 @@ const DEVICE = `
   post('done');
 `;
 
+/** How kicks are asked for. */
+interface Wishes {
+  readonly isPacked: boolean;
+  readonly hasEventIdx: boolean;
+}
+
 /** Drives requests until all are answered; returns how often the device slept. Throws when one never is. */
-async function run(hasEventIdx: boolean, requests: number, stallMs: number, isCanary = false): Promise<number> {
+async function run(wishes: Wishes, requests: number, stallMs: number, isCanary = false): Promise<number> {
   const memory = OwnedMemory.single(1 << 20);
-  const driver = new SplitDriverRing(memory, { size: RING_SIZE, hasEventIdx });
+  const { isPacked, hasEventIdx } = wishes;
+  const options = { size: RING_SIZE, hasEventIdx };
+  const driver = isPacked ? new PackedDriverRing(memory, options) : new SplitDriverRing(memory, options);
   const kickFd = createEventFd();
   const setup = {
     isCanary,
@@ -70,8 +80,9 @@ async function run(hasEventIdx: boolean, requests: number, stallMs: number, isCa
       descriptorAddress: memory.userAddressOf(driver.descriptorAddress),
       availableAddress: memory.userAddressOf(driver.availableAddress),
       usedAddress: memory.userAddressOf(driver.usedAddress),
-      hasEventIdx,
-      base: 0,
+      ...wishes,
+      isInOrder: false,
+      base: isPacked ? PACKED_BASE_FIRST : 0,
     },
     regions: memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
       guestAddress,
@@ -101,7 +112,7 @@ async function run(hasEventIdx: boolean, requests: number, stallMs: number, isCa
 }
 
 function drive(
-  driver: SplitDriverRing,
+  driver: DriverRing,
   heads: readonly number[],
   kickFd: number,
   words: Int32Array,
@@ -131,18 +142,19 @@ function drive(
   }
 }
 
-test.each([
-  ['EVENT_IDX', true],
-  ['flags', false],
-])('a device that sleeps with %s is woken every time', { timeout: 300_000 }, async (_, hasEventIdx) => {
-  const sleeps = await run(hasEventIdx, REQUESTS, STALL_MS);
+const WISHES: readonly (readonly [string, Wishes])[] = [
+  ['EVENT_IDX', { isPacked: false, hasEventIdx: true }],
+  ['flags', { isPacked: false, hasEventIdx: false }],
+  ['EVENT_IDX on a packed ring', { isPacked: true, hasEventIdx: true }],
+  ['flags on a packed ring', { isPacked: true, hasEventIdx: false }],
+];
+
+test.each(WISHES)('a device that sleeps with %s is woken every time', { timeout: 300_000 }, async (_, wishes) => {
+  const sleeps = await run(wishes, REQUESTS, STALL_MS);
   // It did sleep: the count of requests above is of wake-ups, near enough.
   expect(sleeps).toBeGreaterThan(REQUESTS / 20);
 });
 
-test.each([
-  ['EVENT_IDX', true],
-  ['flags', false],
-])('one that does not look again before it sleeps, with %s, is not', { timeout: 120_000 }, async (_, hasEventIdx) => {
-  await expect(run(hasEventIdx, 100 * REQUESTS, CANARY_STALL_MS, true)).rejects.toThrow('a wake-up was lost');
+test.each(WISHES)('one that does not look again first, with %s, is not', { timeout: 120_000 }, async (_, wishes) => {
+  await expect(run(wishes, 100 * REQUESTS, CANARY_STALL_MS, true)).rejects.toThrow('a wake-up was lost');
 });

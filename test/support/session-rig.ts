@@ -35,10 +35,12 @@ export const PROTOCOL_FEATURES = maskOf(
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.CONFIGURE_MEM_SLOTS,
   ProtocolFeature.LOG_SHMFD,
+  ProtocolFeature.STATUS,
 );
+export const INBAND_BIT = maskOf(ProtocolFeature.INBAND_NOTIFICATIONS);
 
 export class FakeDevice implements SessionDevice {
-  readonly features = maskOf(6, 9, VirtioFeature.VERSION_1, VirtioFeature.EVENT_IDX);
+  features = maskOf(6, 9, VirtioFeature.VERSION_1, VirtioFeature.EVENT_IDX);
   readonly queueCount: number;
   config: SessionConfig | null = {
     read: () => Uint8Array.from({ length: 60 }, (_, i) => i + 1),
@@ -135,9 +137,13 @@ export class SessionRig {
   }
 
   /** A session that negotiated virtio features (with bit 30) and protocol features. */
-  static async negotiated(features = EVENT_IDX_BIT | PROTOCOL_FEATURES_BIT): Promise<SessionRig> {
+  static async negotiated(
+    features = EVENT_IDX_BIT | PROTOCOL_FEATURES_BIT,
+    protocolFeatures = PROTOCOL_FEATURES,
+  ): Promise<SessionRig> {
     const rig = new SessionRig();
-    rig.send('SET_PROTOCOL_FEATURES', encodeU64(PROTOCOL_FEATURES));
+    rig.device.features |= features & ~PROTOCOL_FEATURES_BIT;
+    rig.send('SET_PROTOCOL_FEATURES', encodeU64(protocolFeatures));
     await rig.accept('SET_FEATURES', encodeU64(features));
     rig.device.events.length = 0;
     return rig;

@@ -6,6 +6,7 @@ import { closeFd, createEventFd } from '../../../src/sys/events.ts';
 import { encodeMessage, encodeU64, HeaderFlag, REQUESTS, type RequestName } from '../../../src/vhost-user/messages.ts';
 import { openFdCount } from '../../support/descriptors.ts';
 import {
+  INBAND_BIT,
   memoryTable,
   PROTOCOL_FEATURES,
   PROTOCOL_FEATURES_BIT,
@@ -48,7 +49,7 @@ const vringFd = fc
 /** Requests that are right more often than not, so that the session gets somewhere. */
 const SENSIBLE: Partial<Record<RequestName, fc.Arbitrary<Sensible>>> = {
   SET_FEATURES: plain(fc.nat(1)),
-  SET_PROTOCOL_FEATURES: plain(),
+  SET_PROTOCOL_FEATURES: plain(fc.nat(1)),
   SET_MEM_TABLE: withMemory(),
   ADD_MEM_REG: withMemory(fc.nat(1)),
   REM_MEM_REG: plain(fc.nat(1)),
@@ -62,6 +63,8 @@ const SENSIBLE: Partial<Record<RequestName, fc.Arbitrary<Sensible>>> = {
   SET_VRING_ERR: vringFd,
   RESET_OWNER: plain(),
   RESET_DEVICE: plain(),
+  VRING_KICK: plain(ring),
+  SET_STATUS: plain(fc.constantFrom(0, 4, 15)),
 };
 
 const sensible = fc.oneof(
@@ -88,7 +91,7 @@ function payloadOf({ code, values, isOdd }: Step, memory: OwnedMemory): Uint8Arr
     case REQUESTS.SET_FEATURES.code:
       return encodeU64(first === 0 ? 0n : PROTOCOL_FEATURES_BIT);
     case REQUESTS.SET_PROTOCOL_FEATURES.code:
-      return encodeU64(PROTOCOL_FEATURES);
+      return encodeU64(first === 0 ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | INBAND_BIT);
     case REQUESTS.SET_MEM_TABLE.code:
       return memoryTable(memory);
     case REQUESTS.ADD_MEM_REG.code:
@@ -101,6 +104,7 @@ function payloadOf({ code, values, isOdd }: Step, memory: OwnedMemory): Uint8Arr
     case REQUESTS.SET_VRING_KICK.code:
     case REQUESTS.SET_VRING_CALL.code:
     case REQUESTS.SET_VRING_ERR.code:
+    case REQUESTS.SET_STATUS.code:
       return encodeU64(first);
     case REQUESTS.RESET_OWNER.code:
     case REQUESTS.RESET_DEVICE.code:
