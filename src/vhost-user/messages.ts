@@ -66,6 +66,18 @@ export const ProtocolFeature = {
 } as const;
 export type ProtocolFeature = keyof typeof ProtocolFeature;
 
+/** What every session offers; CONFIG comes with them where the device has a configuration space. */
+export const PROTOCOL_FEATURES_OFFERED = [
+  'MQ',
+  'LOG_SHMFD',
+  'REPLY_ACK',
+  'BACKEND_REQ',
+  'RESET_DEVICE',
+  'INBAND_NOTIFICATIONS',
+  'CONFIGURE_MEM_SLOTS',
+  'STATUS',
+] as const satisfies readonly ProtocolFeature[];
+
 /** Of SET_VRING_ADDR: writes to the used ring are logged. */
 export const VRING_LOG_USED = 1;
 

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { FEATURES_OFFERED, VirtioFeature } from '../virtio/features.ts';
-import { PROTOCOL_FEATURES_OFFERED } from './session.ts';
+import { PROTOCOL_FEATURES_OFFERED } from './messages.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const INTEGRATION = join(ROOT, 'test', 'integration');

@@ -13,9 +13,10 @@ import type { LimitedLog, Logger } from '../base/log.ts';
 import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
 import { fileInfo, Mapping } from '../sys/mapping.ts';
-import { sendMessage, setNonBlocking } from '../sys/socket.ts';
+import { setNonBlocking } from '../sys/socket.ts';
 import { VirtioFeature } from '../virtio/features.ts';
 import { ringBytes } from '../virtio/ring-shape.ts';
+import { BackendRequests } from './backend-requests.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
 import { InbandNotifications, type NotificationKind } from './inband.ts';
@@ -37,18 +38,6 @@ const PROTOCOL_FEATURES_BIT = wire.VHOST_USER_F_PROTOCOL_FEATURES;
 const SESSION_FEATURES = wire.maskOf(PROTOCOL_FEATURES_BIT, wire.VHOST_F_LOG_ALL);
 /** A log for 32 TiB of guest memory. */
 const LOG_BYTES_MAX = WINDOW_BYTES;
-
-/** CONFIG comes with them where the device has a configuration space. */
-export const PROTOCOL_FEATURES_OFFERED = [
-  'MQ',
-  'LOG_SHMFD',
-  'REPLY_ACK',
-  'BACKEND_REQ',
-  'RESET_DEVICE',
-  'INBAND_NOTIFICATIONS',
-  'CONFIGURE_MEM_SLOTS',
-  'STATUS',
-] as const satisfies readonly wire.ProtocolFeature[];
 
 const SHARE_HINT =
   'guest memory is not shared with this process: give QEMU ' +
@@ -81,12 +70,12 @@ export class Session {
   readonly #connection: Connection;
   readonly #vrings: Vring[];
   readonly #handlers: Handlers = this.#createHandlers();
+  readonly #requests = new BackendRequests();
   readonly #inband: InbandNotifications;
   #features = 0n;
   #protocolFeatures = 0n;
   /** Device status (virtio 1.3 §2.1), as the front-end tells it. */
   #status = 0n;
-  #backendFd = NO_FD;
   /** Of a migration. */
   #dirtyLog: MappedLog | null = null;
   #dirtyLogFd = NO_FD;
@@ -101,7 +90,7 @@ export class Session {
     this.#peerPid = options.peerPid;
     this.#onEnd = options.onEnd;
     this.#vrings = Array.from({ length: options.device.queueCount }, (_, index) => new Vring(index));
-    this.#inband = new InbandNotifications(fdSet, (code, payload) => this.#sendRequest(code, payload));
+    this.#inband = new InbandNotifications(fdSet, (code, payload) => this.#requests.send(code, payload));
     this.#connection = new Connection(fd, fdSet, {
       onMessage: (message) => this.#serially(() => this.#handle(message)),
       onClose: (error) => void this.#end(error),
@@ -110,7 +99,7 @@ export class Session {
 
   /** Protocol features offered to every front-end. */
   get offeredProtocolFeatures(): bigint {
-    const offered = wire.maskOf(...PROTOCOL_FEATURES_OFFERED.map((name) => wire.ProtocolFeature[name]));
+    const offered = wire.maskOf(...wire.PROTOCOL_FEATURES_OFFERED.map((name) => wire.ProtocolFeature[name]));
     return this.#device.config === null ? offered : offered | wire.maskOf(wire.ProtocolFeature.CONFIG);
   }
 
@@ -128,7 +117,7 @@ export class Session {
    */
   notifyConfigChange(): boolean {
     if (!this.#hasProtocol('CONFIG')) return false;
-    return this.#sendRequest(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, new Uint8Array(0));
+    return this.#requests.send(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, new Uint8Array(0));
   }
 
   /**
@@ -172,8 +161,7 @@ export class Session {
       this.#replaceLog(null);
       for (const vring of this.#vrings) vring.reset();
       this.#inband.close();
-      if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);
-      this.#backendFd = NO_FD;
+      this.#requests.close();
       if (this.#dirtyLogFd !== NO_FD) closeFd(this.#dirtyLogFd);
       this.#dirtyLogFd = NO_FD;
       this.#device.ended();
@@ -568,17 +556,8 @@ export class Session {
 
   // ---- configuration space ------------------------------------------------------------------------------------------
 
-  /** False when it cannot be sent, or not now. A request is far smaller than the buffer of a socket: all of it goes. */
-  #sendRequest(code: number, payload: Uint8Array): boolean {
-    if (this.#backendFd === NO_FD) return false;
-    const message = wire.encodeMessage(code, 0, payload);
-    return sendMessage(this.#backendFd, message) === message.length;
-  }
-
   #setBackendFd(message: Message): undefined {
-    if (this.#backendFd !== NO_FD) closeFd(this.#backendFd);
-    this.#backendFd = message.takeFd();
-    setNonBlocking(this.#backendFd);
+    this.#requests.replace(message.takeFd());
   }
 
   #getConfig(offset: number, size: number, flags: number): Uint8Array {

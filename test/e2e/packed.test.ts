@@ -1,4 +1,4 @@
-/** A Linux guest whose virtqueues are packed: it drives disks of both kinds of controllers, and comes back from a reboot. */
+/** A Linux guest whose virtqueues are packed: disks of both kinds of controllers, under load and after a reboot. */
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFailed, test } from 'vitest';
 import { VirtioFeature } from '../../src/virtio/features.ts';
 import { Daemon } from './daemon.ts';
@@ -82,7 +82,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest with packed virtqueues', () => 
 
   test('they are what the guest has negotiated', async () => {
     for (const path of [disk.path, await guest.devicePath('odd'), await scsiPath()]) {
-      expect((await featuresOf(path))[VirtioFeature.RING_PACKED], path).toBe('1');
+      expect({ path, bit: (await featuresOf(path))[VirtioFeature.RING_PACKED] }).toEqual({ path, bit: '1' });
     }
     expect((await featuresOf(await guest.devicePath('odd')))[VirtioFeature.EVENT_IDX]).toBe('0');
   });

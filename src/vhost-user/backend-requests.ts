@@ -1,0 +1,28 @@
+/** The socket on which the back-end sends requests of its own (SET_BACKEND_REQ_FD). */
+import { closeFd } from '../sys/events.ts';
+import { sendMessage, setNonBlocking } from '../sys/socket.ts';
+import { NO_FD } from './device.ts';
+import { encodeMessage } from './messages.ts';
+
+export class BackendRequests {
+  #fd = NO_FD;
+
+  /** Takes over the socket in place of the old one. */
+  replace(fd: number): void {
+    this.close();
+    this.#fd = fd;
+    setNonBlocking(fd);
+  }
+
+  /** False when it cannot be sent, or not now. A request is far smaller than the buffer of a socket: all of it goes. */
+  send(code: number, payload: Uint8Array): boolean {
+    if (this.#fd === NO_FD) return false;
+    const message = encodeMessage(code, 0, payload);
+    return sendMessage(this.#fd, message) === message.length;
+  }
+
+  close(): void {
+    if (this.#fd !== NO_FD) closeFd(this.#fd);
+    this.#fd = NO_FD;
+  }
+}
