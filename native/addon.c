@@ -80,5 +80,6 @@ NAPI_MODULE_INIT() {
   thread_exports(env, exports);
   uring_exports(env, exports);
   vfio_exports(env, exports);
+  stream_exports(env, exports);
   return exports;
 }

@@ -41,3 +41,4 @@ void confine_exports(napi_env env, napi_value exports);
 void thread_exports(napi_env env, napi_value exports);
 void uring_exports(napi_env env, napi_value exports);
 void vfio_exports(napi_env env, napi_value exports);
+void stream_exports(napi_env env, napi_value exports);

@@ -7,7 +7,7 @@ import { findCycles, type Import, listFiles, parseSource, readText, type Source 
 
 const LINES_MAX = 600;
 const COLUMNS_MAX = 120;
-const NATIVE_LINES_MAX = 1740;
+const NATIVE_LINES_MAX = 1840;
 
 /** Rooms of src/, and the rooms each may import besides itself. */
 const ARROWS: Readonly<Record<string, readonly string[]>> = {

@@ -14,6 +14,7 @@ import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
 import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
+import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
@@ -58,7 +59,10 @@ export class Daemon {
       ...nullRpc(this.bdevs),
       ...nbdRpc(this.bdevs),
       ...fileRpc(this.bdevs, options.cores),
-      ...nvmeRpc(this.#nvme, [new PcieTransport({ reactors: reactors.length, mode: options.mode, log })]),
+      ...nvmeRpc(this.#nvme, [
+        new PcieTransport({ reactors: reactors.length, mode: options.mode, log }),
+        tcpTransport(log),
+      ]),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };

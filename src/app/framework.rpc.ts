@@ -31,7 +31,7 @@ const SUBSYSTEMS = [
 function bdevConfig(daemon: Daemon): Result<'framework_get_config'> {
   return daemon.bdevs.list().flatMap(({ bdev }) => {
     const config = bdev.toConfig();
-    return config === null ? [] : [{ ...config }];
+    return 'method' in config ? [{ ...config }] : config.map((call) => ({ ...call }));
   });
 }
 

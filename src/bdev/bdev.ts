@@ -61,8 +61,8 @@ export interface Bdev {
   params(): PlainParams;
   /** `driver_specific` of `bdev_get_bdevs`. */
   driverSpecific(): Readonly<Record<string, unknown>>;
-  /** Null when the call that makes another bdev makes this one too. */
-  toConfig(): BdevConfig | null;
+  /** One call, or several, or none when those that make another bdev make this one too. */
+  toConfig(): BdevConfig | readonly BdevConfig[];
   /** Every channel is closed: give everything back. */
   destruct(): Promise<void>;
 }

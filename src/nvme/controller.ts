@@ -28,6 +28,8 @@ export interface ControllerEvents {
 /** A controller that was connected and has identified itself. */
 export interface NvmeController {
   readonly transportId: TransportId;
+  /** Every way to it, where there can be more than one. */
+  readonly pathIds?: readonly TransportId[];
   readonly state: ControllerState;
   readonly identity: ControllerIdentity;
   readonly namespaces: readonly NamespaceIdentity[];
@@ -35,7 +37,9 @@ export interface NvmeController {
   /** Names the factory of its channels (src/bdev/modules/channels.ts). */
   readonly channelKind: string;
   /** What a reactor needs to open a channel to a namespace. */
-  channelParams(nsid: number): Readonly<Record<string, string | number | boolean>>;
+  channelParams(nsid: number): Readonly<Record<string, string | number | boolean | SharedArrayBuffer>>;
+  /** Takes one of several ways away. Throws `ENODEV` when there is no such way. */
+  removePath?(address: string, port: number | undefined): Promise<void>;
   /** Resets it; requests in flight are driven again. */
   reset(): Promise<void>;
   /** No channel is open: gives everything back. */

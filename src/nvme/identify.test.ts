@@ -95,6 +95,7 @@ describe('a controller', () => {
       hasDatasetManagement: true,
       hasWriteZeroes: true,
       hasVolatileWriteCache: true,
+      reportsAccess: false,
       namespacesMax: 2,
       subsystemNqn: 'nqn.2019-08.org.example:one',
       commandCapsuleBytes: 4160,

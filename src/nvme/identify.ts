@@ -18,6 +18,8 @@ export interface ControllerIdentity {
   readonly hasWriteZeroes: boolean;
   readonly hasVolatileWriteCache: boolean;
   readonly namespacesMax: number;
+  /** Asymmetric Namespace Access: paths may differ in what they lead to. */
+  readonly reportsAccess: boolean;
   readonly subsystemNqn: string;
   /** Fabrics: bytes of a command capsule with its in-capsule data, of a response capsule; where the data begins. */
   readonly commandCapsuleBytes: number;
@@ -63,6 +65,7 @@ export function parseController(bytes: Buffer): ControllerIdentity {
     hasWriteZeroes: (optional & (1 << 3)) !== 0,
     hasVolatileWriteCache: (bytes.readUInt8(525) & 1) !== 0,
     namespacesMax: bytes.readUInt32LE(516),
+    reportsAccess: (bytes.readUInt8(76) & (1 << 3)) !== 0,
     subsystemNqn: text(bytes, 768, 1024),
     commandCapsuleBytes: bytes.readUInt32LE(1792) * 16,
     responseCapsuleBytes: bytes.readUInt32LE(1796) * 16,

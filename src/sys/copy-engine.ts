@@ -6,7 +6,6 @@
  */
 import { assert } from '../base/assert.ts';
 import { checkErrno } from '../base/errors.ts';
-import type { IovArena } from './iov-arena.ts';
 import { Mapping, MappingViews } from './mapping.ts';
 import { native } from './native.ts';
 
@@ -22,6 +21,12 @@ const { read: READ, write: WRITE, zero: ZERO, stream: STREAM } = Kind;
  */
 const STREAM_DISK_BYTES_MIN = 64 * 2 ** 20;
 
+/** Where the entries of segment lists are: an arena, or a list of our own. */
+export interface IovMemory {
+  readonly address: number;
+  readonly capacity: number;
+}
+
 export class CopyEngine {
   readonly capacity: number;
   /** Operations queued since the last `run`. */
@@ -35,7 +40,7 @@ export class CopyEngine {
   #blockSizeBytes = 0;
   #writeKind: number = WRITE;
 
-  constructor(arena: IovArena, capacity: number) {
+  constructor(arena: IovMemory, capacity: number) {
     this.capacity = capacity;
     this.#memory = Mapping.anonymous(capacity * OPERATION_BYTES);
     const buffer = this.#views.view(this.#memory, 0, this.#memory.lengthBytes);

@@ -55,6 +55,12 @@ export interface Native {
   transferNow(fd: number, flags: number, records: Float64Array, count: number): void;
   diskInfo(fd: number, out: Float64Array): number;
 
+  tcpConnect(address: string, port: number): number;
+  streamTransfer(fd: number, isSend: boolean, list: Uint8Array, first: number, count: number): number;
+  crc32c(list: Uint8Array, first: number, count: number, length: number, seed: number): number;
+  epollCreate(): number;
+  epollControl(epoll: number, operation: number, fd: number, events: number): number;
+
   prefetchCreate(descriptors: number, availableEntries: number, size: number, regions: Float64Array): number;
   prefetchClose(id: number): number;
   prefetchRun(id: number, first: number, count: number): void;

@@ -5,6 +5,7 @@ import { MallocChannel } from './malloc/malloc-channel.ts';
 import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 import { PcieChannel } from './nvme/pcie-channel.ts';
+import { TcpChannel } from './nvme/tcp-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   file: (description, context) => new FileChannel(description, context),
@@ -12,4 +13,5 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   nbd: (description, context) => new NbdChannel(description, context),
   'nvme-pcie': (description, context) => new PcieChannel(description, context),
   null: () => new NullChannel(),
+  'nvme-tcp': (description, context) => new TcpChannel(description, context),
 };

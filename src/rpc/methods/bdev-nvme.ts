@@ -25,11 +25,68 @@ const address = [
   { names: ['-n', '--subnqn'], dest: 'subnqn', kind: 'string', help: 'NQN of the subsystem' },
 ] as const satisfies readonly CliFlag[];
 
+const fabricFlags = [
+  { names: ['-q', '--hostnqn'], dest: 'hostnqn', kind: 'string', help: 'NQN of this host' },
+  { names: ['-e', '--hdgst'], dest: 'hdgst', kind: 'switch', help: 'TCP header digests', isAddition: true },
+  { names: ['-d', '--ddgst'], dest: 'ddgst', kind: 'switch', help: 'TCP data digests', isAddition: true },
+  {
+    names: ['-x', '--multipath'],
+    dest: 'multipath',
+    kind: 'string',
+    choices: ['disable', 'failover', 'multipath'],
+    help: 'what to do when the name exists',
+  },
+  { names: ['-l', '--ctrlr-loss-timeout-sec'], dest: 'ctrlr_loss_timeout_sec', kind: 'int', help: '-1: for ever' },
+  { names: ['-o', '--reconnect-delay-sec'], dest: 'reconnect_delay_sec', kind: 'int', help: 'between attempts' },
+  {
+    names: ['-u', '--fast-io-fail-timeout-sec'],
+    dest: 'fast_io_fail_timeout_sec',
+    kind: 'int',
+    help: 'how long requests are held',
+  },
+  { names: ['-k', '--psk'], dest: 'psk', kind: 'string', help: 'not served' },
+] as const satisfies readonly CliFlag[];
+
+/** Of targets on a network. */
+const fabricFields = {
+  hostnqn: z.string().optional().describe('NQN of this host. Default: one made of the machine ID, always the same.'),
+  hdgst: z.boolean().optional().describe('Header digests. Default: false.'),
+  ddgst: z.boolean().optional().describe('Data digests: writes are copied once more. Default: false.'),
+  multipath: z
+    .enum(['disable', 'failover', 'multipath'])
+    .optional()
+    .describe(
+      'When a controller of this name exists: `disable` is an error, the others add a path to the same subsystem. ' +
+        'One path is used at a time, the best by its ANA state. Default: `multipath`.',
+    ),
+  ctrlr_loss_timeout_sec: z
+    .int()
+    .min(-1)
+    .optional()
+    .describe(
+      'How long a lost connection is tried again before the controller is deleted; -1: for ever; 0: not at all. ' +
+        'Default: -1 (SPDK: 0).',
+    ),
+  reconnect_delay_sec: uint32
+    .optional()
+    .describe('Longest pause between attempts; the first ones follow each other faster. Default: 2.'),
+  fast_io_fail_timeout_sec: uint32
+    .optional()
+    .describe('How long requests wait for a lost connection before they fail. Default: 0, until it is back.'),
+  keep_alive_timeout_ms: uint32
+    .optional()
+    .describe(
+      'Without an answer for so long the connection is lost; 0: never. Default: 10000. An addition of Ringhost.',
+    ),
+  psk: z.string().optional().describe('TLS is not served: an error, see docs/nvme.md.'),
+};
+
 const attachCli: CliSpec = {
   flags: [
     { names: ['-b', '--name'], dest: 'name', kind: 'string', help: 'name of the controller; disks are NAMEn1, NAMEn2' },
     ...address,
     { names: ['--num-io-queues'], dest: 'num_io_queues', kind: 'int', help: 'I/O queue pairs to ask for' },
+    ...fabricFlags,
   ],
   print: 'words',
 };
@@ -60,6 +117,7 @@ export const nvmeMethods = {
         .max(256)
         .optional()
         .describe('I/O queue pairs: one a disk and reactor is used. Default: four a reactor, at least 16.'),
+      ...fabricFields,
     }),
     result: z.array(z.string()).describe('Names of the new disks.'),
     errors: [
@@ -69,6 +127,8 @@ export const nvmeMethods = {
       { code: 'EACCES', when: 'the drive is not bound to vfio-pci, or the daemon may not open it' },
       { code: 'EIO', when: 'the controller answers with an error' },
       { code: 'ETIMEDOUT', when: 'the controller does not answer' },
+      { code: 'ECONNREFUSED', when: 'no target listens there' },
+      { code: 'ENOTSUP', when: 'TLS is asked for' },
     ],
     aliases: [{ name: 'construct_nvme_bdev' }],
     cli: attachCli,
@@ -108,6 +168,7 @@ export const nvmeMethods = {
             state: z.enum(['enabled', 'resetting', 'failed', 'deleting']),
             cntlid: z.int(),
             trid: transportId,
+            alternate_trids: z.array(transportId).optional().describe('Further paths.'),
           }),
         ),
       }),

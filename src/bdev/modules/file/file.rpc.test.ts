@@ -69,15 +69,12 @@ describe('the calls of file disks', () => {
       { name: 'A', filename: file('a'), readonly: true, fallocate: false, nowait: true, direct: false },
       context,
     );
-    expect(registry.get('A').bdev.toConfig()?.params).toMatchObject({
-      readonly: true,
-      fallocate: false,
-      direct: false,
-    });
+    const params = { readonly: true, fallocate: false, direct: false };
+    expect(registry.get('A').bdev.toConfig()).toMatchObject({ params });
     const core0 = { name: 'B', filename: file('b'), sqpoll_core: 2 };
     expect(() => rpc.bdev_uring_create(core0, context)).toThrow('core 2 has a reactor');
     await rpc.bdev_uring_create({ ...core0, sqpoll_core: 1 }, context);
-    expect(registry.get('B').bdev.toConfig()?.params).toMatchObject({ sqpoll_core: 1 });
+    expect(registry.get('B').bdev.toConfig()).toMatchObject({ params: { sqpoll_core: 1 } });
   });
 
   it('refuse a second disk on the same file, unless it has a UUID of its own', async () => {

@@ -16,8 +16,8 @@ export type ConnectController = (events: ControllerEvents) => Promise<NvmeContro
 /** A controller under its name. */
 export class AttachedController {
   readonly name: string;
-  /** The call that attaches it again. */
-  readonly config: BdevConfig;
+  /** The calls that attach it again, one for each path. */
+  readonly configs: BdevConfig[];
   controller: NvmeController;
   /** By namespace. */
   readonly disks = new Map<number, BdevEntry>();
@@ -27,7 +27,7 @@ export class AttachedController {
 
   constructor(name: string, config: BdevConfig, controller: NvmeController) {
     this.name = name;
-    this.config = config;
+    this.configs = [config];
     this.controller = controller;
   }
 }
@@ -54,6 +54,34 @@ export class NvmeControllers {
     const attached = this.#attached.get(name);
     if (attached !== undefined && !attached.isDetaching) return attached;
     throw new TargetError('ENODEV', `there is no NVMe controller "${name}": bdev_nvme_get_controllers lists them`);
+  }
+
+  find(name: string): AttachedController | undefined {
+    const attached = this.#attached.get(name);
+    return attached?.isDetaching === true ? undefined : attached;
+  }
+
+  /** Adds a path to an attached controller. Resolves with the names of its disks. */
+  async addPath(
+    attached: AttachedController,
+    id: TransportId,
+    config: BdevConfig,
+    add: () => Promise<void>,
+  ): Promise<string[]> {
+    const { transportId } = attached.controller;
+    if (transportId.trtype !== id.trtype || transportId.subnqn !== id.subnqn) {
+      throw new TargetError('EEXIST', `"${attached.name}" is another controller: choose another name`);
+    }
+    await add();
+    attached.configs.push(config);
+    return [...attached.disks.values()].map((disk) => disk.name);
+  }
+
+  async removePath(attached: AttachedController, address: string, port: string | undefined): Promise<void> {
+    await attached.controller.removePath?.(address, port === undefined ? undefined : Number(port));
+    const isIt = ({ params }: BdevConfig): boolean =>
+      params['traddr'] === address && (port === undefined || params['trsvcid'] === port);
+    attached.configs.splice(attached.configs.findIndex(isIt), 1);
   }
 
   /** Connects a controller and makes a disk of each namespace. Resolves with the names of the disks. */
@@ -137,8 +165,8 @@ export class NvmeControllers {
       this.#log.warn(`${name} is not served: ${reason}`);
       return;
     }
-    const config = (): BdevConfig | null =>
-      attached.disks.values().next().value?.name === name ? attached.config : null;
+    const config = (): readonly BdevConfig[] =>
+      attached.disks.values().next().value?.name === name ? attached.configs : [];
     const { controller } = attached;
     try {
       const bdev = new NvmeBdev({ name, controller, namespace, config });

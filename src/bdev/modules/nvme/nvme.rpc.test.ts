@@ -79,9 +79,9 @@ describe('attaching a controller', () => {
     await rpc.bdev_nvme_attach_controller(NVME0, context);
     const configs = () => registry.list().map(({ bdev }) => bdev.toConfig());
     const call = { method: 'bdev_nvme_attach_controller', params: { ...NVME0, trtype: 'PCIe' } };
-    expect(configs()).toEqual([call, null]);
+    expect(configs()).toEqual([[call], []]);
     await registry.delete(registry.get('Nvme0n1'));
-    expect(configs()).toEqual([call]);
+    expect(configs()).toEqual([[call]]);
   });
 
   it('gives a disk the same UUID each time', async () => {

@@ -13,6 +13,8 @@ export interface NvmeTransport {
   /** Where these parameters point to, checked and completed. */
   transportId(params: AttachParams): TransportId;
   connect(id: TransportId, params: AttachParams, events: ControllerEvents): Promise<NvmeController>;
+  /** Adds another way to the subsystem of a controller of this transport. */
+  addPath?(controller: NvmeController, id: TransportId): Promise<void>;
 }
 
 type NvmeHandlers = Pick<
@@ -38,11 +40,20 @@ export function nvmeRpc(controllers: NvmeControllers, transports: readonly NvmeT
       const transport = transportOf(params.trtype);
       const id = transport.transportId(params);
       const config = { method: 'bdev_nvme_attach_controller', params: { ...params, ...plain(id) } };
+      const { addPath } = transport;
+      const known = controllers.find(params.name);
+      if (known !== undefined && addPath !== undefined && params.multipath !== 'disable') {
+        return await controllers.addPath(known, id, config, () => addPath(known.controller, id));
+      }
       return await controllers.attach(params.name, id, config, (events) => transport.connect(id, params, events));
     },
 
-    async bdev_nvme_detach_controller({ name }) {
-      await controllers.detach(controllers.get(name));
+    async bdev_nvme_detach_controller({ name, traddr, trsvcid }) {
+      const attached = controllers.get(name);
+      const { controller } = attached;
+      if (traddr !== undefined && (controller.pathIds?.length ?? 1) > 1) {
+        await controllers.removePath(attached, traddr, trsvcid);
+      } else await controllers.detach(attached);
       return true;
     },
 
@@ -67,8 +78,17 @@ function plain(id: TransportId): Record<string, string> {
 }
 
 function describe({ name, controller }: AttachedController): Result<'bdev_nvme_get_controllers'>[number] {
-  const { state, identity, transportId } = controller;
-  return { name, ctrlrs: [{ state, cntlid: identity.controllerId, trid: { ...transportId } }] };
+  const { state, identity, transportId, pathIds = [transportId] } = controller;
+  const [trid = transportId, ...alternates] = pathIds.map((id) => ({ ...id }));
+  return {
+    name,
+    ctrlrs: [
+      {
+        ...{ state, cntlid: identity.controllerId, trid: { ...trid } },
+        ...(alternates.length > 0 ? { alternate_trids: alternates } : {}),
+      },
+    ],
+  };
 }
 
 async function healthInfo({ controller }: AttachedController): Promise<Result<'bdev_nvme_get_controller_health_info'>> {

@@ -11,8 +11,8 @@ export interface NvmeBdevOptions {
   readonly name: string;
   readonly controller: NvmeController;
   readonly namespace: NamespaceIdentity;
-  /** The call that attaches the controller; null for all its disks but one. */
-  readonly config: () => BdevConfig | null;
+  /** The calls that attach the controller; none for all its disks but one. */
+  readonly config: () => readonly BdevConfig[];
 }
 
 export class NvmeBdev implements Bdev {
@@ -78,7 +78,7 @@ export class NvmeBdev implements Bdev {
     };
   }
 
-  toConfig(): BdevConfig | null {
+  toConfig(): readonly BdevConfig[] {
     return this.#options.config();
   }
 
