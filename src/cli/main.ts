@@ -65,8 +65,22 @@ async function main(argv: readonly string[]): Promise<void> {
       const { runServeCommand } = await import('./serve-command.ts');
       process.exitCode = await runServeCommand(raw);
     });
+  addSetup(program);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });
+}
+
+function addSetup(program: Command): void {
+  program
+    .command('setup')
+    .description("give the machine's NVMe drives to the daemon (config), show them (status), or give them back (reset)")
+    .argument('[action]', 'config, status or reset', 'config')
+    .option('--devices <addresses>', 'PCI addresses, separated by commas; default: every NVMe drive')
+    .option('--hugepages <MiB>', 'reserve so much memory in huge pages')
+    .action(async (action: string, options: Record<string, string | undefined>) => {
+      const { setUpHost } = await import('./setup-host.ts');
+      process.exitCode = setUpHost(action, options.devices, options.hugepages);
+    });
 }
 
 await main(process.argv.slice(2));
