@@ -18,7 +18,7 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
   'vhost-user': ['base', 'memory', 'sys', 'virtio'],
   reactor: ['base', 'sys'],
   nvme: ['base', 'sys'],
-  bdev: ['base', 'sys', 'nvme'],
+  bdev: ['base', 'sys', 'nvme', 'virtio', 'vhost-user', 'initiator'],
   scsi: ['base', 'sys', 'bdev'],
   vhost: ['base', 'sys', 'memory', 'virtio', 'vhost-user', 'reactor', 'bdev', 'scsi'],
   rpc: ['base'],
@@ -31,6 +31,10 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
 const NARROW_ARROWS: readonly { from: string; to: string; files: readonly string[] }[] = [
   // A session knows that rings exist and how large they are, not how they work.
   { from: 'vhost-user', to: 'virtio', files: ['src/virtio/features.ts', 'src/virtio/ring-shape.ts'] },
+  // A disk over another target is a driver of virtio-blk and a front-end.
+  { from: 'bdev', to: 'virtio', files: ['src/virtio/blk.ts', 'src/virtio/features.ts'] },
+  { from: 'bdev', to: 'vhost-user', files: ['src/vhost-user/messages.ts'] },
+  { from: 'bdev', to: 'initiator', files: ['src/initiator/owned-memory.ts', 'src/initiator/vhost-user-frontend.ts'] },
   // The other side shares the layout of messages with the back-end, and none of its code.
   { from: 'initiator', to: 'vhost-user', files: ['src/vhost-user/messages.ts'] },
 ];

@@ -15,6 +15,7 @@ import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
+import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
@@ -58,6 +59,7 @@ export class Daemon {
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
       ...nullRpc(this.bdevs),
       ...nbdRpc(this.bdevs),
+      ...virtioRpc(this.bdevs, log),
       ...fileRpc(this.bdevs, options.cores),
       ...nvmeRpc(this.#nvme, [
         new PcieTransport({ reactors: reactors.length, mode: options.mode, log }),

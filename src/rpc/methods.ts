@@ -11,6 +11,7 @@ import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
+import { virtioMethods } from './methods/bdev-virtio.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { vhostMethods } from './methods/vhost.ts';
 
@@ -18,6 +19,7 @@ export const METHODS = {
   ...bdevMethods,
   ...fileMethods,
   ...nbdMethods,
+  ...virtioMethods,
   ...nvmeMethods,
   ...vhostMethods,
   ...frameworkMethods,

@@ -32,6 +32,12 @@ export class DiskRig implements IoOwner {
     this.memory = memory;
     this.guest = new Uint8Array(this.#views.view(this.memory, 0, GUEST_BYTES));
     this.entry = this.registry.create(bdev.name, bdev.uuid, () => bdev);
+    this.entry.users.add({
+      bdevChanged: async (entry) => {
+        for (const channel of this.channels) channel.update(entry.describe());
+      },
+      bdevRemoved: async () => {},
+    });
     this.openChannel();
   }
 

@@ -6,6 +6,7 @@ import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
+import { VirtioChannel } from './virtio/virtio-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   file: (description, context) => new FileChannel(description, context),
@@ -14,4 +15,5 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   'nvme-pcie': (description, context) => new PcieChannel(description, context),
   null: () => new NullChannel(),
   'nvme-tcp': (description, context) => new TcpChannel(description, context),
+  virtio: (description, context) => new VirtioChannel(description, context),
 };
