@@ -1,7 +1,7 @@
 /**
  * A disk over another vhost-user target (virtio-blk): SPDK's, qemu-storage-daemon's, another Ringhost's. The main
- * thread is its front-end: it connects, negotiates, shares memory and sets the queues up, and does so again when the target
- * comes back. Reactors drive the queues.
+ * thread is its front-end: it connects, negotiates, shares memory and sets the queues up, and does so again when the
+ * target comes back. Reactors drive the queues.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../../../base/errors.ts';
@@ -62,7 +62,6 @@ export class VirtioBdev implements Bdev {
   onChange: () => Promise<void> = async () => {};
   readonly #params: VirtioParams;
   readonly #link: Link;
-  readonly #features: bigint;
   readonly #config: Configuration;
   #isConnected = true;
   #isOver = false;
@@ -71,7 +70,6 @@ export class VirtioBdev implements Bdev {
     const { features, config } = link;
     this.#params = params;
     this.#link = link;
-    this.#features = features;
     this.#config = config;
     this.name = params.name;
     this.uuid = uuidOfText(params.path);
