@@ -147,6 +147,18 @@ describe('the device status', () => {
     await rig.accept('SET_VRING_ENABLE', vringState(0, 1));
     expect(started()).toMatchObject({ base: 0, size: 128, hasEventIdx: false });
   });
+
+  it.each([0n, maskOf(VirtioFeature.RING_PACKED)])(
+    'of 0 does not hide where a ring stood: QEMU asks for it afterwards, with ring features %i',
+    async (features) => {
+      rig = await SessionRig.negotiated(features | PROTOCOL_FEATURES_BIT);
+      await startRing();
+      rig.device.base.set(0, 0x8011_8011 & (features === 0n ? 0xffff : -1));
+      const stood = rig.device.base.get(0) as number;
+      for (let i = 0; i < 2; i++) await rig.accept('SET_STATUS', encodeU64(0));
+      expect(VringState.decode(await rig.ask('GET_VRING_BASE', vringState(0, 0))).num).toBe(stood >>> 0);
+    },
+  );
 });
 
 describe('a packed ring', () => {

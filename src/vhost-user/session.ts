@@ -299,7 +299,7 @@ export class Session {
     this.#status = value;
     if (value !== 0n) return;
     await this.#disableAll();
-    for (const vring of this.#vrings) vring.base = null;
+    for (const vring of this.#vrings) vring.begin();
     this.#features = 0n;
     this.#device.reset();
   }
@@ -425,7 +425,7 @@ export class Session {
     if (vring.isRunning) await this.#stop(vring);
     vring.isStarted = false;
     vring.replaceFd('kickFd', NO_FD);
-    return wire.VringState.encode({ index: vring.index, num: vring.baseOr(this.#isPacked) });
+    return wire.VringState.encode({ index: vring.index, num: vring.place(this.#isPacked) });
   }
 
   async #setVringKick(value: bigint, message: Message): Promise<undefined> {

@@ -20,6 +20,8 @@ export class Vring {
   size = 0;
   /** Where it goes on, as `Ring.base` has it; null while nobody has said so. */
   base: number | null = null;
+  /** Where it stood before `begin`. */
+  #placeBefore: number | null = null;
   addresses: VringAddresses | null = null;
   /**
    * Guest physical address of the used ring, or of a packed ring's device event suppression, when writes to the ring go
@@ -51,6 +53,20 @@ export class Vring {
       throw new TargetError('VHOST_VRING_NUM', `queue size ${size} is not ${what} from 1 to ${QUEUE_SIZE_MAX}`);
     }
     this.size = size;
+  }
+
+  /** The device was reset by its status: the ring begins anew unless the front-end says otherwise. */
+  begin(): void {
+    this.#placeBefore = this.base ?? this.#placeBefore;
+    this.base = null;
+  }
+
+  /**
+   * For GET_VRING_BASE. QEMU up to 7.2 sets the status to 0 when a guest is paused or migrated, and asks afterwards
+   * where its rings stood: what it is told is where they go on.
+   */
+  place(isPacked: boolean): number {
+    return this.base ?? this.#placeBefore ?? this.baseOr(isPacked);
   }
 
   /** Where the ring goes on; where a new one begins unless the front-end has said so. */
@@ -95,6 +111,7 @@ export class Vring {
     this.replaceFd('errFd', NO_FD);
     this.size = 0;
     this.base = null;
+    this.#placeBefore = null;
     this.addresses = null;
     this.usedLogAddress = null;
     this.isStarted = false;
