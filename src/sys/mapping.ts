@@ -55,6 +55,13 @@ export class Mapping implements MappingInfo {
     return Mapping.#map(fd, offsetBytes, lengthBytes, options.pageSizeBytes ?? PAGE_BYTES, options.guarded ?? false);
   }
 
+  /** The first `lengthBytes` of a file that a peer shares, in whole pages; survives its truncation. */
+  static shared(fd: number, lengthBytes: number, { pageSizeBytes }: FileInfo): Mapping {
+    // An offset in a file need not be page-aligned, so that mappings start at its start. Hugepages want whole pages.
+    const wholeBytes = Math.ceil(lengthBytes / pageSizeBytes) * pageSizeBytes;
+    return Mapping.#map(fd, 0, wholeBytes, pageSizeBytes, true);
+  }
+
   static #map(fd: number, offset: number, length: number, pageSize: number, guarded: boolean): Mapping {
     const out = new Float64Array(2);
     checkErrno(native.mapMemory(fd, offset, length, pageSize, guarded, out), `cannot map ${length} bytes`);

@@ -116,17 +116,15 @@ export class MemoryTable {
 }
 
 function mapRegion(description: RegionDescription, fd: number): Mapping {
-  const { sizeBytes: fileBytes, pageSizeBytes, mode } = fileInfo(fd);
+  const info = fileInfo(fd);
   const needed = description.mmapOffset + description.sizeBytes;
-  if ((mode & S_IFMT) === S_IFREG && needed > fileBytes) {
+  if ((info.mode & S_IFMT) === S_IFREG && needed > info.sizeBytes) {
     throw new TargetError(
       'VHOST_MEM_REGION',
-      `memory region ${format(description)} ends at byte ${needed} of a file of ${fileBytes} bytes`,
+      `memory region ${format(description)} ends at byte ${needed} of a file of ${info.sizeBytes} bytes`,
     );
   }
-  // The offset may not be page-aligned: the mapping starts at the file's start. Hugepages want whole pages.
-  const length = Math.ceil(needed / pageSizeBytes) * pageSizeBytes;
-  return Mapping.file(fd, 0, length, { pageSizeBytes, guarded: true });
+  return Mapping.shared(fd, needed, info);
 }
 
 function isSame(region: MemoryRegionInfo, description: RegionDescription): boolean {

@@ -8,11 +8,10 @@
  * starts it again.
  */
 import { TargetError } from '../base/errors.ts';
-import { MEMORY_SLOTS_MAX, WINDOW_BYTES } from '../base/limits.ts';
+import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
 import type { LimitedLog, Logger } from '../base/log.ts';
 import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
-import { fileInfo, Mapping } from '../sys/mapping.ts';
 import { setNonBlocking } from '../sys/socket.ts';
 import { VirtioFeature } from '../virtio/features.ts';
 import { ringBytes } from '../virtio/ring-shape.ts';
@@ -22,6 +21,7 @@ import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
 import { InbandNotifications, type NotificationKind } from './inband.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
+import { SharedLog } from './shared-log.ts';
 import { isMappedPrivately } from './sharing.ts';
 import { Vring } from './vring.ts';
 
@@ -36,19 +36,10 @@ const TRANSPORT_FEATURES_FIRST = 24;
 const PROTOCOL_FEATURES_BIT = wire.VHOST_USER_F_PROTOCOL_FEATURES;
 /** Offered with whatever the device offers. */
 const SESSION_FEATURES = wire.maskOf(PROTOCOL_FEATURES_BIT, wire.VHOST_F_LOG_ALL);
-/** A log for 32 TiB of guest memory. */
-const LOG_BYTES_MAX = WINDOW_BYTES;
 
 const SHARE_HINT =
   'guest memory is not shared with this process: give QEMU ' +
   '`-object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem` (or `-machine memory-backend=mem`)';
-
-/** The dirty log of a migration, `offset` bytes into a mapping of its file. */
-interface MappedLog {
-  readonly mapping: Mapping;
-  readonly offset: number;
-  readonly sizeBytes: number;
-}
 
 export interface SessionOptions {
   readonly device: SessionDevice;
@@ -77,8 +68,7 @@ export class Session {
   /** Device status (virtio 1.3 §2.1), as the front-end tells it. */
   #status = 0n;
   /** Of a migration. */
-  #dirtyLog: MappedLog | null = null;
-  #dirtyLogFd = NO_FD;
+  readonly #dirtyLog = new SharedLog();
   /** What the session is doing: ending waits for it. */
   #work: Promise<void> = Promise.resolve();
   #ended: Promise<void> | null = null;
@@ -105,7 +95,7 @@ export class Session {
 
   /** True when the front-end cut off memory that it shares. */
   get wasMemoryTruncated(): boolean {
-    return this.memory.wasTruncated || this.#dirtyLog?.mapping.wasTruncated === true;
+    return this.memory.wasTruncated || this.#dirtyLog.wasTruncated;
   }
 
   get runningVrings(): readonly Vring[] {
@@ -158,12 +148,10 @@ export class Session {
     this.#ended = this.#serially(async () => {
       await this.#stopAll();
       this.memory.clear();
-      this.#replaceLog(null);
+      this.#dirtyLog.close();
       for (const vring of this.#vrings) vring.reset();
       this.#inband.close();
       this.#requests.close();
-      if (this.#dirtyLogFd !== NO_FD) closeFd(this.#dirtyLogFd);
-      this.#dirtyLogFd = NO_FD;
       this.#device.ended();
       this.#onEnd();
     });
@@ -351,17 +339,11 @@ export class Session {
 
   // ---- dirty log ----------------------------------------------------------------------------------------------------
 
-  async #setLogBase({ sizeBytes, offset }: wire.PayloadOf<'SET_LOG_BASE'>, message: Message): Promise<Uint8Array> {
+  async #setLogBase(description: wire.PayloadOf<'SET_LOG_BASE'>, message: Message): Promise<Uint8Array> {
     const fd = message.takeFd();
     try {
-      const { sizeBytes: fileBytes, pageSizeBytes } = fileInfo(fd);
-      if (sizeBytes === 0 || sizeBytes > LOG_BYTES_MAX || offset + sizeBytes > fileBytes) {
-        const range = `${sizeBytes} bytes at ${offset}`;
-        throw new TargetError('VHOST_LOG', `a dirty log of ${range} does not fit in its file of ${fileBytes} bytes`);
-      }
-      const length = Math.ceil((offset + sizeBytes) / pageSizeBytes) * pageSizeBytes;
-      const mapping = Mapping.file(fd, 0, length, { pageSizeBytes, guarded: true });
-      await this.#restartAround(async () => this.#replaceLog({ mapping, offset, sizeBytes }));
+      const replace = this.#dirtyLog.map(fd, description);
+      await this.#restartAround(async () => replace());
     } finally {
       closeFd(fd);
     }
@@ -371,23 +353,12 @@ export class Session {
   async #setLogFd(message: Message): Promise<undefined> {
     const fd = message.takeFd();
     setNonBlocking(fd);
-    await this.#restartAround(async () => {
-      if (this.#dirtyLogFd !== NO_FD) closeFd(this.#dirtyLogFd);
-      this.#dirtyLogFd = fd;
-    });
-  }
-
-  /** No ring runs. */
-  #replaceLog(log: MappedLog | null): void {
-    this.#dirtyLog?.mapping.close();
-    this.#dirtyLog = log;
+    await this.#restartAround(async () => this.#dirtyLog.replaceFd(fd));
   }
 
   #vringLog(vring: Vring): VringLog | null {
-    if (this.#dirtyLog === null || !wire.hasBit(this.#features, wire.VHOST_F_LOG_ALL)) return null;
-    const { mapping, offset, sizeBytes } = this.#dirtyLog;
-    const ring = vring.loggedRing(this.#isPacked, this.memory.regions);
-    return { address: mapping.address + offset, lengthBytes: sizeBytes, ring, fd: this.#dirtyLogFd };
+    if (!wire.hasBit(this.#features, wire.VHOST_F_LOG_ALL)) return null;
+    return this.#dirtyLog.describe(vring.loggedRing(this.#isPacked, this.memory.regions));
   }
 
   // ---- rings --------------------------------------------------------------------------------------------------------
