@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
 import { cutAt, QueueRig, UNTOUCHED } from '../../test/support/queue-rig.ts';
-import { RIG_GUEST_ADDRESS } from '../../test/support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../test/support/ring-rig.ts';
 import { BdevIo } from '../bdev/bdev-io.ts';
 import { OwnedMemory } from '../initiator/owned-memory.ts';
 import { createScsiBuffers, decodeResult, encodeTmf, type ScsiCommand, senseText } from '../initiator/scsi-request.ts';

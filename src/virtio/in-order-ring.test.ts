@@ -2,7 +2,8 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { PackedRingRig } from '../../test/support/packed-ring-rig.ts';
-import { RIG_GUEST_ADDRESS, RingRig } from '../../test/support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../test/support/ring-rig.ts';
+import { RingRig } from '../../test/support/split-ring-rig.ts';
 import { AssertionError } from '../base/assert.ts';
 import { Chain } from './chain.ts';
 import { InOrderRing } from './in-order-ring.ts';

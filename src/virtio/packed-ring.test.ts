@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, expect, it } from 'vitest';
 import { PackedRingRig } from '../../test/support/packed-ring-rig.ts';
-import { RIG_GUEST_ADDRESS, type RingRigOptions } from '../../test/support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS, type RingRigOptions } from '../../test/support/ring-rig.ts';
 import { AssertionError } from '../base/assert.ts';
 import { DescriptorFlag, NO_HEAD } from '../initiator/driver-ring.ts';
 import { Chain, RingFault } from './chain.ts';

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import * as fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { RIG_GUEST_ADDRESS, RingRig } from '../../test/support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../test/support/ring-rig.ts';
+import { RingRig } from '../../test/support/split-ring-rig.ts';
 import { NO_HEAD, type Segment } from '../initiator/driver-ring.ts';
 import { Chain } from './chain.ts';
 

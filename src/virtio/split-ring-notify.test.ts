@@ -1,7 +1,8 @@
 /** Kicks and calls of the device's split ring: when it wants one, when it gives one (virtio 1.3 §2.7.7, §2.7.10). */
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
-import { RIG_GUEST_ADDRESS, RingRig, type RingRigOptions } from '../../test/support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS, type RingRigOptions } from '../../test/support/ring-rig.ts';
+import { RingRig } from '../../test/support/split-ring-rig.ts';
 import { Chain } from './chain.ts';
 
 const SPACE = RIG_GUEST_ADDRESS + (2 << 20);

@@ -1,6 +1,7 @@
 /** The device's split ring against the driver's, and what it makes of rings that no honest driver writes. */
 import { afterEach, describe, expect, it } from 'vitest';
-import { RIG_GUEST_ADDRESS, RingRig, type RingRigOptions } from '../../test/support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS, type RingRigOptions } from '../../test/support/ring-rig.ts';
+import { RingRig } from '../../test/support/split-ring-rig.ts';
 import { AssertionError } from '../base/assert.ts';
 import { DescriptorFlag, NO_HEAD } from '../initiator/driver-ring.ts';
 import { Chain, RING_FAULT_TEXT, RingFault } from './chain.ts';

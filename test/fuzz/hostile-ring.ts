@@ -2,7 +2,8 @@
 import * as fc from 'fast-check';
 import { DescriptorFlag, encodeDescriptor } from '../../src/initiator/driver-ring.ts';
 import type { OwnedMemory, OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
-import { RIG_GUEST_ADDRESS, type RingRig } from '../support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../support/ring-rig.ts';
+import type { RingRig } from '../support/split-ring-rig.ts';
 
 const REGION_BYTES = 256 << 10;
 /** The ring lies in the first; the second touches it; behind a gap of a page comes the third. */

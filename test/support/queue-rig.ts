@@ -5,7 +5,8 @@ import { concatenate } from '../../src/initiator/request-buffers.ts';
 import { IovArena } from '../../src/sys/iov-arena.ts';
 import { QUEUE_COUNTERS } from '../../src/vhost/queue-counters.ts';
 import type { QueueOptions, RequestQueue } from '../../src/vhost/request-queue.ts';
-import { RIG_GUEST_ADDRESS, RingRig, type RingRigOptions } from './split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS, type RingRigOptions } from './ring-rig.ts';
+import { RingRig } from './split-ring-rig.ts';
 
 /** Where buffers lie: past the ring. */
 const BUFFERS = RIG_GUEST_ADDRESS + (1 << 20);

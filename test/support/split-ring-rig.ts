@@ -1,66 +1,18 @@
-/**
- * A split ring with both sides in one process: the initiator's driver ring over memory that the device's ring maps too.
- */
-
+/** A split ring with both sides in one process. */
 import { DescriptorFlag, type Segment } from '../../src/initiator/driver-ring.ts';
-import { OwnedMemory, type OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
 import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
-import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import { SplitRing } from '../../src/virtio/split-ring.ts';
+import { type RingRigOptions, TwoSidedRing } from './ring-rig.ts';
 
-export interface RingRigOptions {
-  /** Entries. Default 8. */
-  readonly size?: number;
-  readonly hasEventIdx?: boolean;
-  /** First value of both indices. Default 0. */
-  readonly base?: number;
-  /** Default: one region of 4 MiB above 4 GiB. The ring lies in the first. */
-  readonly regions?: readonly OwnedRegionOptions[];
-}
+const LAYOUT = {
+  createDriver: (...args: ConstructorParameters<typeof SplitDriverRing>) => new SplitDriverRing(...args),
+  createDevice: (...args: ConstructorParameters<typeof SplitRing>) => new SplitRing(...args),
+  baseFirst: 0,
+};
 
-export const RIG_GUEST_ADDRESS = 2 ** 32;
-const RIG_BYTES = 4 << 20;
-
-export class RingRig {
-  readonly memory: OwnedMemory;
-  /** The device's map of the same memory. */
-  readonly guest: GuestMemory;
-  readonly driver: SplitDriverRing;
-  readonly size: number;
-  readonly hasEventIdx: boolean;
-  device: SplitRing;
-
+export class RingRig extends TwoSidedRing<SplitDriverRing, SplitRing> {
   constructor(options: RingRigOptions = {}) {
-    const { size = 8, hasEventIdx = false, base = 0 } = options;
-    this.size = size;
-    this.hasEventIdx = hasEventIdx;
-    this.memory = new OwnedMemory(options.regions ?? [{ guestAddress: RIG_GUEST_ADDRESS, sizeBytes: RIG_BYTES }]);
-    this.guest = new GuestMemory(
-      this.memory.regions.map(({ guestAddress, sizeBytes, userAddress }) => ({
-        guestAddress,
-        sizeBytes,
-        userAddress,
-        hostAddress: userAddress,
-      })),
-    );
-    const region = this.memory.regions[0];
-    this.driver = new SplitDriverRing(this.memory, { size, hasEventIdx, base, ...(region && { region }) });
-    this.device = this.startDevice(base);
-  }
-
-  /** A device's ring over the same memory, as after a stop and a start. */
-  startDevice(base: number): SplitRing {
-    return new SplitRing(
-      {
-        size: this.size,
-        descriptorAddress: this.memory.userAddressOf(this.driver.descriptorAddress),
-        availableAddress: this.memory.userAddressOf(this.driver.availableAddress),
-        usedAddress: this.memory.userAddressOf(this.driver.usedAddress),
-        hasEventIdx: this.hasEventIdx,
-        base,
-      },
-      this.guest,
-    );
+    super(LAYOUT, options);
   }
 
   /**
@@ -87,25 +39,5 @@ export class RingRig {
     for (let i = 0; i < directCount; i++) last = (this.driver.descriptors[4 * last + 3] as number) >>> 16;
     this.driver.writeDescriptor(last, tableAddress, table.length, DescriptorFlag.indirect, 0);
     return head;
-  }
-
-  /** Builds a direct chain and shows it to the device. Returns its head. */
-  submit(segments: readonly Segment[]): number {
-    const head = this.driver.addChain(segments);
-    this.driver.expose(head);
-    this.driver.publish();
-    return head;
-  }
-
-  /** Shows head `head` to the device, whatever it is. */
-  show(head: number): void {
-    this.driver.expose(head);
-    this.driver.publish();
-  }
-
-  close(): void {
-    this.device.close();
-    this.guest.close();
-    this.memory.close();
   }
 }

@@ -8,7 +8,7 @@ import { MallocChannel } from '../../../src/bdev/modules/malloc/malloc-channel.t
 import { Mapping, MappingViews } from '../../../src/sys/mapping.ts';
 import { BlkRequestType } from '../../../src/virtio/blk.ts';
 import { BlkRig, blkHeader, blkRange } from '../../support/blk-rig.ts';
-import { RIG_GUEST_ADDRESS } from '../../support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../support/ring-rig.ts';
 import { defineFuzzer, type FuzzTarget } from '../fuzzer.ts';
 import { CHANGED_BYTES, REGIONS } from '../hostile-ring.ts';
 import { type ChainShape, chainShapes, QueueCase, REQUESTS_MAX } from '../queue-case.ts';

@@ -7,7 +7,7 @@ import * as fc from 'fast-check';
 import { Chain, RingFault } from '../../../src/virtio/chain.ts';
 import { PACKED_BASE_FIRST } from '../../../src/virtio/ring-shape.ts';
 import { PackedRingRig } from '../../support/packed-ring-rig.ts';
-import { RIG_GUEST_ADDRESS } from '../../support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../support/ring-rig.ts';
 import { defineFuzzer, type FuzzTarget } from '../fuzzer.ts';
 import {
   CHANGED_BYTES,

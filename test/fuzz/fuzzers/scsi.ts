@@ -26,7 +26,7 @@ import {
 } from '../../../src/virtio/scsi.ts';
 import { ALL_IO_TYPES, describeBdev } from '../../support/bdev-rig.ts';
 import { QueueRig } from '../../support/queue-rig.ts';
-import { RIG_GUEST_ADDRESS } from '../../support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../support/ring-rig.ts';
 import { type CdbRequest, cdbRequests } from '../cdb-case.ts';
 import { defineFuzzer, type FuzzTarget } from '../fuzzer.ts';
 import { CHANGED_BYTES, REGIONS } from '../hostile-ring.ts';

@@ -8,7 +8,8 @@ import { CHAIN_DESCRIPTORS_MAX } from '../../../src/base/limits.ts';
 import { NOWHERE } from '../../../src/memory/guest-memory.ts';
 import { IOV_LONG_ENTRIES, IovArena } from '../../../src/sys/iov-arena.ts';
 import { Chain, RingFault } from '../../../src/virtio/chain.ts';
-import { RIG_GUEST_ADDRESS, RingRig } from '../../support/split-ring-rig.ts';
+import { RIG_GUEST_ADDRESS } from '../../support/ring-rig.ts';
+import { RingRig } from '../../support/split-ring-rig.ts';
 import { defineFuzzer, type FuzzTarget } from '../fuzzer.ts';
 import {
   CHANGED_BYTES,
