@@ -1,20 +1,13 @@
 /** NBD servers that people have: nbdkit and qemu-nbd, each on a Unix socket in a directory of its own. */
-import { existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { TestChild } from '../e2e/child.ts';
-import { waitUntil } from '../e2e/wait.ts';
+import { DiskServer } from './disk-server.ts';
 
-const START_MAX_MS = 30_000;
-
-export class NbdServer {
-  readonly directory = mkdtempSync(join(tmpdir(), 'ringhost-nbd-'));
+export class NbdServer extends DiskServer {
   readonly #argsOf: (directory: string) => readonly string[];
-  readonly #program: string;
-  #child: TestChild | null = null;
 
   private constructor(program: string, argsOf: (directory: string) => readonly string[]) {
-    this.#program = program;
+    super(program, 'ringhost-nbd-');
     this.#argsOf = argsOf;
   }
 
@@ -77,56 +70,20 @@ export class NbdServer {
     sizeBytes = 0,
   ): Promise<NbdServer> {
     const server = new NbdServer(program, argsOf);
-    if (sizeBytes > 0) {
-      writeFileSync(server.filePath, '');
-      truncateSync(server.filePath, sizeBytes);
-    }
+    if (sizeBytes > 0) server.makeFile(sizeBytes);
     await server.start();
     return server;
   }
 
-  /** The file behind it, if it has one. */
-  get filePath(): string {
-    return join(this.directory, 'disk');
-  }
-
-  get socketPath(): string {
-    return join(this.directory, 'socket');
-  }
-
-  /** Resolves when it has ended by itself. */
-  async ended(): Promise<void> {
-    await this.#child?.exited;
-  }
-
-  get pid(): number {
-    return this.#child?.pid ?? 0;
-  }
-
-  uri(exportName = this.#program === 'qemu-nbd' ? 'disk' : ''): string {
+  uri(exportName = this.program === 'qemu-nbd' ? 'disk' : ''): string {
     return `nbd+unix:///${exportName}?socket=${this.socketPath}`;
   }
 
-  /** Starts it again after `kill`. */
-  async start(): Promise<void> {
-    const child = new TestChild(this.#program, this.#program, [...this.#argsOf(this.directory)]);
-    this.#child = child;
-    let hasEnded = false;
-    void child.exited.then(() => {
-      hasEnded = true;
-    });
-    await waitUntil(() => hasEnded || existsSync(this.socketPath), START_MAX_MS, `${this.#program}'s socket`);
-    if (hasEnded) throw new Error(`${this.#program} ended:\n${child.tail()}`);
+  protected override args(): readonly string[] {
+    return this.#argsOf(this.directory);
   }
 
-  async kill(): Promise<void> {
-    await this.#child?.stop('SIGKILL');
-    this.#child = null;
-    rmSync(this.socketPath, { force: true });
-  }
-
-  async close(): Promise<void> {
-    await this.kill();
-    rmSync(this.directory, { recursive: true, force: true });
+  protected override isReady(): boolean {
+    return existsSync(this.socketPath);
   }
 }
