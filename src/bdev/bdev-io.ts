@@ -59,6 +59,11 @@ export interface IoChannel {
   /** Carries out what was submitted since the last call and reaps completions. Returns how many. */
   poll(): number;
   /**
+   * Threads of this process do its work: who spins while it has requests takes the cores from them. Default: false.
+   * Such a channel has a `wakeFd`.
+   */
+  readonly sharesCores?: boolean;
+  /**
    * Readable, from `arm` to `disarm`, when a request may have completed, so that a reactor with nothing but waiting I/O
    * can sleep. `NO_WAKE_FD`: completions need polling. The channel's own: watched, never read or closed by others.
    */

@@ -69,6 +69,10 @@ export class BdevChannel implements IoAccount {
     return this.#module === null ? NO_WAKE_FD : this.#module.wakeFd;
   }
 
+  get sharesCores(): boolean {
+    return this.#module?.sharesCores ?? false;
+  }
+
   arm(): boolean {
     return this.#module?.arm() ?? false;
   }

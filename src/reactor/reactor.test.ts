@@ -504,6 +504,29 @@ describe('a source whose mode changes', () => {
   });
 });
 
+describe('a drive whose threads want the core', () => {
+  it('is waited for, not polled, while sources that spin have nothing else to do', async () => {
+    const reactor = reactorOf();
+    const source = new FakeSource();
+    const drive = FakeDrive.signalling();
+    Object.assign(drive, { sharesCores: true });
+    reactor.add(source);
+    reactor.addDrive(drive);
+    source.onTake = () => {
+      if (source.waiting > 0) drive.submit();
+    };
+    source.waiting = 1;
+    drive.onPoll = () => (readEventFd(drive.wakeFd) > 0 ? drive.complete(source) : 0);
+    await until(() => isSleeping(reactor), 'sleep with a request in flight');
+    expect(drive.inFlight).toBe(1);
+    // One look at the clock is enough, though the mode is to spin.
+    expect(drive.polls).toBeLessThan(200);
+    drive.disarm = () => {};
+    signalEventFd(drive.wakeFd);
+    await until(() => drive.inFlight === 0, 'completion');
+  });
+});
+
 describe('a source in interrupt mode', () => {
   it('asks for a kick as soon as there is no work', async () => {
     const reactor = reactorOf('interrupt');

@@ -41,6 +41,8 @@ export interface Drive extends Member {
   readonly inFlight: number;
   /** Readable, from `arm` to `disarm`, when a request may have completed. Negative: completions need polling. */
   readonly wakeFd: number;
+  /** Other threads of this machine do its work: nobody spins while it has requests. Default: false. */
+  readonly sharesCores?: boolean;
   /** Asks for `wakeFd`. True when there is something to poll for already. */
   arm(): boolean;
   disarm(): void;
@@ -98,6 +100,8 @@ export class Reactor {
   readonly #drives = new Map<Drive, DriveSlot>();
   /** Sources that are polled for a while before they wait. While there are any, so are drives. */
   #spinning = 0;
+  /** Drives with `sharesCores`. */
+  #sharers: readonly Drive[] = [];
   #isTurning = false;
 
   constructor(mode: ReactorMode, counters: Float64Array) {
@@ -139,6 +143,7 @@ export class Reactor {
   addDrive(drive: Drive): void {
     const slot = new DriveSlot(drive);
     this.#drives.set(drive, slot);
+    if (drive.sharesCores === true) this.#sharers = [...this.#sharers, drive];
     drive.wake = () => this.#wakeDrive(slot);
     drive.isAwake = false;
     if (drive.inFlight > 0) this.#wakeDrive(slot);
@@ -148,6 +153,7 @@ export class Reactor {
     const slot = this.#drives.get(drive);
     if (slot === undefined) return;
     this.#drives.delete(drive);
+    this.#sharers = this.#sharers.filter((other) => other !== drive);
     this.#unwatch(slot);
     drive.wake = doNothing;
     drive.isAwake = false;
@@ -215,21 +221,28 @@ export class Reactor {
   /** Lets silent sources wait for their kicks. */
   #settleSources(nowNs: number): void {
     const awake = this.#awake;
+    const isSharing = this.#isSharing();
     let kept = 0;
     for (let i = 0; i < awake.length; i++) {
       const slot = awake[i] as SourceSlot;
-      if (!this.#leaves(slot, nowNs)) awake[kept++] = slot;
+      if (!this.#leaves(slot, nowNs, isSharing)) awake[kept++] = slot;
     }
     awake.length = kept;
   }
 
-  #leaves(slot: SourceSlot, nowNs: number): boolean {
+  /** Somebody else wants this core for requests of ours. */
+  #isSharing(): boolean {
+    for (let i = 0; i < this.#sharers.length; i++) if ((this.#sharers[i] as Drive).inFlight > 0) return true;
+    return false;
+  }
+
+  #leaves(slot: SourceSlot, nowNs: number, isSharing: boolean): boolean {
     const { source, mode } = slot;
     if (slot.didWork) {
       slot.didWork = false;
       slot.lastWorkNs = nowNs;
     }
-    const spinNs = mode === 'interrupt' ? 0 : SPIN_NS;
+    const spinNs = mode === 'interrupt' || isSharing ? 0 : SPIN_NS;
     if (mode === 'poll' || nowNs - slot.lastWorkNs < spinNs || source.isBusy) return false;
     if (source.arm()) {
       source.disarm();
@@ -257,7 +270,8 @@ export class Reactor {
       slot.didWork = false;
       slot.lastWorkNs = nowNs;
     }
-    if (this.#spinning > 0 && nowNs - slot.lastWorkNs < SPIN_NS) return false;
+    const mayWait = drive.sharesCores !== true && this.#spinning > 0;
+    if (mayWait && nowNs - slot.lastWorkNs < SPIN_NS) return false;
     if (drive.inFlight > 0) {
       // While a source is polled, polling the drive too costs less than being woken.
       if (this.#awake.length > 0 || drive.wakeFd < 0) return false;
