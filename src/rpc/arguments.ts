@@ -84,7 +84,7 @@ class ArgumentReader {
     if (flag.kind === 'switch' || flag.kind === 'yesno') {
       if (attached !== null) throw new UsageError(`${name} takes no value`);
       this.#setSwitch(flag, !isNegated);
-    } else this.#values[flag.dest] = convert(attached ?? this.#takeValue(name), flag, name);
+    } else this.#setValue(flag, attached ?? this.#takeValue(name), name);
   }
 
   #findLongFlag(name: string): { flag: CliFlag; isNegated: boolean } {
@@ -116,7 +116,7 @@ class ArgumentReader {
       if (flag.kind === 'switch' || flag.kind === 'yesno') this.#setSwitch(flag, true);
       else {
         const attached = word.slice(position + 1).replace(/^=/, '');
-        this.#values[flag.dest] = convert(attached === '' ? this.#takeValue(name) : attached, flag, name);
+        this.#setValue(flag, attached === '' ? this.#takeValue(name) : attached, name);
         return;
       }
     }
@@ -125,6 +125,13 @@ class ArgumentReader {
   #setSwitch(flag: CliFlag, value: boolean): void {
     if (flag === HELP) this.#wantsHelp = true;
     else this.#values[flag.dest] = value;
+  }
+
+  #setValue(flag: CliFlag, word: string, name: string): void {
+    const value = convert(word, flag, name);
+    const before = this.#values[flag.dest];
+    const isMore = flag.kind === 'pairs' && before !== undefined;
+    this.#values[flag.dest] = isMore ? Object.assign({}, before, value) : value;
   }
 
   #takeValue(name: string): string {
@@ -163,6 +170,12 @@ function convertKind(word: string, kind: CliFlag['kind'], name: string): CliValu
     }
     case 'list':
       return word.split(',');
+    case 'pairs': {
+      const [key, ...rest] = word.split('=');
+      if (key === undefined || key === '' || rest.length === 0)
+        throw new UsageError(`${name} wants KEY=VALUE, not ${word}`);
+      return { [key]: rest.join('=') };
+    }
     default:
       return word;
   }
@@ -170,6 +183,7 @@ function convertKind(word: string, kind: CliFlag['kind'], name: string): CliValu
 
 function valueName(spec: CliPositional | CliFlag): string {
   if (spec.choices !== undefined) return `{${spec.choices.join(',')}}`;
+  if (spec.kind === 'pairs') return 'KEY=VALUE';
   return 'dest' in spec ? spec.dest.toUpperCase() : spec.name;
 }
 

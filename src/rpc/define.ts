@@ -28,7 +28,7 @@ interface ErrorCase {
   readonly when: string;
 }
 
-export type CliValue = string | number | boolean | readonly string[];
+export type CliValue = string | number | boolean | readonly string[] | Readonly<Record<string, string>>;
 export type CliValues = Readonly<Record<string, CliValue | undefined>>;
 
 export interface CliPositional {
@@ -46,8 +46,11 @@ export interface CliFlag {
   readonly names: readonly string[];
   /** Key in `CliValues`, and the parameter it becomes unless `toParams` says otherwise. */
   readonly dest: string;
-  /** `switch` is false unless given; `yesno` is `--x` / `--no-x`; `list` is comma separated. */
-  readonly kind: 'string' | 'int' | 'float' | 'switch' | 'yesno' | 'list';
+  /**
+   * `switch` is false unless given; `yesno` is `--x` / `--no-x`; `list` is comma separated; `pairs` is `KEY=VALUE`, any
+   * number of times.
+   */
+  readonly kind: 'string' | 'int' | 'float' | 'switch' | 'yesno' | 'list' | 'pairs';
   readonly help: string;
   readonly choices?: readonly (string | number)[];
   /** Sent when the flag is absent. Default: nothing is sent (`switch` and `yesno`: false). */
