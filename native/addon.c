@@ -81,5 +81,6 @@ NAPI_MODULE_INIT() {
   uring_exports(env, exports);
   vfio_exports(env, exports);
   stream_exports(env, exports);
+  rbd_exports(env, exports);
   return exports;
 }

@@ -42,3 +42,4 @@ void thread_exports(napi_env env, napi_value exports);
 void uring_exports(napi_env env, napi_value exports);
 void vfio_exports(napi_env env, napi_value exports);
 void stream_exports(napi_env env, napi_value exports);
+void rbd_exports(napi_env env, napi_value exports);

@@ -47,6 +47,11 @@ export const TOOLS = {
   },
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
+  ceph: {
+    commands: ['ceph-mon', 'ceph-osd', 'ceph', 'rbd'],
+    packages: ['ceph-mon', 'ceph-osd', 'ceph-common', 'librbd1', 'librados2'],
+    purpose: 'for a cluster to test RBD disks on',
+  },
 };
 
 export function isToolMissing(tool) {

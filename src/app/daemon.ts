@@ -15,6 +15,7 @@ import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
+import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
@@ -39,6 +40,7 @@ export class Daemon {
   readonly log: DaemonLog;
   readonly reactors: readonly ReactorThread[];
   readonly bdevs: BdevRegistry;
+  readonly rbd: RbdDisks;
   readonly vhost: VhostRegistry;
   readonly #nvme: NvmeControllers;
   readonly #handlers: DaemonHandlers;
@@ -51,6 +53,7 @@ export class Daemon {
     this.reactors = reactors;
     this.bdevs = new BdevRegistry(reactors.length);
     this.#nvme = new NvmeControllers(this.bdevs, log);
+    this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, log);
     const { socketDirectory } = options;
     const { access, mode } = options;
     this.vhost = new VhostRegistry({ socketDirectory, access, reactors, bdevs: this.bdevs, mode, log });
@@ -65,6 +68,7 @@ export class Daemon {
         new PcieTransport({ reactors: reactors.length, mode: options.mode, log }),
         tcpTransport(log),
       ]),
+      ...rbdRpc(this.rbd, this.bdevs),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };
@@ -115,6 +119,7 @@ export class Daemon {
     await this.vhost.close();
     await this.#nvme.close();
     for (const entry of this.bdevs.list()) await this.bdevs.delete(entry);
+    await this.rbd.close();
     await Promise.all(this.reactors.map((reactor) => reactor.stop()));
   }
 

@@ -29,10 +29,12 @@ const SUBSYSTEMS = [
 
 /** The calls that make all bdevs again. */
 function bdevConfig(daemon: Daemon): Result<'framework_get_config'> {
-  return daemon.bdevs.list().flatMap(({ bdev }) => {
+  const bdevs = daemon.bdevs.list().flatMap(({ bdev }) => {
     const config = bdev.toConfig();
     return 'method' in config ? [{ ...config }] : config.map((call) => ({ ...call }));
   });
+  // Disks name the clusters that they are on.
+  return [...daemon.rbd.clusters.toConfig(), ...bdevs];
 }
 
 export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {

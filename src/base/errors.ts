@@ -33,8 +33,10 @@ export const Errno = {
   ENOTSUP: -95,
   EADDRINUSE: -98,
   ECONNRESET: -104,
+  ESHUTDOWN: -108,
   ETIMEDOUT: -110,
   ECONNREFUSED: -111,
+  EDQUOT: -122,
   ECANCELED: -125,
 } as const;
 
@@ -69,8 +71,10 @@ const STRERROR: Record<ErrnoName, string> = {
   ENOTSUP: 'Operation not supported',
   EADDRINUSE: 'Address already in use',
   ECONNRESET: 'Connection reset by peer',
+  ESHUTDOWN: 'Cannot send after transport endpoint shutdown',
   ECONNREFUSED: 'Connection refused',
   ETIMEDOUT: 'Connection timed out',
+  EDQUOT: 'Disk quota exceeded',
   ECANCELED: 'Operation canceled',
 };
 

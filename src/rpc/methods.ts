@@ -11,6 +11,7 @@ import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
+import { rbdMethods } from './methods/bdev-rbd.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { vhostMethods } from './methods/vhost.ts';
@@ -21,6 +22,7 @@ export const METHODS = {
   ...nbdMethods,
   ...virtioMethods,
   ...nvmeMethods,
+  ...rbdMethods,
   ...vhostMethods,
   ...frameworkMethods,
 } as const satisfies Record<string, MethodSpec>;

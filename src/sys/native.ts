@@ -60,6 +60,17 @@ export interface Native {
   crc32c(list: Uint8Array, first: number, count: number, length: number, seed: number): number;
   epollCreate(): number;
   epollControl(epoll: number, operation: number, fd: number, events: number): number;
+  rbdCall(operation: number, handle: number, text: string, other: string, value: number): Promise<number | string>;
+  rbdCluster(user: string, cores: Int32Array): number;
+  rbdConfigure(cluster: number, name: string, value: string): number;
+  rbdFd(handle: number): number;
+  rbdImageError(image: number): number;
+  rbdChannelOpen(image: number, requests: number): number;
+  rbdChannelClose(channel: number): number;
+  rbdSubmit(channel: number, records: Float64Array, count: number): void;
+  rbdReap(channel: number, out: Float64Array): number;
+  rbdArm(channel: number, isArmed: number): number;
+  lockFile(fd: number): number;
 
   prefetchCreate(descriptors: number, availableEntries: number, size: number, regions: Float64Array): number;
   prefetchClose(id: number): number;

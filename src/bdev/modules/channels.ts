@@ -6,6 +6,7 @@ import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
+import { RbdChannel } from './rbd/rbd-channel.ts';
 import { VirtioChannel } from './virtio/virtio-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
@@ -15,5 +16,6 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   'nvme-pcie': (description, context) => new PcieChannel(description, context),
   null: () => new NullChannel(),
   'nvme-tcp': (description, context) => new TcpChannel(description, context),
+  rbd: (description, context) => new RbdChannel(description, context),
   virtio: (description, context) => new VirtioChannel(description, context),
 };

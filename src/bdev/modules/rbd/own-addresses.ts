@@ -1,0 +1,88 @@
+/**
+ * Which clients of Ceph were our own dead predecessors. A client is known by its address, which is never given again:
+ * every daemon writes the addresses of its clients into a file beside its RPC socket, and keeps the file locked for as
+ * long as it lives. The kernel ends the lock with its holder and never before. So whoever gets the lock knows that no
+ * process of those addresses is left, in whatever container it ran, and whatever ended it.
+ */
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { strerror } from '../../../base/errors.ts';
+import type { Logger } from '../../../base/log.ts';
+import { lockFile } from '../../../sys/rbd.ts';
+
+const { O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
+/** How long a daemon that was told to end may take to do so while its successor starts. */
+const CLAIM_MS_MAX = 10_000;
+const CLAIM_POLL_MS = 100;
+/** Of the newest clients. */
+const ADDRESSES_MAX = 256;
+
+export class OwnAddresses {
+  readonly #path: string;
+  readonly #log: Logger;
+  #fd = -1;
+  #dead: readonly string[] = [];
+  readonly #own: string[] = [];
+  #claimed: Promise<void> | null = null;
+
+  constructor(path: string, log: Logger) {
+    this.#path = path;
+    this.#log = log;
+  }
+
+  /** Before a client is made. Without the file, no lock is taken from a predecessor. */
+  claim(): Promise<void> {
+    this.#claimed ??= this.#claim();
+    return this.#claimed;
+  }
+
+  /** True when that client's process is gone for certain. */
+  isDead(address: string): boolean {
+    return this.#dead.includes(address);
+  }
+
+  /** Of a client of ours, before it opens an image. */
+  add(address: string): void {
+    this.#own.push(address);
+    if (this.#fd < 0) return;
+    const text = [...this.#dead, ...this.#own].slice(-ADDRESSES_MAX).join('\n');
+    ftruncateSync(this.#fd, 0);
+    writeSync(this.#fd, `${text}\n`, 0);
+  }
+
+  close(): void {
+    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#fd = -1;
+    this.#claimed = null;
+  }
+
+  async #claim(): Promise<void> {
+    const reason = await this.#open().catch((error: Error) => error.message);
+    if (reason === null) return;
+    this.#log.warn(`${this.#path}: ${reason}; locks of a daemon that died are left to Ceph, which takes half a minute`);
+  }
+
+  /** Null, or why the file cannot be used. */
+  async #open(): Promise<string | null> {
+    const fd = openSync(this.#path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
+    const stat = fstatSync(fd);
+    // Beside a socket in /var/tmp somebody else could have put one that names living clients.
+    if (!stat.isFile() || stat.uid !== process.geteuid?.() || (stat.mode & 0o022) !== 0) {
+      closeSync(fd);
+      return 'it is not a file that only this user may write';
+    }
+    const deadline = Date.now() + CLAIM_MS_MAX;
+    let result = lockFile(fd);
+    while (result < 0 && Date.now() < deadline) {
+      await sleep(CLAIM_POLL_MS);
+      result = lockFile(fd);
+    }
+    if (result < 0) {
+      closeSync(fd);
+      return `another daemon has it locked (${strerror(result)})`;
+    }
+    this.#fd = fd;
+    this.#dead = readFileSync(fd, 'utf8').split('\n').filter(Boolean);
+    return null;
+  }
+}
