@@ -14,9 +14,12 @@
 #endif
 
 #define ENGINES_MAX 1024
-#define CHUNK_BYTES 512
 #define LINE_BYTES 64
-// Chunks whose lines are on their way while older ones are copied.
+// Of a copy's source, what is asked for before its turn: the processor's own prefetcher follows a block once it has
+// begun, but does not see the next one.
+#define HEAD_BYTES 512
+// How early: so many bytes of other copies, or so many other copies, come before it.
+#define AHEAD_BYTES 8192
 #define AHEAD 8
 // From here on zeroing gives whole pages back to the system instead of writing them.
 #define RETURN_BYTES_MIN (64 * 1024)
@@ -44,29 +47,38 @@ struct engine {
 static struct engine engines[ENGINES_MAX];
 static pthread_mutex_t engines_lock = PTHREAD_MUTEX_INITIALIZER;
 
-// Copies in flight: a chunk enters with a request for its lines, and is copied when AHEAD others have entered after it.
-// Copies are made in the order in which they entered.
+// Copies that wait for their sources to arrive, made in the order in which they entered.
 struct pipeline {
   uint32_t head, tail; // free-running
+  size_t bytes;
   bool has_streamed;
-  struct chunk {
+  struct copy {
     uint8_t *to;
     const uint8_t *from;
     size_t length;
     bool is_stream;
-  } chunks[AHEAD];
+  } copies[AHEAD];
 };
 
 static inline void copy_oldest(struct pipeline *pipeline) {
-  const struct chunk *chunk = &pipeline->chunks[pipeline->head++ % AHEAD];
+  const struct copy *copy = &pipeline->copies[pipeline->head++ % AHEAD];
+  pipeline->bytes -= copy->length;
 #if defined(__x86_64__)
-  if (chunk->is_stream) {
-    for (size_t i = 0; i < chunk->length; i += sizeof(__m128i))
-      _mm_stream_si128((__m128i *)(chunk->to + i), _mm_loadu_si128((const __m128i *)(chunk->from + i)));
+  if (copy->is_stream) {
+    for (size_t i = 0; i < copy->length; i += LINE_BYTES) {
+      const __m128i *from = (const __m128i *)(copy->from + i);
+      __m128i *to = (__m128i *)(copy->to + i);
+      __m128i a = _mm_loadu_si128(from), b = _mm_loadu_si128(from + 1);
+      __m128i c = _mm_loadu_si128(from + 2), d = _mm_loadu_si128(from + 3);
+      _mm_stream_si128(to, a);
+      _mm_stream_si128(to + 1, b);
+      _mm_stream_si128(to + 2, c);
+      _mm_stream_si128(to + 3, d);
+    }
     return;
   }
 #endif
-  memcpy(chunk->to, chunk->from, chunk->length);
+  memcpy(copy->to, copy->from, copy->length);
 }
 
 static inline void drain(struct pipeline *pipeline) {
@@ -79,20 +91,13 @@ static inline void drain(struct pipeline *pipeline) {
 }
 
 static inline void enter(struct pipeline *pipeline, uint8_t *to, const uint8_t *from, size_t length, bool stream) {
-  while (length > 0) {
-    size_t chunk = length < CHUNK_BYTES ? length : CHUNK_BYTES;
-    bool is_stream = stream && ((uintptr_t)to | chunk) % sizeof(uint64_t[2]) == 0;
-    for (size_t i = 0; i < chunk; i += LINE_BYTES) {
-      __builtin_prefetch(from + i, 0, 3);
-      if (!is_stream) __builtin_prefetch(to + i, 1, 3);
-    }
-    if (pipeline->tail - pipeline->head == AHEAD) copy_oldest(pipeline);
-    pipeline->chunks[pipeline->tail++ % AHEAD] = (struct chunk){to, from, chunk, is_stream};
-    pipeline->has_streamed |= is_stream;
-    to += chunk;
-    from += chunk;
-    length -= chunk;
-  }
+  bool is_stream = stream && ((uintptr_t)to | length) % LINE_BYTES == 0;
+  for (size_t i = 0; i < HEAD_BYTES && i < length; i += LINE_BYTES) __builtin_prefetch(from + i, 0, 3);
+  if (pipeline->tail - pipeline->head == AHEAD) copy_oldest(pipeline);
+  pipeline->copies[pipeline->tail++ % AHEAD] = (struct copy){to, from, length, is_stream};
+  pipeline->has_streamed |= is_stream;
+  pipeline->bytes += length;
+  while (pipeline->bytes - pipeline->copies[pipeline->head % AHEAD].length >= AHEAD_BYTES) copy_oldest(pipeline);
 }
 
 // Private anonymous memory: pages that are given back read as zeroes.
@@ -110,7 +115,7 @@ static void zero(uint8_t *start, size_t length) {
 }
 
 static void run(const struct engine *engine, uint32_t count) {
-  struct pipeline pipeline = {.head = 0, .tail = 0, .has_streamed = false};
+  struct pipeline pipeline = {.bytes = 0, .has_streamed = false};
   for (uint32_t i = 0; i < count; i++) {
     const struct copy_operation *operation = &engine->operations[i];
     uint8_t *disk = (uint8_t *)(uintptr_t)operation->address;
