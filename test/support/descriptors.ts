@@ -5,7 +5,10 @@ import { truncationEventFd } from '../../src/sys/mapping.ts';
 /** Opened by the first guarded mapping, and kept: it must not look like a leak of the test that comes first. */
 truncationEventFd();
 
-/** Open descriptors of the process, without the one that the count itself needs. */
+/**
+ * Open descriptors of the process, without the one that the count itself needs. The process may close one of its own
+ * at any time: only more than before is a leak.
+ */
 export function openFdCount(): number {
   return readdirSync('/proc/self/fd').length - 1;
 }

@@ -24,7 +24,7 @@ beforeEach(() => {
 
 afterEach(async () => {
   for (const bdev of toDestruct.splice(0)) await bdev.destruct();
-  assert.equal(openFdCount(), fdsBefore);
+  assert.ok(openFdCount() <= fdsBefore, 'no descriptor is left over');
 });
 
 function bdevOf(
