@@ -6,6 +6,8 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
+import { delayRpc } from '../bdev/modules/delay/delay.rpc.ts';
+import { errorRpc } from '../bdev/modules/error/error.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
@@ -15,6 +17,7 @@ import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
+import { passthruRpc } from '../bdev/modules/passthru/passthru.rpc.ts';
 import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
@@ -69,6 +72,9 @@ export class Daemon {
         tcpTransport(log),
       ]),
       ...rbdRpc(this.rbd, this.bdevs),
+      ...passthruRpc(this.bdevs),
+      ...delayRpc(this.bdevs),
+      ...errorRpc(this.bdevs),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
     };
@@ -118,7 +124,8 @@ export class Daemon {
     await this.#server.close();
     await this.vhost.close();
     await this.#nvme.close();
-    for (const entry of this.bdevs.list()) await this.bdevs.delete(entry);
+    // Stacked ones before what they stand on.
+    for (const entry of this.bdevs.list().toReversed()) if (!entry.isRemoving) await this.bdevs.delete(entry);
     await this.rbd.close();
     await Promise.all(this.reactors.map((reactor) => reactor.stop()));
   }

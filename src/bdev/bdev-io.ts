@@ -15,6 +15,9 @@ export const NO_SEGMENTS = -1;
 /** `wakeFd` of a channel whose completions need polling. */
 export const NO_WAKE_FD = -1;
 
+/** `wakeFd` of a channel whose completions come from channels below, which the reactor polls or watches as well. */
+export const WOKEN_FROM_BELOW = -2;
+
 /** Whoever submitted a request. Called on the reactor's thread, possibly from inside `submit`. */
 export interface IoOwner {
   ioDone(io: BdevIo): void;
@@ -39,6 +42,8 @@ export class BdevIo {
   tag = 0;
   owner: IoOwner;
   account: IoAccount | null = null;
+  /** Of a request that a stacked bdev makes: the one that it is for. */
+  parent: BdevIo | null = null;
 
   constructor(owner: IoOwner) {
     this.owner = owner;
@@ -65,7 +70,8 @@ export interface IoChannel {
   readonly sharesCores?: boolean;
   /**
    * Readable, from `arm` to `disarm`, when a request may have completed, so that a reactor with nothing but waiting I/O
-   * can sleep. `NO_WAKE_FD`: completions need polling. The channel's own: watched, never read or closed by others.
+   * can sleep. `NO_WAKE_FD`: completions need polling. `WOKEN_FROM_BELOW`: this channel needs neither. The channel's
+   * own: watched, never read or closed by others.
    */
   readonly wakeFd: number;
   /** Asks for `wakeFd`. True when `poll` has something to do already: then it must not be waited for. */
@@ -77,4 +83,23 @@ export interface IoChannel {
   update(description: BdevDescription): void;
   /** Nothing is in flight. */
   close(): void;
+}
+
+/** The channel of a bdev under a stacked one. The reactor drives it, and others may use it as well. */
+export interface BaseChannel {
+  /** Of the bdev. */
+  readonly id: number;
+  /** Takes a request; `io.owner` hears of its end, now or later. */
+  submit(io: BdevIo): void;
+  /** The base's size or place changed. */
+  update(description: BdevDescription): void;
+}
+
+/** Where stacked channels get those under them. */
+export interface BaseChannels {
+  take(description: BdevDescription): BaseChannel;
+  /** The caller's bdev is going away: once that is so for every user, what waits for the base's device fails. */
+  abandon(base: BaseChannel): void;
+  /** Nothing of the caller is in flight on it. */
+  release(base: BaseChannel): void;
 }

@@ -81,7 +81,8 @@ function describe(entry: BdevEntry): Result<'bdev_get_bdevs'>[number] {
     preferred_unmap_granularity: 0,
     uuid: bdev.uuid,
     assigned_rate_limits: { rw_ios_per_sec: 0, rw_mbytes_per_sec: 0, r_mbytes_per_sec: 0, w_mbytes_per_sec: 0 },
-    claimed: false,
+    claimed: entry.holder !== null,
+    ...(entry.holder === null ? {} : { claim_type: 'exclusive_write' }),
     zoned: false,
     supported_io_types: Object.fromEntries(IO_TYPE_NAMES.map((name) => [name, supports(name)])) as Record<
       (typeof IO_TYPE_NAMES)[number],

@@ -8,7 +8,7 @@
  */
 
 import type { IovArena } from '../sys/iov-arena.ts';
-import type { IoChannel, IoType } from './bdev-io.ts';
+import type { BaseChannels, IoChannel, IoType } from './bdev-io.ts';
 
 /** Values that structured cloning carries to another thread. */
 export type PlainParams = Readonly<Record<string, string | number | boolean | SharedArrayBuffer>>;
@@ -30,6 +30,8 @@ export interface BdevDescription {
   readonly unmapReadsZeroes: boolean;
   /** What the kind's factory needs: addresses, descriptors, paths. */
   readonly params: PlainParams;
+  /** Of a stacked bdev: those under it. */
+  readonly bases: readonly BdevDescription[];
   /** The bdev is being deleted: a channel may be opened, and refuses everything. */
   readonly isRemoved: boolean;
   /** Counters: one row a reactor, see bdev-stats.ts. */
@@ -71,6 +73,8 @@ export interface Bdev {
 export interface ChannelContext {
   /** Where the segment lists of requests live. */
   readonly arena: IovArena;
+  /** For stacked bdevs. */
+  readonly bases?: BaseChannels;
   /** Hears, once a channel, that the device behind a bdev is gone (`IoStatus.gone`). */
   readonly onGone?: (bdevId: number) => void;
 }

@@ -90,12 +90,16 @@ export class BdevChannel implements IoAccount {
   /** Refuses new requests; resolves when those in flight have ended and the module's channel is closed. */
   async remove(): Promise<void> {
     this.isRemoved = true;
-    if (this.#module?.abandon !== undefined) {
-      this.#module.abandon();
-      if (!this.isAwake) this.wake();
-    }
+    this.abandon();
     await this.drained();
     this.close();
+  }
+
+  /** What waits for the bdev's device to come back fails now. */
+  abandon(): void {
+    if (this.#module?.abandon === undefined) return;
+    this.#module.abandon();
+    if (!this.isAwake) this.wake();
   }
 
   drained(): Promise<void> {

@@ -202,3 +202,75 @@ describe('a description', () => {
     expect([description.isRemoved, description.stats.byteLength, entry.sizeBytes]).toEqual([false, 8192, 4096]);
   });
 });
+
+describe('a stacked bdev', () => {
+  const stack = (registry: BdevRegistry, name: string, bases: readonly BdevEntry[], holder?: string) => {
+    const bdev = new FakeBdev({ name, blockCount: 8, blockSizeBytes: 512 });
+    const foundation = holder === undefined ? { bases } : { bases, holder };
+    return { bdev, entry: registry.create(name, undefined, () => bdev, foundation) };
+  };
+  const denied = expect.objectContaining({ code: 'EPERM' });
+
+  it('claims what it stands on, alone, until it goes', async () => {
+    const registry = new BdevRegistry(1);
+    const { entry: base } = create(registry, 'Base');
+    const { entry } = stack(registry, 'Top', [base]);
+    expect(() => base.checkUnclaimed()).toThrow('bdev "Base" is claimed by "Top"');
+    expect(() => stack(registry, 'Other', [base])).toThrow(denied);
+    expect(registry.find('Other')).toBe(undefined);
+    expect(entry.describe().bases.map(({ name }) => name)).toEqual(['Base']);
+    await registry.delete(entry);
+    expect(base.users.size).toBe(0);
+    base.checkUnclaimed();
+    stack(registry, 'Other', [base]);
+  });
+
+  it('does not take a bdev from a controller', () => {
+    const registry = new BdevRegistry(1);
+    const { entry: base } = create(registry, 'Base');
+    base.users.add(new FakeUser());
+    expect(() => stack(registry, 'Top', [base])).toThrow('bdev "Base" is in use');
+    expect(base.holder).toBe(null);
+  });
+
+  it('shares its base with the other parts of one whole', async () => {
+    const registry = new BdevRegistry(1);
+    const { entry: base } = create(registry, 'Base');
+    const [one, two] = ['One', 'Two'].map((name) => stack(registry, name, [base], 'split').entry) as [
+      BdevEntry,
+      BdevEntry,
+    ];
+    await registry.delete(one);
+    expect(() => base.checkUnclaimed()).toThrow(denied);
+    await registry.delete(two);
+    base.checkUnclaimed();
+  });
+
+  it('tells its users when what it stands on changes, and goes with it, after its own users', async () => {
+    const registry = new BdevRegistry(1);
+    const { entry: base, bdev: baseBdev } = create(registry, 'Base');
+    const middle = stack(registry, 'Middle', [base]);
+    const top = stack(registry, 'Top', [middle.entry]);
+    const user = new FakeUser();
+    top.entry.users.add(user);
+    await registry.changed(base);
+    user.hold();
+    const deleting = registry.delete(base);
+    await turns();
+    expect(user.told).toEqual(['changed Top to 8', 'removed Top']);
+    expect([top.bdev, middle.bdev, baseBdev].map(({ destructs }) => destructs)).toEqual([0, 0, 0]);
+    expect(registry.list().every(({ isRemoving }) => isRemoving)).toBe(true);
+    user.release();
+    await deleting;
+    expect([top.bdev, middle.bdev, baseBdev].map(({ destructs }) => destructs)).toEqual([1, 1, 1]);
+    expect(registry.list()).toEqual([]);
+  });
+
+  it('goes once, when it and what it stands on are deleted at the same time', async () => {
+    const registry = new BdevRegistry(1);
+    const { entry: base } = create(registry, 'Base');
+    const { entry, bdev } = stack(registry, 'Top', [base]);
+    await Promise.all([registry.delete(entry), registry.delete(base)]);
+    expect([bdev.destructs, registry.list()]).toEqual([1, []]);
+  });
+});

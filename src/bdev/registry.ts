@@ -18,18 +18,62 @@ export interface BdevUser {
   bdevRemoved(entry: BdevEntry): Promise<void>;
 }
 
+/** What a stacked bdev stands on. */
+export interface Foundation {
+  readonly bases: readonly BdevEntry[];
+  /** Who claims them. Default: the new bdev; its parts do so together when a base is cut into several. */
+  readonly holder?: string;
+}
+
 /** A registered bdev. */
 export class BdevEntry {
   readonly id: number;
   readonly bdev: Bdev;
   readonly stats: SharedArrayBuffer;
+  /** Of a stacked bdev: what it claims. */
+  readonly bases: readonly BdevEntry[];
   readonly users = new Set<BdevUser>();
+  /** Who has the bdev for itself: a stacked bdev, or the parts of one. */
+  holder: string | null = null;
   isRemoving = false;
+  /** Set while it is taken from its users. */
+  removal: Promise<void> | null = null;
+  /** Lets go of the bases. */
+  release: () => void = () => {};
 
-  constructor(id: number, bdev: Bdev, stats: SharedArrayBuffer) {
+  constructor(id: number, bdev: Bdev, stats: SharedArrayBuffer, bases: readonly BdevEntry[] = []) {
     this.id = id;
     this.bdev = bdev;
     this.stats = stats;
+    this.bases = bases;
+  }
+
+  /** Throws `EPERM` when a stacked bdev claims it: what writes past that one would destroy it. */
+  checkUnclaimed(): void {
+    if (this.holder === null) return;
+    throw new TargetError('EPERM', `bdev "${this.name}" is claimed by "${this.holder}": use that one, or delete it`);
+  }
+
+  /** Throws `EPERM` when others use it. */
+  checkClaim(holder: string): void {
+    if (this.holder === holder) return;
+    this.checkUnclaimed();
+    if (this.users.size === 0) return;
+    throw new TargetError(
+      'EPERM',
+      `bdev "${this.name}" is in use: delete its controllers before "${holder}" claims it`,
+    );
+  }
+
+  /** After `checkClaim`. */
+  claim(holder: string, user: BdevUser): void {
+    this.holder = holder;
+    this.users.add(user);
+  }
+
+  unclaim(user: BdevUser): void {
+    this.users.delete(user);
+    if (this.users.size === 0) this.holder = null;
   }
 
   get name(): string {
@@ -52,11 +96,14 @@ export class BdevEntry {
       ioTypes: [...bdev.ioTypes],
       unmapReadsZeroes: bdev.unmapReadsZeroes ?? false,
       params: bdev.params(),
+      bases: this.bases.map((base) => base.describe()),
       isRemoved: this.isRemoving,
       stats,
     };
   }
 }
+
+const ALONE: Foundation = { bases: [] };
 
 export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: [BdevEntry] }> {
   readonly #entries = new Map<string, BdevEntry>();
@@ -68,15 +115,32 @@ export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: 
     this.#reactorCount = reactorCount;
   }
 
-  /** Throws `EEXIST` before `make` is called when the name or UUID is taken. */
-  create(name: string, uuid: string | undefined, make: () => Bdev): BdevEntry {
+  /**
+   * A stacked bdev claims its bases: it hears of their changes, and goes with them. Throws, before `make` is called,
+   * `EEXIST` when the name or UUID is taken, `EPERM` when a base is.
+   */
+  create(
+    name: string,
+    uuid: string | undefined,
+    make: () => Bdev,
+    { bases, holder = name }: Foundation = ALONE,
+  ): BdevEntry {
     for (const taken of uuid === undefined ? [name] : [name, uuid.toLowerCase()]) {
       if (this.find(taken) !== undefined) {
         throw new TargetError('EEXIST', `a bdev "${taken}" exists already: choose another name or delete it first`);
       }
     }
-    const entry = new BdevEntry(this.#nextId++, make(), createStats(this.#reactorCount));
+    for (const base of bases) base.checkClaim(holder);
+    const entry = new BdevEntry(this.#nextId++, make(), createStats(this.#reactorCount), bases);
     this.#entries.set(name, entry);
+    const stacked: BdevUser = {
+      bdevChanged: () => this.changed(entry),
+      bdevRemoved: () => this.#takeAway(entry),
+    };
+    for (const base of bases) base.claim(holder, stacked);
+    entry.release = () => {
+      for (const base of bases) base.unclaim(stacked);
+    };
     this.emit('created', entry);
     return entry;
   }
@@ -115,9 +179,8 @@ export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: 
    */
   async delete(entry: BdevEntry): Promise<void> {
     if (entry.isRemoving) throw new TargetError('ENODEV', `bdev "${entry.name}" is already being deleted`);
-    entry.isRemoving = true;
     await withinDeadline(
-      this.#remove(entry),
+      this.#takeAway(entry),
       REMOVAL_MS_MAX,
       () =>
         new TargetError(
@@ -128,11 +191,19 @@ export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: 
     );
   }
 
+  /** A stacked bdev goes when it is deleted itself, and when one of its bases is. */
+  #takeAway(entry: BdevEntry): Promise<void> {
+    entry.isRemoving = true;
+    entry.removal ??= this.#remove(entry);
+    return entry.removal;
+  }
+
   async #remove(entry: BdevEntry): Promise<void> {
     await Promise.all([...entry.users].map((user) => user.bdevRemoved(entry)));
     entry.users.clear();
     this.#entries.delete(entry.name);
     await entry.bdev.destruct();
+    entry.release();
     this.emit('deleted', entry);
   }
 

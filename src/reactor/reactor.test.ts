@@ -392,6 +392,19 @@ describe('a drive', () => {
     await until(() => isSleeping(reactor), 'sleep');
   });
 
+  it('that hears of completions from another drive lets the reactor sleep with requests in flight', async () => {
+    const reactor = reactorOf();
+    const drive = new FakeDrive();
+    drive.wakeFd = -2;
+    reactor.addDrive(drive);
+    drive.submit();
+    await until(() => isSleeping(reactor), 'sleep');
+    expect([drive.isAwake, drive.inFlight, drive.arms]).toEqual([false, 1, 0]);
+    drive.submit();
+    expect(drive.isAwake).toBe(true);
+    await until(() => isSleeping(reactor), 'sleep again');
+  });
+
   it('that can say so lets the reactor sleep with requests in flight, and is woken by what completes', async () => {
     const reactor = reactorOf();
     const [source, drive] = [new FakeSource(), FakeDrive.signalling()];

@@ -39,7 +39,10 @@ export interface Drive extends Member {
   poll(): number;
   /** Requests submitted and not completed. */
   readonly inFlight: number;
-  /** Readable, from `arm` to `disarm`, when a request may have completed. Negative: completions need polling. */
+  /**
+   * Readable, from `arm` to `disarm`, when a request may have completed. -1: completions need polling. -2: they come
+   * with those of another drive.
+   */
   readonly wakeFd: number;
   /** Other threads of this machine do its work: nobody spins while it has requests. Default: false. */
   readonly sharesCores?: boolean;
@@ -57,6 +60,9 @@ export const SPIN_NS = 500_000;
 const ROUNDS_PER_CLOCK = 32;
 /** A burst ends after so long, so that the event loop has its turn. */
 const BURST_NS = 500_000;
+
+/** `Drive.wakeFd`, see there. */
+const WOKEN_FROM_BELOW = -2;
 
 /** Counters of a reactor in shared memory: one writer, read without locks. */
 export const ReactorCounter = { busyNs: 0, idleNs: 1, lastClockNs: 2, sleeping: 3, threadId: 4, turns: 5 } as const;
@@ -272,7 +278,7 @@ export class Reactor {
     }
     const mayWait = drive.sharesCores !== true && this.#spinning > 0;
     if (mayWait && nowNs - slot.lastWorkNs < SPIN_NS) return false;
-    if (drive.inFlight > 0) {
+    if (drive.inFlight > 0 && drive.wakeFd !== WOKEN_FROM_BELOW) {
       // While a source is polled, polling the drive too costs less than being woken.
       if (this.#awake.length > 0 || drive.wakeFd < 0) return false;
       if (drive.arm()) {

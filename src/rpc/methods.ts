@@ -12,6 +12,7 @@ import { fileMethods } from './methods/bdev-file.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
 import { rbdMethods } from './methods/bdev-rbd.ts';
+import { stackedMethods } from './methods/bdev-stacked.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { vhostMethods } from './methods/vhost.ts';
@@ -23,6 +24,7 @@ export const METHODS = {
   ...virtioMethods,
   ...nvmeMethods,
   ...rbdMethods,
+  ...stackedMethods,
   ...vhostMethods,
   ...frameworkMethods,
 } as const satisfies Record<string, MethodSpec>;

@@ -34,6 +34,7 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
     super(options);
     this.configuredSerial = options.serial;
     this.bdev = options.bdev;
+    this.bdev.checkUnclaimed();
     this.isReadonly = options.isReadonly || !this.bdev.bdev.ioTypes.includes(IoType.write);
     this.listen();
     this.bdev.users.add(this);

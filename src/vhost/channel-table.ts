@@ -1,6 +1,10 @@
-/** The bdev channels of one reactor: one per bdev, opened by its first user here, closed with its last. */
+/**
+ * The bdev channels of one reactor: one per bdev, opened by its first user here, closed with its last. Users are
+ * queues, and the channels of stacked bdevs.
+ */
 import { TargetError } from '../base/errors.ts';
 import type { BdevDescription, ChannelContext } from '../bdev/bdev.ts';
+import type { BaseChannel, BaseChannels } from '../bdev/bdev-io.ts';
 import { BdevChannel } from '../bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../bdev/modules/channels.ts';
 import type { Reactor } from '../reactor/reactor.ts';
@@ -8,18 +12,24 @@ import type { Reactor } from '../reactor/reactor.ts';
 interface OpenChannel {
   readonly channel: BdevChannel;
   users: number;
+  /** Users that go. */
+  leaving: number;
 }
 
-export class ChannelTable {
-  readonly #reactor: Reactor;
+export class ChannelTable implements BaseChannels {
+  readonly #reactor: Pick<Reactor, 'addDrive' | 'removeDrive'>;
   readonly #reactorIndex: number;
   readonly #context: ChannelContext;
   readonly #channels = new Map<number, OpenChannel>();
 
-  constructor(reactor: Reactor, reactorIndex: number, context: ChannelContext) {
+  constructor(
+    reactor: Pick<Reactor, 'addDrive' | 'removeDrive'>,
+    reactorIndex: number,
+    context: Omit<ChannelContext, 'bases'>,
+  ) {
     this.#reactor = reactor;
     this.#reactorIndex = reactorIndex;
-    this.#context = context;
+    this.#context = { ...context, bases: this };
   }
 
   /** Opens the bdev's channel, or shares it. Give it back with `release`. */
@@ -28,7 +38,7 @@ export class ChannelTable {
     if (open === undefined) {
       const factory = CHANNEL_FACTORIES[bdev.kind];
       if (factory === undefined) throw new TargetError('ENOSYS', `a reactor cannot open a bdev of kind "${bdev.kind}"`);
-      open = { channel: new BdevChannel(bdev, factory, this.#context, this.#reactorIndex), users: 0 };
+      open = { channel: new BdevChannel(bdev, factory, this.#context, this.#reactorIndex), users: 0, leaving: 0 };
       this.#channels.set(bdev.id, open);
       this.#reactor.addDrive(open.channel);
     }
@@ -36,12 +46,17 @@ export class ChannelTable {
     return open.channel;
   }
 
-  release(channel: BdevChannel): void {
-    const open = this.#channels.get(channel.id);
+  abandon({ id }: BaseChannel): void {
+    const open = this.#channels.get(id);
+    if (open !== undefined && ++open.leaving === open.users) open.channel.abandon();
+  }
+
+  release({ id }: BaseChannel): void {
+    const open = this.#channels.get(id);
     if (open === undefined || --open.users > 0) return;
-    this.#reactor.removeDrive(channel);
-    this.#channels.delete(channel.id);
-    channel.close();
+    this.#reactor.removeDrive(open.channel);
+    this.#channels.delete(id);
+    open.channel.close();
   }
 
   /** Undefined when nobody here uses the bdev. */

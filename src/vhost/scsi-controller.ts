@@ -101,6 +101,7 @@ export class ScsiController extends Controller<ScsiSession> {
     if (luns.has(params.lun)) {
       throw new TargetError('EEXIST', `target ${target} of "${this.name}" has a LUN ${params.lun} already`);
     }
+    params.bdev.checkUnclaimed();
     const lun = new ScsiLun(this, target, params);
     luns.set(lun.lun, lun);
     this.#targets.set(target, luns);

@@ -4,7 +4,9 @@
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Bdev } from '../../src/bdev/bdev.ts';
-import { IoStatus, IoType, NO_WAKE_FD } from '../../src/bdev/bdev-io.ts';
+import { IoStatus, IoType, NO_WAKE_FD, WOKEN_FROM_BELOW } from '../../src/bdev/bdev-io.ts';
+import type { BdevChannel } from '../../src/bdev/channel.ts';
+import { BdevRegistry } from '../../src/bdev/registry.ts';
 import { FdSet } from '../../src/sys/events.ts';
 import { IOV_LONG_ENTRIES } from '../../src/sys/iov-arena.ts';
 import type { MappingInfo } from '../../src/sys/mapping.ts';
@@ -20,8 +22,8 @@ const LIMIT_MS = 30_000;
 const UNTOUCHED = 0xcc;
 
 export interface Kind {
-  /** A new disk of `sizeBytes`, all zeroes. */
-  make(name: string, sizeBytes: number): Bdev | Promise<Bdev>;
+  /** A new disk of `sizeBytes`, all zeroes. What it stands on is put into the registry. */
+  make(name: string, sizeBytes: number, registry: BdevRegistry): Bdev | Promise<Bdev>;
   /** The guest's memory, `GUEST_BYTES` of it. Default: this process's own. */
   memory?(): MappingInfo & { close(): void };
   /** Takes away what `make` left, after `destruct`. */
@@ -35,9 +37,14 @@ export interface Kind {
 class TestedDisk extends DiskRig {
   readonly kind: Kind;
 
-  constructor(kind: Kind, bdev: Bdev) {
-    super(bdev, kind.memory?.());
+  private constructor(kind: Kind, bdev: Bdev, registry: BdevRegistry) {
+    super(bdev, kind.memory?.(), registry);
     this.kind = kind;
+  }
+
+  static async make(kind: Kind, name: string): Promise<TestedDisk> {
+    const registry = new BdevRegistry(1);
+    return new TestedDisk(kind, await kind.make(name, DISK_BYTES, registry), registry);
   }
 
   expectBytes(found: Uint8Array, wanted: Uint8Array): void {
@@ -52,7 +59,7 @@ export function describeConformance(name: string, kind: Kind): void {
     let disk: TestedDisk;
 
     beforeEach(async () => {
-      disk = new TestedDisk(kind, await kind.make('Disk', DISK_BYTES));
+      disk = await TestedDisk.make(kind, 'Disk');
     });
 
     afterEach(async () => {
@@ -293,7 +300,11 @@ async function wakesTheSleeper(disk: TestedDisk): Promise<void> {
   if (!canWake) return;
   const set = new FdSet();
   let wake: () => void = () => undefined;
-  set.add(channel.wakeFd, () => wake());
+  const drives = [channel, ...disk.below];
+  for (const { wakeFd } of drives) if (wakeFd >= 0) set.add(wakeFd, () => wake());
+  // As a reactor does: whatever has nothing in flight, or is woken from below, is no reason to stay awake.
+  const mustStay = (drive: BdevChannel): boolean =>
+    drive.inFlight > 0 && drive.wakeFd !== WOKEN_FROM_BELOW && (drive.wakeFd === NO_WAKE_FD || drive.arm());
   const segments = [{ offset: 0, length: disk.blockSize }];
   for (let i = 0; i < 300; i++) {
     let isEnded = false;
@@ -302,7 +313,7 @@ async function wakesTheSleeper(disk: TestedDisk): Promise<void> {
     void ended.then(() => {
       isEnded = true;
     });
-    channel.poll();
+    disk.poll();
     for (let sleeps = 0; ; sleeps++) {
       await Promise.resolve();
       if (isEnded) break;
@@ -314,10 +325,10 @@ async function wakesTheSleeper(disk: TestedDisk): Promise<void> {
           resolve();
         };
       });
-      if (channel.arm()) wake();
+      if (drives.map(mustStay).includes(true)) wake();
       await woken;
-      channel.disarm();
-      channel.poll();
+      for (const drive of drives) drive.disarm();
+      disk.poll();
     }
     expect(await ended).toBe(success);
   }
@@ -330,7 +341,7 @@ async function leaksNothing(disk: TestedDisk): Promise<void> {
   // A channel that connects by itself has done so after a request.
   expect(await disk.run(IoType.read, 0, 1, [{ offset: 0, length: disk.blockSize }])).toBe(success);
   const before = openFdCount();
-  const other = new DiskRig(await disk.kind.make('Other', DISK_BYTES));
+  const other = await TestedDisk.make(disk.kind, 'Other');
   expect(await other.run(IoType.write, 0, 1, [{ offset: 1, length: other.channel.blockSizeBytes }])).toBe(success);
   expect(openFdCount()).toBeGreaterThanOrEqual(before);
   await other.close();

@@ -4,8 +4,10 @@ import { BdevIo, type IoOwner, type IoStatus, type IoType, NO_SEGMENTS } from '.
 import { BdevChannel } from '../../src/bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../../src/bdev/modules/channels.ts';
 import { type BdevEntry, BdevRegistry } from '../../src/bdev/registry.ts';
+import type { Drive } from '../../src/reactor/reactor.ts';
 import { IOV_SHORT_ENTRIES, IovArena } from '../../src/sys/iov-arena.ts';
 import { Mapping, type MappingInfo, MappingViews } from '../../src/sys/mapping.ts';
+import { ChannelTable } from '../../src/vhost/channel-table.ts';
 
 const MIB = 1 << 20;
 export const GUEST_BYTES = 6 * MIB;
@@ -18,20 +20,34 @@ export interface Segment {
 }
 
 export class DiskRig implements IoOwner {
-  readonly registry = new BdevRegistry(1);
+  readonly registry: BdevRegistry;
   readonly entry: BdevEntry;
   readonly arena = new IovArena(2048, 8);
   /** The guest's. */
   readonly memory: MappingInfo & { close(): void };
   readonly guest: Uint8Array;
   readonly channels: BdevChannel[] = [];
+  /** Channels to what the disk stands on: the reactor's. */
+  readonly below = new Set<BdevChannel>();
   readonly #views = new MappingViews();
   readonly #ended = new Map<BdevIo, (status: IoStatus) => void>();
+  readonly #table: ChannelTable;
 
-  constructor(bdev: Bdev, memory: MappingInfo & { close(): void } = Mapping.anonymous(GUEST_BYTES)) {
+  /** Stands on whatever is in the registry already. */
+  constructor(
+    bdev: Bdev,
+    memory: MappingInfo & { close(): void } = Mapping.anonymous(GUEST_BYTES),
+    registry = new BdevRegistry(1),
+  ) {
+    this.registry = registry;
+    const host = {
+      addDrive: (drive: Drive) => this.below.add(drive as BdevChannel),
+      removeDrive: (drive: Drive) => this.below.delete(drive as BdevChannel),
+    };
+    this.#table = new ChannelTable(host, 0, { arena: this.arena });
     this.memory = memory;
     this.guest = new Uint8Array(this.#views.view(this.memory, 0, GUEST_BYTES));
-    this.entry = this.registry.create(bdev.name, bdev.uuid, () => bdev);
+    this.entry = registry.create(bdev.name, bdev.uuid, () => bdev, { bases: registry.list() });
     this.entry.users.add({
       bdevChanged: async (entry) => {
         for (const channel of this.channels) channel.update(entry.describe());
@@ -73,7 +89,7 @@ export class DiskRig implements IoOwner {
   openChannel(): BdevChannel {
     const factory = CHANNEL_FACTORIES[this.entry.bdev.kind];
     if (factory === undefined) throw new Error(`there is no factory for ${this.entry.bdev.kind}`);
-    const channel = new BdevChannel(this.entry.describe(), factory, { arena: this.arena }, 0);
+    const channel = new BdevChannel(this.entry.describe(), factory, { arena: this.arena, bases: this.#table }, 0);
     this.channels.push(channel);
     return channel;
   }
@@ -117,11 +133,16 @@ export class DiskRig implements IoOwner {
     });
     const deadline = Date.now() + LIMIT_MS;
     for (;;) {
-      for (const channel of this.channels) channel.poll();
+      this.poll();
       await new Promise((resolve) => setImmediate(resolve));
       if (isOver) return await over;
       if (Date.now() > deadline) throw new Error('a request did not end');
     }
+  }
+
+  poll(): void {
+    for (const channel of this.channels) channel.poll();
+    for (const channel of this.below) channel.poll();
   }
 
   /** Requests that have not ended. */
@@ -140,7 +161,7 @@ export class DiskRig implements IoOwner {
   async close(): Promise<void> {
     for (const channel of this.channels) channel.close();
     this.channels.length = 0;
-    await this.registry.delete(this.entry);
+    for (const entry of this.registry.list().toReversed()) await this.registry.delete(entry);
     this.#views.close();
     this.memory.close();
     this.arena.close();

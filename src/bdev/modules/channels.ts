@@ -1,15 +1,20 @@
 /** The channel factory of every kind of bdev: what a reactor thread needs to know of the modules. */
 import type { ChannelFactory } from '../bdev.ts';
+import { DelayChannel } from './delay/delay-channel.ts';
+import { ErrorChannel } from './error/error-channel.ts';
 import { FileChannel } from './file/file-channel.ts';
 import { MallocChannel } from './malloc/malloc-channel.ts';
 import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
+import { PassthruChannel } from './passthru/passthru-channel.ts';
 import { RbdChannel } from './rbd/rbd-channel.ts';
 import { VirtioChannel } from './virtio/virtio-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
+  delay: (description, context) => new DelayChannel(description, context),
+  error: (description, context) => new ErrorChannel(description, context),
   file: (description, context) => new FileChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
   nbd: (description, context) => new NbdChannel(description, context),
@@ -17,5 +22,6 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   null: () => new NullChannel(),
   'nvme-tcp': (description, context) => new TcpChannel(description, context),
   rbd: (description, context) => new RbdChannel(description, context),
+  passthru: (description, context) => new PassthruChannel(description, context),
   virtio: (description, context) => new VirtioChannel(description, context),
 };

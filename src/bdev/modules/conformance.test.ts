@@ -5,9 +5,14 @@ import { afterAll, describe } from 'vitest';
 import { whyNoDirectIo } from '../../../test/e2e/requirements.ts';
 import { describeConformance, type Kind } from '../../../test/support/bdev-conformance.ts';
 import { allowedCores } from '../../sys/thread.ts';
+import type { Bdev } from '../bdev.ts';
+import type { StackedParams } from '../stacked.ts';
+import { DelayBdev } from './delay/delay.ts';
+import { ErrorBdev } from './error/error.ts';
 import { FileBdev, type FileParams } from './file/file.ts';
 import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
 import { NullBdev } from './null/null.ts';
+import { PassthruBdev } from './passthru/passthru.ts';
 
 const ON_DISK = mkdtempSync(join(import.meta.dirname, '../../../build/disks-'));
 const IN_MEMORY = mkdtempSync('/dev/shm/ringhost-disks-');
@@ -35,6 +40,17 @@ function fileIn(directory: string, params: Partial<FileParams> = {}): Kind {
   };
 }
 
+/** A stacked bdev over a disk of another kind. */
+function over(base: Kind, stack: (params: StackedParams) => Bdev): Kind {
+  return {
+    canWake: true,
+    async make(name, bytes, registry) {
+      const below = await base.make(`${name}-base`, bytes, registry);
+      return stack({ name, base: registry.create(below.name, below.uuid, () => below) });
+    },
+  };
+}
+
 describeConformance('a RAM disk', mallocOf(512));
 describeConformance('a RAM disk of 4096-byte blocks', mallocOf(4096));
 describeConformance('a null disk', {
@@ -48,3 +64,22 @@ describe.skipIf(whyNoDirectIo(ON_DISK) !== null)('O_DIRECT:', () => {
 describeConformance('a file in the page cache', fileIn(ON_DISK, { isDirect: false }));
 describeConformance('a file in memory', fileIn(IN_MEMORY));
 describeConformance('a file with a kernel thread that submits', fileIn(ON_DISK, { sqPollCore: allowedCores().at(-1) }));
+describeConformance(
+  'a pass-through disk over a RAM disk',
+  over(mallocOf(512), (params) => new PassthruBdev(params)),
+);
+describeConformance(
+  'a pass-through disk over a pass-through disk over a file',
+  over(
+    over(fileIn(IN_MEMORY), (params) => new PassthruBdev(params)),
+    (params) => new PassthruBdev(params),
+  ),
+);
+describeConformance(
+  'a delay disk over a RAM disk of 4096-byte blocks',
+  over(mallocOf(4096), (params) => new DelayBdev({ ...params, latenciesUs: [50, 100, 150, 200] })),
+);
+describeConformance(
+  'an error disk without errors over a RAM disk',
+  over(mallocOf(512), (params) => new ErrorBdev(params)),
+);
