@@ -3,7 +3,7 @@
  * requests it is for (type, blocks, how many are in flight), which of those it strikes (each, every n-th, some by
  * chance), how many, and what happens to them. The first rule that strikes decides.
  *
- * Chance is a function of the seed and of how many requests the rule was asked about: the same load has the same faults.
+ * Chance is a function of the seed and of how many requests the rule was asked about: the same load, the same faults.
  */
 import { assert } from '../../../base/assert.ts';
 import { IoType } from '../../bdev-io.ts';
