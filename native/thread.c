@@ -65,6 +65,14 @@ static napi_value clock_ns(napi_env env, napi_callback_info info) {
   return ADDON_RESULT((double)now.tv_sec * 1e9 + (double)now.tv_nsec);
 }
 
+// clockStamp(): CLOCK_MONOTONIC in units of 16 ns, modulo 2^32, as an int32: no number is allocated for it
+static napi_value clock_stamp(napi_env env, napi_callback_info info) {
+  (void)info;
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return ADDON_RESULT((int32_t)(uint32_t)(((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec) >> 4));
+}
+
 void thread_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "setAffinity", set_affinity);
   addon_export(env, exports, "getAffinity", get_affinity);
@@ -72,4 +80,5 @@ void thread_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "setThreadName", set_thread_name);
   addon_export(env, exports, "threadId", thread_id);
   addon_export(env, exports, "clockNs", clock_ns);
+  addon_export(env, exports, "clockStamp", clock_stamp);
 }

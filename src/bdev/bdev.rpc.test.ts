@@ -165,6 +165,21 @@ describe('bdev_get_iostat', () => {
     expect(await iostat({ name: 'A', per_channel: true })).toMatchObject({ channels: [{ num_read_ops: 0 }, COUNTED] });
   });
 
+  it('shows how long requests took, of each type together', async () => {
+    const entry = create('A');
+    const row = new StatsRow(entry.stats, 1);
+    for (let i = 0; i < 3; i++) row.add(IoType.read, 512, false);
+    row.addLatency(IoType.read, 700.4);
+    row.add(IoType.unmap, 512, false);
+    row.addLatency(IoType.unmap, 90);
+    const before = { read_latency_ticks: 2101, write_latency_ticks: 0, unmap_latency_ticks: 90 };
+    expect(await iostat({ reset_mode: 'all' })).toMatchObject({ bdevs: [before] });
+    row.add(IoType.read, 512, false);
+    row.addLatency(IoType.read, 1000);
+    const after = { read_latency_ticks: 1000, write_latency_ticks: 0, unmap_latency_ticks: 0 };
+    expect(await iostat()).toMatchObject({ bdevs: [after] });
+  });
+
   it('does not remember a reset beyond the bdev', async () => {
     count(create('A'), 0);
     await iostat({ reset_mode: 'all' });

@@ -142,10 +142,11 @@ function minus(now: IoCounts, before: IoCounts): IoCounts {
     operations: now.operations - before.operations,
     bytes: now.bytes - before.bytes,
     failures: now.failures - before.failures,
+    latencyNs: now.latencyNs - before.latencyNs,
   };
 }
 
-/** The wire's counters over some reactors. Latencies are not measured yet and read 0. */
+/** The wire's counters over some reactors. The longest and the shortest latency are not known, and read 0. */
 function counters(rows: Snapshot) {
   const sum = (type: IoType, field: keyof IoCounts): number =>
     rows.reduce((total, row) => total + (row.get(type)?.[field] ?? 0), 0);
@@ -159,13 +160,13 @@ function counters(rows: Snapshot) {
     num_unmap_ops: sum(IoType.unmap, 'operations'),
     bytes_copied: 0,
     num_copy_ops: 0,
-    read_latency_ticks: 0,
+    read_latency_ticks: Math.round(sum(IoType.read, 'latencyNs')),
     max_read_latency_ticks: 0,
     min_read_latency_ticks: 0,
-    write_latency_ticks: 0,
+    write_latency_ticks: Math.round(sum(IoType.write, 'latencyNs')),
     max_write_latency_ticks: 0,
     min_write_latency_ticks: 0,
-    unmap_latency_ticks: 0,
+    unmap_latency_ticks: Math.round(sum(IoType.unmap, 'latencyNs')),
     max_unmap_latency_ticks: 0,
     min_unmap_latency_ticks: 0,
     copy_latency_ticks: 0,

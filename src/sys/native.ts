@@ -88,6 +88,7 @@ export interface Native {
   setThreadName(name: string): number;
   threadId(): number;
   clockNs(): number;
+  clockStamp(): number;
 }
 
 function load(): Native {

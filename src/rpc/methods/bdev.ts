@@ -117,8 +117,12 @@ const ioCounters = {
   num_unmap_ops: z.int(),
   bytes_copied: z.int(),
   num_copy_ops: z.int(),
-  read_latency_ticks: z.int(),
-  max_read_latency_ticks: z.int(),
+  read_latency_ticks: z
+    .int()
+    .describe(
+      'Of all reads together, as the other latencies: estimated from those that were timed, one in 32 of fast ones.',
+    ),
+  max_read_latency_ticks: z.int().describe('0, as the other longest and shortest ones: not kept.'),
   min_read_latency_ticks: z.int(),
   write_latency_ticks: z.int(),
   max_write_latency_ticks: z.int(),
