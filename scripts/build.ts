@@ -8,12 +8,18 @@ import { dirname, join } from 'node:path';
 
 const ROOT = dirname(import.meta.dirname);
 const DIST = join(ROOT, 'dist');
+const PAGE = join('dashboard', 'page');
 const PREBUILD_DIR = join(ROOT, 'prebuilds', `linux-${process.arch}`);
 
 rmSync(DIST, { recursive: true, force: true });
 const tsc = join('node_modules', 'typescript', 'bin', 'tsc');
-const { status } = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: ROOT, stdio: 'inherit' });
-if (status === 0) {
+const compile = (project: string): boolean => {
+  return spawnSync(process.execPath, [tsc, '-p', project], { cwd: ROOT, stdio: 'inherit' }).status === 0;
+};
+if (compile('tsconfig.build.json') && compile('tsconfig.page.json')) {
+  for (const file of ['index.html', 'style.css', 'icon.svg']) {
+    copyFileSync(join(ROOT, 'src', PAGE, file), join(DIST, PAGE, file));
+  }
   mkdirSync(PREBUILD_DIR, { recursive: true });
   copyFileSync(join(ROOT, 'build', 'ringhost.node'), join(PREBUILD_DIR, 'ringhost.node'));
   console.log(`built dist/ and prebuilds/linux-${process.arch}/ringhost.node`);

@@ -32,6 +32,7 @@ const LINT: readonly Check[] = [
 ];
 const TYPES: readonly Check[] = [
   { name: 'types (tsc)', args: ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'] },
+  { name: "types of the dashboard's page", args: ['node_modules/typescript/bin/tsc', '-p', 'src/dashboard/page'] },
 ];
 
 /** Runs one check; its output is shown only when it fails. */

@@ -24,8 +24,13 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
   vhost: ['base', 'sys', 'memory', 'virtio', 'vhost-user', 'reactor', 'bdev', 'scsi'],
   rpc: ['base'],
   initiator: ['base', 'sys', 'virtio', 'vhost-user'],
-  app: ['base', 'sys', 'memory', 'virtio', 'vhost-user', 'reactor', 'bdev', 'vhost', 'rpc', 'initiator'],
-  cli: ['app', 'rpc', 'base'],
+  observe: ['base', 'rpc'],
+  dashboard: ['base', 'observe'],
+  app: [
+    ...['base', 'sys', 'memory', 'virtio', 'vhost-user', 'reactor', 'bdev', 'vhost', 'rpc', 'initiator'],
+    ...['observe', 'dashboard'],
+  ],
+  cli: ['app', 'rpc', 'base', 'observe'],
 };
 
 /** Arrows that are narrower than a room: all that may be imported along them. */
@@ -43,6 +48,7 @@ const NARROW_ARROWS: readonly { from: string; to: string; files: readonly string
 /** Files that no other file imports, because something else starts them. */
 const ENTRY_POINTS: Readonly<Record<string, string>> = {
   'src/cli/main.ts': 'bin/ringhost runs it',
+  'src/dashboard/page/main.ts': 'the page loads it',
   'src/app/reactor-main.ts': 'the entry of reactor threads, named by a URL in src/app/daemon.ts',
 };
 

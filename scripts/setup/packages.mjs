@@ -46,6 +46,7 @@ export const TOOLS = {
     purpose: 'for the tests of disks over NBD',
   },
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
+  chromium: { commands: ['chromium'], packages: ['chromium'], purpose: 'for the tests of the dashboard' },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
   ceph: {
     commands: ['ceph-mon', 'ceph-osd', 'ceph', 'rbd'],

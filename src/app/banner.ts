@@ -10,6 +10,7 @@ const SCSI_DEVICE = 'vhost-user-scsi-pci,num_queues=2';
 
 export function readyBanner(daemon: Daemon): string {
   const lines = [`Ringhost ${VERSION} is ready.`, '', `  RPC      ${daemon.options.rpcSocket}`];
+  if (daemon.dashboardUrl !== null) lines.push(`  HTTP     ${daemon.dashboardUrl}`);
   const controllers = daemon.vhost.list();
   for (const controller of controllers) {
     lines.push(`  ${controller.name.padEnd(8)} ${controller.socketPath}  (${describe(controller)})`);

@@ -33,6 +33,7 @@ function start(parts: Partial<DaemonOptions> = {}): Promise<Daemon> {
     mode: 'interrupt',
     access: OWNER_ONLY,
     account: null,
+    http: null,
     ...parts,
   };
   return Daemon.start(options, log, (error) => deaths.push(error.message));

@@ -21,9 +21,11 @@ import { passthruRpc } from '../bdev/modules/passthru/passthru.rpc.ts';
 import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
+import { Dashboard } from '../dashboard/server.ts';
+import { type SampleCall, takeSample } from '../observe/sample.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
-import type { DaemonHandlers } from '../rpc/methods.ts';
+import { type DaemonHandlers, METHODS, type RpcContext } from '../rpc/methods.ts';
 import { RpcServer } from '../rpc/server.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores } from '../sys/thread.ts';
@@ -48,6 +50,7 @@ export class Daemon {
   readonly #nvme: NvmeControllers;
   readonly #handlers: DaemonHandlers;
   readonly #server: RpcServer;
+  #dashboard: Dashboard | null = null;
   #stopped: Promise<void> | null = null;
 
   private constructor(options: DaemonOptions, log: DaemonLog, reactors: readonly ReactorThread[]) {
@@ -107,12 +110,18 @@ export class Daemon {
       // The RPC socket first: a second daemon with the same one must not touch the controllers' sockets.
       await daemon.#server.listen(options.rpcSocket);
       await daemon.#configure();
+      await daemon.#openDashboard();
       daemon.#giveUpPrivileges();
     } catch (error) {
       await daemon.stop();
       throw error;
     }
     return daemon;
+  }
+
+  /** Where the dashboard is; null: there is none. */
+  get dashboardUrl(): string | null {
+    return this.#dashboard?.url ?? null;
   }
 
   stop(): Promise<void> {
@@ -122,6 +131,7 @@ export class Daemon {
 
   async #stop(): Promise<void> {
     await this.#server.close();
+    await this.#dashboard?.close();
     await this.vhost.close();
     await this.#nvme.close();
     // Stacked ones before what they stand on.
@@ -129,6 +139,23 @@ export class Daemon {
     await this.rbd.close();
     await Promise.all(this.reactors.map((reactor) => reactor.stop()));
   }
+
+  async #openDashboard(): Promise<void> {
+    const { http } = this.options;
+    if (http === null) return;
+    const source = {
+      sample: () => takeSample(this.#askItself),
+      eventsSince: (id: number) => this.log.events.since(id),
+    };
+    this.#dashboard = await Dashboard.listen({ ...http, source, log: this.log });
+  }
+
+  /** Calls a handler as a client would. */
+  readonly #askItself: SampleCall = async (method, params) => {
+    const handler = this.#handlers[method] as (params: unknown, context: RpcContext) => never;
+    const context = { signal: new AbortController().signal, calledAs: method, connection: 0 };
+    return await handler(METHODS[method].params.parse(params), context);
+  };
 
   /** As if an operator had deleted it. */
   #bdevGone(id: number): void {

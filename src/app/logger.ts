@@ -1,7 +1,8 @@
 /** The daemon's log: pino, for people on a terminal and as JSON lines otherwise. To standard error. */
 import pino from 'pino';
 import { prettyFactory } from 'pino-pretty';
-import type { LogFields, Logger } from '../base/log.ts';
+import type { LogFields, Logger, LogLevel } from '../base/log.ts';
+import { EventLog } from '../observe/event-log.ts';
 import { LogDestination } from './log-destination.ts';
 
 const STDERR = 2;
@@ -11,6 +12,8 @@ const SPDK_LEVELS = { ERROR: 'error', WARNING: 'warn', NOTICE: 'info', INFO: 'in
 export type SpdkLevel = keyof typeof SPDK_LEVELS;
 
 export class DaemonLog implements Logger {
+  /** The newest lines, for the dashboard. */
+  readonly events = new EventLog();
   readonly #pino: pino.Logger;
   #level: SpdkLevel = 'NOTICE';
   #printLevel: SpdkLevel = 'NOTICE';
@@ -45,18 +48,23 @@ export class DaemonLog implements Logger {
   }
 
   debug(message: string, fields: LogFields = {}): void {
-    this.#pino.debug(fields, message);
+    this.#write('debug', message, fields);
   }
 
   info(message: string, fields: LogFields = {}): void {
-    this.#pino.info(fields, message);
+    this.#write('info', message, fields);
   }
 
   warn(message: string, fields: LogFields = {}): void {
-    this.#pino.warn(fields, message);
+    this.#write('warn', message, fields);
   }
 
   error(message: string, fields: LogFields = {}): void {
-    this.#pino.error(fields, message);
+    this.#write('error', message, fields);
+  }
+
+  #write(level: LogLevel, message: string, fields: LogFields): void {
+    if (this.#pino.isLevelEnabled(level)) this.events.add(level, message, fields);
+    this.#pino[level](fields, message);
   }
 }

@@ -26,6 +26,7 @@ describe('options', () => {
       mode: 'adaptive',
       access: { mode: 0o600, uid: -1, gid: -1 },
       account: null,
+      http: null,
     });
   });
 

@@ -1,7 +1,9 @@
 /** What the daemon is started with, checked. */
+import { readFileSync } from 'node:fs';
 import { parseCpuset } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
 import type { SocketAccess } from '../base/socket-access.ts';
+import { checkToken, type HttpAddress, parseHttpAddress } from '../dashboard/access.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import { allowedCores } from '../sys/thread.ts';
 import { type Account, findAccount, findGroup } from './privileges.ts';
@@ -21,6 +23,9 @@ export interface RawOptions {
   readonly socketMode?: string | undefined;
   readonly socketGroup?: string | undefined;
   readonly user?: string | undefined;
+  /** `ADDRESS:PORT` of the dashboard. Default: none. */
+  readonly http?: string | undefined;
+  readonly httpTokenFile?: string | undefined;
 }
 
 export interface DaemonOptions {
@@ -39,6 +44,14 @@ export interface DaemonOptions {
   readonly access: SocketAccess;
   /** Whom the daemon becomes when it has started; null: nobody else. */
   readonly account: Account | null;
+  /** The dashboard; null: none. */
+  readonly http: HttpOptions | null;
+}
+
+interface HttpOptions {
+  readonly address: HttpAddress;
+  /** Null: none is needed. */
+  readonly token: string | null;
 }
 
 const MODES: readonly ReactorMode[] = ['poll', 'adaptive', 'interrupt'];
@@ -66,6 +79,7 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     useDefaultConfig: raw.defaultConfig === true && raw.configFile === undefined,
     mode,
     ...checkAccess(raw),
+    http: checkHttp(raw),
   };
 }
 
@@ -82,6 +96,25 @@ function checkAccess({ socketMode, socketGroup, user }: RawOptions): Pick<Daemon
   const account = user === undefined ? null : findAccount(user);
   const gid = socketGroup === undefined ? (account?.gid ?? -1) : findGroup(socketGroup);
   return { access: { mode, uid: account?.uid ?? -1, gid }, account };
+}
+
+function checkHttp({ http, httpTokenFile }: RawOptions): HttpOptions | null {
+  if (http === undefined) {
+    if (httpTokenFile === undefined) return null;
+    throw new TargetError('EINVAL', '--http-token-file needs --http ADDRESS:PORT');
+  }
+  const address = parseHttpAddress(http);
+  const token = httpTokenFile === undefined ? null : readToken(httpTokenFile);
+  checkToken(address, token);
+  return { address, token };
+}
+
+function readToken(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch (error) {
+    throw new TargetError('ENOENT', `--http-token-file: ${(error as Error).message}`);
+  }
 }
 
 function parseMib(text: string): number {

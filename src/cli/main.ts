@@ -42,6 +42,8 @@ async function main(argv: readonly string[]): Promise<void> {
     .option('--user <name>', 'become this user when everything is started')
     .option('--confine', 'reach no files but those needed, and those of --allow-path (Landlock)')
     .option('--allow-path <path...>', 'with --confine: files and directories for disks and state')
+    .option('--http <address:port>', 'serve the dashboard and /metrics there, such as 127.0.0.1:9009')
+    .option('--http-token-file <file>', 'who has no token of this file gets nothing; needed where others can connect')
     .option('--log-format <format>', 'text or json; default: text on a terminal')
     .action(async (options: Record<string, string | boolean | readonly string[] | undefined>) => {
       const raw: ServeOptions = {
@@ -55,6 +57,8 @@ async function main(argv: readonly string[]): Promise<void> {
         socketMode: options.socketMode as string | undefined,
         socketGroup: options.socketGroup as string | undefined,
         user: options.user as string | undefined,
+        http: options.http as string | undefined,
+        httpTokenFile: options.httpTokenFile as string | undefined,
         logFormat: options.logFormat as string | undefined,
       };
       // Before the daemon's modules are loaded: the process may start again.

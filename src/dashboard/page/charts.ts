@@ -1,0 +1,135 @@
+/** The plots of the last five minutes. */
+import type { Frame } from '../../observe/frame.ts';
+import { formatBytes, formatCount, formatSeconds, formatShare } from './format.ts';
+
+/** Made global by its own script. */
+declare const uPlot: typeof import('uplot');
+type Plot = InstanceType<typeof uPlot>;
+
+const FRAMES_MAX = 300;
+const HEIGHT = 200;
+const BINARY_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
+const LINE_COLORS = ['--read', '--write', '--good', '--bad', '--faint'] as const;
+
+interface Line {
+  readonly label: string;
+  value(frame: Frame): number | null;
+}
+
+interface Chart {
+  readonly element: HTMLElement;
+  readonly format: (value: number) => string;
+  /** Steps of its axis are powers of 2. */
+  readonly isBinary: boolean;
+  /** May change with what there is. */
+  lines(frame: Frame): readonly Line[];
+  plot: Plot | null;
+  labels: string;
+}
+
+function sum(frame: Frame, kind: 'read' | 'write', field: 'iops' | 'bytesPerSecond'): number {
+  return frame.rates.bdevs.reduce((total, bdev) => total + bdev.io[kind][field], 0);
+}
+
+/** Weighted by operations, so that it is the mean over all of them. */
+function meanLatency(frame: Frame, kind: 'read' | 'write'): number | null {
+  const iops = sum(frame, kind, 'iops');
+  const seconds = frame.rates.bdevs.reduce((total, { io }) => total + io[kind].iops * io[kind].latencyMeanSeconds, 0);
+  return iops === 0 ? null : seconds / iops;
+}
+
+const both = (value: (frame: Frame, kind: 'read' | 'write') => number | null): readonly Line[] => [
+  { label: 'read', value: (frame) => value(frame, 'read') },
+  { label: 'write', value: (frame) => value(frame, 'write') },
+];
+
+export class Charts {
+  readonly #frames: Frame[] = [];
+  readonly #charts: Chart[];
+
+  constructor() {
+    const chart = (id: string, format: Chart['format'], lines: Chart['lines']): Chart => {
+      const isBinary = format === formatBytes;
+      return { element: document.getElementById(id) as HTMLElement, format, isBinary, lines, plot: null, labels: '' };
+    };
+    this.#charts = [
+      chart('chart-iops', formatCount, () => both((frame, kind) => sum(frame, kind, 'iops'))),
+      chart('chart-bytes', formatBytes, () => both((frame, kind) => sum(frame, kind, 'bytesPerSecond'))),
+      chart('chart-latency', formatSeconds, () => both(meanLatency)),
+      chart('chart-busy', formatShare, (newest) => {
+        return newest.rates.reactors.map(({ core }) => ({
+          label: `core ${core}`,
+          value: ({ rates }) => rates.reactors.find((reactor) => reactor.core === core)?.busy ?? null,
+        }));
+      }),
+    ];
+    addEventListener('resize', () => this.draw());
+  }
+
+  add(frame: Frame): void {
+    this.#frames.push(frame);
+    if (this.#frames.length > FRAMES_MAX) this.#frames.shift();
+  }
+
+  draw(): void {
+    const newest = this.#frames.at(-1);
+    if (newest === undefined) return;
+    for (const chart of this.#charts) this.#drawOne(chart, chart.lines(newest));
+  }
+
+  #drawOne(chart: Chart, lines: readonly Line[]): void {
+    const labels = lines.map(({ label }) => label).join(' ');
+    if (chart.plot === null || chart.labels !== labels) {
+      chart.plot?.destroy();
+      chart.plot = makePlot(chart, lines);
+      chart.labels = labels;
+    }
+    const times = this.#frames.map(({ timeMs }) => timeMs / 1000);
+    chart.plot.setSize({ width: chart.element.clientWidth, height: HEIGHT });
+    chart.plot.setData([times, ...lines.map(({ value }) => this.#frames.map(value))]);
+  }
+}
+
+function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]): Plot {
+  const style = getComputedStyle(document.documentElement);
+  // Colours are asked for each time: they follow the scheme.
+  const color = (name: string): string => resolveColor(element, style.getPropertyValue(name));
+  const axis = {
+    stroke: () => color('--faint'),
+    grid: { stroke: () => color('--line'), width: 1 },
+    ticks: { show: false },
+  };
+  const values = { ...axis, size: 70, values: (_: unknown, marks: number[]) => marks.map(format) };
+  return new uPlot(
+    {
+      width: element.clientWidth,
+      height: HEIGHT,
+      cursor: { y: false },
+      series: [
+        {},
+        ...lines.map(({ label }, index) => ({
+          label,
+          stroke: () => color(LINE_COLORS[index % LINE_COLORS.length] as string),
+          width: 2,
+          value: (_: unknown, value: number | null) => (value === null ? '–' : format(value)),
+        })),
+      ],
+      axes: [{ ...axis, values: timesOfDay }, isBinary ? { ...values, incrs: BINARY_STEPS } : values],
+      scales: { y: { range: (_: unknown, _low: number, high: number) => [0, high > 0 ? high * 1.1 : 1] } },
+    },
+    [[], ...lines.map(() => [])],
+    element,
+  );
+}
+
+function timesOfDay(_: unknown, seconds: readonly number[]): string[] {
+  return seconds.map((at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour12: false }));
+}
+
+/** What a canvas understands of a colour that depends on the scheme. */
+function resolveColor(element: HTMLElement, value: string): string {
+  element.style.color = value;
+  const resolved = getComputedStyle(element).color;
+  element.style.color = '';
+  return resolved;
+}

@@ -1,0 +1,113 @@
+/**
+ * The HTTP server: the dashboard at `/`, its frames at `/frames` (server-sent events, one a second), the newest
+ * sample at `/sample`, and `/metrics` for Prometheus. It only shows: nothing can be changed by it.
+ */
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { createAdaptorServer } from '@hono/node-server';
+import { Hono } from 'hono';
+import { streamSSE } from 'hono/streaming';
+import { TargetError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { Feed, type FeedSource } from '../observe/feed.ts';
+import type { Frame } from '../observe/frame.ts';
+import { METRICS_CONTENT_TYPE, metricsText } from '../observe/metrics-text.ts';
+import { checkToken, guard, type HttpAddress } from './access.ts';
+import { findAsset } from './assets.ts';
+
+export interface DashboardOptions {
+  readonly address: HttpAddress;
+  /** Null: none is needed, on a loopback address. */
+  readonly token: string | null;
+  readonly source: FeedSource;
+  readonly log: Logger;
+}
+
+const SECURITY_HEADERS: Readonly<Record<string, string>> = {
+  'content-security-policy': "default-src 'self'; frame-ancestors 'none'",
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'cache-control': 'no-store',
+};
+/** Frames that a browser may be behind; then it is let go, and connects again by itself. */
+const BACKLOG_MAX = 400;
+
+export class Dashboard {
+  readonly #server: Server;
+  readonly #feed: Feed;
+
+  private constructor(server: Server, feed: Feed) {
+    this.#server = server;
+    this.#feed = feed;
+  }
+
+  /** @throws TargetError `EINVAL` for an address that needs a token, `EADDRINUSE`, `EACCES`, … */
+  static async listen(options: DashboardOptions): Promise<Dashboard> {
+    const { address, log } = options;
+    checkToken(address, options.token);
+    const feed = new Feed(options.source, (error) => log.error(`the dashboard has no figures: ${error.message}`));
+    const server = createAdaptorServer({ fetch: routes(options, feed).fetch }) as Server;
+    server.listen(address.port, address.host);
+    try {
+      await once(server, 'listening');
+    } catch (error) {
+      const { code = 'EIO', message } = error as NodeJS.ErrnoException;
+      throw new TargetError(code, `--http ${address.host}:${address.port}: ${message}: choose another port`);
+    }
+    const dashboard = new Dashboard(server, feed);
+    log.info(`dashboard on ${dashboard.url}`);
+    return dashboard;
+  }
+
+  get url(): string {
+    const { address, family, port } = this.#server.address() as AddressInfo;
+    return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}/`;
+  }
+
+  async close(): Promise<void> {
+    this.#feed.close();
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+}
+
+function routes({ token, source }: DashboardOptions, feed: Feed): Hono {
+  const app = new Hono();
+  app.use(async (context, next) => {
+    await next();
+    for (const [name, value] of Object.entries(SECURITY_HEADERS)) context.header(name, value);
+  });
+  app.use(guard(token));
+  app.get('/metrics', async (context) => {
+    return context.body(await metricsText(await source.sample()), 200, { 'content-type': METRICS_CONTENT_TYPE });
+  });
+  app.get('/sample', async (context) => context.json(await source.sample()));
+  app.get('/frames', (context) => {
+    return streamSSE(context, async (stream) => {
+      const queue: Frame[] = [];
+      let notify: () => void = () => undefined;
+      const unsubscribe = feed.subscribe((frame) => {
+        queue.push(frame);
+        notify();
+      });
+      stream.onAbort(() => {
+        unsubscribe();
+        notify();
+      });
+      while (!stream.aborted && queue.length < BACKLOG_MAX) {
+        const frame = queue.shift();
+        if (frame === undefined) await new Promise<void>((resolve) => (notify = resolve));
+        else await stream.writeSSE({ data: JSON.stringify(frame) });
+      }
+      unsubscribe();
+    });
+  });
+  app.get('*', async (context) => {
+    const asset = await findAsset(context.req.path);
+    return asset === null ? context.notFound() : context.body(asset.text, 200, { 'content-type': asset.type });
+  });
+  return app;
+}

@@ -1,0 +1,78 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { metricsText } from './metrics-text.ts';
+import type { Sample } from './sample.ts';
+
+const SAMPLE: Sample = {
+  atSeconds: 1,
+  pid: 1,
+  version: 'Ringhost v1.2.3',
+  reactors: [{ core: 0, busySeconds: 1.5, idleSeconds: 2.5, isSleeping: true }],
+  controllers: [
+    {
+      name: 'vhost "0"',
+      kind: 'blk',
+      socket: '/var/tmp/vhost.0',
+      mode: 'adaptive',
+      bdevs: ['Malloc0'],
+      isConnected: true,
+      queues: [{ index: 1, core: 0, requests: 7, inFlight: 2, kicks: 3, calls: 4, callsSaved: 1, faults: 0 }],
+    },
+  ],
+  bdevs: [
+    {
+      name: 'Malloc0',
+      product: 'Malloc disk',
+      sizeBytes: 1_048_576,
+      errors: 1,
+      io: {
+        read: { operations: 5, bytes: 20_480, latencySeconds: 0.25 },
+        write: { operations: 2, bytes: 8192, latencySeconds: 0.5 },
+        unmap: { operations: 0, bytes: 0, latencySeconds: 0 },
+      },
+    },
+  ],
+};
+
+describe('the metrics text', () => {
+  it('has a line for each count and level', async () => {
+    const lines = (await metricsText(SAMPLE)).split('\n');
+    for (const line of [
+      'ringhost_build_info{version="Ringhost v1.2.3"} 1',
+      'ringhost_reactor_busy_seconds_total{core="0"} 1.5',
+      'ringhost_reactor_sleeping{core="0"} 1',
+      'ringhost_bdev_operations_total{bdev="Malloc0",type="read"} 5',
+      'ringhost_bdev_bytes_total{bdev="Malloc0",type="write"} 8192',
+      'ringhost_bdev_latency_seconds_total{bdev="Malloc0",type="read"} 0.25',
+      'ringhost_bdev_errors_total{bdev="Malloc0"} 1',
+      'ringhost_bdev_size_bytes{bdev="Malloc0",product="Malloc disk"} 1048576',
+    ]) {
+      expect(lines).toContain(line);
+    }
+  });
+
+  it('escapes what names may hold', async () => {
+    expect(await metricsText(SAMPLE)).toContain('{controller="vhost \\"0\\"",queue="1",core="0"} 7');
+  });
+
+  it('tells of nothing that is gone', async () => {
+    await metricsText(SAMPLE);
+    const text = await metricsText({ ...SAMPLE, controllers: [], bdevs: [] });
+    expect(text).not.toContain('Malloc0');
+    expect(text).toContain('process_cpu_seconds_total');
+  });
+
+  const namesIn = (text: string): string[] => [...new Set(text.match(/ringhost_[a-z_]+/g))].sort();
+  const names = async (): Promise<string[]> => namesIn((await metricsText(SAMPLE)).replaceAll(/^ringhost_.*$/gm, ''));
+
+  it('is described in the document, metric by metric', async () => {
+    expect(namesIn(readFileSync('docs/observing.md', 'utf8'))).toEqual(await names());
+  });
+
+  it("has all that Grafana's dashboard asks for", async () => {
+    const known = await names();
+    for (const name of namesIn(readFileSync('packaging/grafana-dashboard.json', 'utf8'))) {
+      expect(known).toContain(name);
+    }
+  });
+});

@@ -1,0 +1,83 @@
+/**
+ * A sample as Prometheus reads it (text exposition format 0.0.4). Counts end in `_total`, times are in seconds and
+ * sizes in bytes, as its conventions want. docs/metrics.md lists the names.
+ */
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import { IO_KINDS, type Sample } from './sample.ts';
+
+export const METRICS_CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE;
+
+/** Of the daemon's process: CPU time, memory, descriptors, event loop of the main thread. */
+const process = new Registry();
+collectDefaultMetrics({ register: process });
+
+export async function metricsText(sample: Sample): Promise<string> {
+  // A registry for each: what is gone must not be told of again.
+  const registry = new Registry();
+  const counter = <L extends string>(name: string, help: string, labelNames: readonly L[]): Counter<L> => {
+    return new Counter({ name: `ringhost_${name}`, help, labelNames, registers: [registry] });
+  };
+  const gauge = <L extends string>(name: string, help: string, labelNames: readonly L[]): Gauge<L> => {
+    return new Gauge({ name: `ringhost_${name}`, help, labelNames, registers: [registry] });
+  };
+  gauge('build_info', 'The version, as a label; always 1', ['version']).set({ version: sample.version }, 1);
+  addReactors(sample, counter, gauge);
+  addControllers(sample, counter, gauge);
+  addBdevs(sample, counter, gauge);
+  return `${await registry.metrics()}\n${await process.metrics()}`;
+}
+
+type NewCounter = <L extends string>(name: string, help: string, labels: readonly L[]) => Counter<L>;
+type NewGauge = <L extends string>(name: string, help: string, labels: readonly L[]) => Gauge<L>;
+
+function addReactors({ reactors }: Sample, counter: NewCounter, gauge: NewGauge): void {
+  const busy = counter('reactor_busy_seconds_total', 'Time in rounds that had something to do, or looked', ['core']);
+  const idle = counter('reactor_idle_seconds_total', 'Time asleep', ['core']);
+  const sleeping = gauge('reactor_sleeping', '1 while the reactor sleeps', ['core']);
+  for (const { core, busySeconds, idleSeconds, isSleeping } of reactors) {
+    busy.inc({ core }, busySeconds);
+    idle.inc({ core }, idleSeconds);
+    sleeping.set({ core }, isSleeping ? 1 : 0);
+  }
+}
+
+function addControllers({ controllers }: Sample, counter: NewCounter, gauge: NewGauge): void {
+  const connected = gauge('controller_connected', '1 while a front-end is connected', ['controller', 'kind']);
+  const labels = ['controller', 'queue', 'core'] as const;
+  const requests = counter('queue_requests_total', 'Requests taken from the driver', labels);
+  const inFlight = gauge('queue_in_flight', 'Requests not yet answered', labels);
+  const kicks = counter('queue_kicks_total', 'Times that the driver woke the queue', labels);
+  const calls = counter('queue_calls_total', 'Interrupts sent to the driver', labels);
+  const saved = counter('queue_calls_saved_total', 'Answers that needed no interrupt of their own', labels);
+  const faults = counter('queue_faults_total', 'Times that the driver broke the ring', labels);
+  for (const { name: controller, kind, isConnected, queues } of controllers) {
+    connected.set({ controller, kind }, isConnected ? 1 : 0);
+    for (const queue of queues) {
+      const at = { controller, queue: queue.index, core: queue.core };
+      requests.inc(at, queue.requests);
+      inFlight.set(at, queue.inFlight);
+      kicks.inc(at, queue.kicks);
+      calls.inc(at, queue.calls);
+      saved.inc(at, queue.callsSaved);
+      faults.inc(at, queue.faults);
+    }
+  }
+}
+
+function addBdevs({ bdevs }: Sample, counter: NewCounter, gauge: NewGauge): void {
+  const size = gauge('bdev_size_bytes', 'Size', ['bdev', 'product']);
+  const operations = counter('bdev_operations_total', 'Requests that ended without an error', ['bdev', 'type']);
+  const bytes = counter('bdev_bytes_total', 'Bytes of those requests', ['bdev', 'type']);
+  const latency = counter('bdev_latency_seconds_total', 'Sum of the times that requests took', ['bdev', 'type']);
+  const errors = counter('bdev_errors_total', 'Requests that failed', ['bdev']);
+  for (const bdev of bdevs) {
+    size.set({ bdev: bdev.name, product: bdev.product }, bdev.sizeBytes);
+    errors.inc({ bdev: bdev.name }, bdev.errors);
+    for (const type of IO_KINDS) {
+      const count = bdev.io[type];
+      operations.inc({ bdev: bdev.name, type }, count.operations);
+      bytes.inc({ bdev: bdev.name, type }, count.bytes);
+      latency.inc({ bdev: bdev.name, type }, count.latencySeconds);
+    }
+  }
+}

@@ -1,0 +1,161 @@
+/**
+ * What happened a second between two samples. What appeared between them counts from 0, and so does a count that went
+ * down: its owner was made anew, or its counts were reset.
+ */
+import {
+  type BdevSample,
+  type ControllerSample,
+  IO_KINDS,
+  type IoKind,
+  type QueueSample,
+  type Sample,
+} from './sample.ts';
+
+interface IoRate {
+  /** Since the bdev was made, or its counts were reset. */
+  readonly operations: number;
+  readonly bytes: number;
+  readonly iops: number;
+  readonly bytesPerSecond: number;
+  /** Of the operations in between; 0 without any. */
+  readonly latencyMeanSeconds: number;
+}
+
+interface BdevRates {
+  readonly name: string;
+  readonly product: string;
+  readonly sizeBytes: number;
+  readonly io: Readonly<Record<IoKind, IoRate>>;
+  readonly errorsPerSecond: number;
+}
+
+interface QueueRates {
+  readonly index: number;
+  readonly core: number;
+  readonly inFlight: number;
+  /** Since the front-end connected. */
+  readonly requests: number;
+  readonly iops: number;
+  readonly kicksPerSecond: number;
+  readonly callsPerSecond: number;
+  readonly callsSavedPerSecond: number;
+  readonly faults: number;
+}
+
+interface ControllerRates extends Omit<ControllerSample, 'queues'> {
+  readonly iops: number;
+  readonly inFlight: number;
+  readonly queues: readonly QueueRates[];
+}
+
+interface ReactorRates {
+  readonly core: number;
+  /** Share of the time in rounds, 0 to 1; the rest it slept. */
+  readonly busy: number;
+  readonly isSleeping: boolean;
+  /** Requests a second of the queues on it. */
+  readonly iops: number;
+}
+
+export interface Rates {
+  /** CLOCK_MONOTONIC of the daemon, at the later sample. */
+  readonly atSeconds: number;
+  readonly version: string;
+  readonly reactors: readonly ReactorRates[];
+  readonly controllers: readonly ControllerRates[];
+  readonly bdevs: readonly BdevRates[];
+}
+
+export function ratesBetween(before: Sample, now: Sample): Rates {
+  const seconds = Math.max(now.atSeconds - before.atSeconds, 1e-9);
+  // Another process: nothing of it was seen before.
+  const earlier = before.pid === now.pid ? before : { ...before, reactors: [], controllers: [], bdevs: [] };
+  const controllers = now.controllers.map((controller) => {
+    return controllerRates(
+      earlier.controllers.find(({ name }) => name === controller.name),
+      controller,
+      seconds,
+    );
+  });
+  const iopsOf = (core: number): number => {
+    const queues = controllers.flatMap((controller) => controller.queues.filter((queue) => queue.core === core));
+    return queues.reduce((sum, { iops }) => sum + iops, 0);
+  };
+  return {
+    atSeconds: now.atSeconds,
+    version: now.version,
+    reactors: now.reactors.map((reactor) => {
+      const old = earlier.reactors.find(({ core }) => core === reactor.core);
+      const busy = growth(old?.busySeconds, reactor.busySeconds);
+      const total = busy + growth(old?.idleSeconds, reactor.idleSeconds);
+      const { core, isSleeping } = reactor;
+      return { core, isSleeping, busy: total > 0 ? busy / total : 0, iops: iopsOf(core) };
+    }),
+    controllers,
+    bdevs: now.bdevs.map((bdev) =>
+      bdevRates(
+        earlier.bdevs.find(({ name }) => name === bdev.name),
+        bdev,
+        seconds,
+      ),
+    ),
+  };
+}
+
+function growth(before: number | undefined, now: number): number {
+  return before === undefined || now < before ? now : now - before;
+}
+
+function controllerRates(
+  before: ControllerSample | undefined,
+  now: ControllerSample,
+  seconds: number,
+): ControllerRates {
+  const queues = now.queues.map((queue) => {
+    return queueRates(
+      before?.queues.find(({ index }) => index === queue.index),
+      queue,
+      seconds,
+    );
+  });
+  const sum = (field: 'iops' | 'inFlight'): number => queues.reduce((total, queue) => total + queue[field], 0);
+  return { ...now, queues, iops: sum('iops'), inFlight: sum('inFlight') };
+}
+
+function queueRates(before: QueueSample | undefined, now: QueueSample, seconds: number): QueueRates {
+  const rate = (field: 'requests' | 'kicks' | 'calls' | 'callsSaved'): number => {
+    return growth(before?.[field], now[field]) / seconds;
+  };
+  return {
+    index: now.index,
+    core: now.core,
+    inFlight: now.inFlight,
+    requests: now.requests,
+    iops: rate('requests'),
+    kicksPerSecond: rate('kicks'),
+    callsPerSecond: rate('calls'),
+    callsSavedPerSecond: rate('callsSaved'),
+    faults: now.faults,
+  };
+}
+
+function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: number): BdevRates {
+  const io = Object.fromEntries(
+    IO_KINDS.map((kind): [IoKind, IoRate] => {
+      const [old, newest] = [before?.io[kind], now.io[kind]];
+      const operations = growth(old?.operations, newest.operations);
+      return [
+        kind,
+        {
+          operations: newest.operations,
+          bytes: newest.bytes,
+          iops: operations / seconds,
+          bytesPerSecond: growth(old?.bytes, newest.bytes) / seconds,
+          latencyMeanSeconds: operations === 0 ? 0 : growth(old?.latencySeconds, newest.latencySeconds) / operations,
+        },
+      ];
+    }),
+  ) as Record<IoKind, IoRate>;
+  const { name, product, sizeBytes } = now;
+  return { name, product, sizeBytes, io, errorsPerSecond: growth(before?.errors, now.errors) / seconds };
+}

@@ -1,0 +1,195 @@
+/** The HTTP server of a running daemon: what `/metrics` and the page say is what an initiator did. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findOnPath } from '../../scripts/setup/child.mjs';
+import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { whyNoTool } from '../e2e/requirements.ts';
+import { until } from '../support/waiting.ts';
+import { type BlkTarget, RinghostDaemon } from './fixtures/targets.ts';
+
+const READS = 300;
+const WRITES = 150;
+const BLOCK = 4096;
+const LIMIT = { timeout: 60_000 };
+
+let daemon: RinghostDaemon;
+let target: BlkTarget;
+let disk: BlkInitiator;
+let url: string;
+
+beforeAll(async () => {
+  daemon = await RinghostDaemon.start(['--http', '127.0.0.1:0']);
+  url = await dashboardOf(daemon);
+  target = await daemon.create({ blockBytes: 4096, sizeBytes: 16 << 20 });
+  disk = await BlkInitiator.connect(target.path, { queues: 2 });
+  await doIo();
+});
+
+afterAll(async () => {
+  disk.close();
+  await target.close();
+  await daemon.close();
+});
+
+/** Its URL, from the log: the port was the kernel's choice. */
+async function dashboardOf(of: RinghostDaemon): Promise<string> {
+  const find = (): string | undefined => /dashboard on (http:[^" ]+)/.exec(of.log)?.[1];
+  await until(() => find() !== undefined, 'dashboard');
+  return find() ?? '';
+}
+
+/** Reads on queue 0, writes on queue 1. */
+async function doIo(): Promise<void> {
+  for (let i = 0; i < READS; i++) await disk.read(i * 8, BLOCK, { queue: 0 });
+  for (let i = 0; i < WRITES; i++) await disk.write(i * 8, new Uint8Array(BLOCK).fill(i), { queue: 1 });
+}
+
+async function scrape(): Promise<string[]> {
+  const answer = await fetch(`${url}metrics`);
+  expect(answer.headers.get('content-type')).toContain('text/plain; version=0.0.4');
+  return (await answer.text()).split('\n');
+}
+
+describe('/metrics', () => {
+  it('counts what the initiator did', async () => {
+    const lines = await scrape();
+    for (const line of [
+      `ringhost_bdev_operations_total{bdev="Test1",type="read"} ${READS}`,
+      `ringhost_bdev_operations_total{bdev="Test1",type="write"} ${WRITES}`,
+      `ringhost_bdev_bytes_total{bdev="Test1",type="read"} ${READS * BLOCK}`,
+      `ringhost_bdev_bytes_total{bdev="Test1",type="write"} ${WRITES * BLOCK}`,
+      `ringhost_bdev_errors_total{bdev="Test1"} 0`,
+      `ringhost_queue_requests_total{controller="disk.1",queue="0",core="0"} ${READS}`,
+      `ringhost_queue_requests_total{controller="disk.1",queue="1",core="0"} ${WRITES}`,
+      'ringhost_controller_connected{controller="disk.1",kind="blk"} 1',
+    ]) {
+      expect(lines).toContain(line);
+    }
+  });
+
+  it('has each metric with its help and type, once', async () => {
+    const types = (await scrape()).filter((line) => line.startsWith('# TYPE ')).map((line) => line.split(' ')[2]);
+    expect(new Set(types).size).toBe(types.length);
+    expect(types.filter((name) => name?.startsWith('ringhost_')).length).toBeGreaterThan(10);
+  });
+});
+
+describe('the HTTP server', () => {
+  it('gives files of the page and no others', async () => {
+    const statusOf = async (path: string) => ({ path, status: (await fetch(`${url}${path}`)).status });
+    for (const path of ['', 'page/style.css', 'page/main.ts', 'vendor/uplot.js']) {
+      expect(await statusOf(path)).toEqual({ path, status: 200 });
+    }
+    for (const path of ['page/tsconfig.json', 'page/..%2fserver.ts', 'page/index.html', 'vendor/uplot.d.ts', 'x']) {
+      expect(await statusOf(path)).toEqual({ path, status: 404 });
+    }
+  });
+
+  it('asks for a token when it was given one', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'ringhost-token-'));
+    const token = 'f00dfeedf00dfeedf00dfeed';
+    const file = join(directory, 'token');
+    writeFileSync(file, `${token}\n`, { mode: 0o600 });
+    const other = await RinghostDaemon.start(['--http', '127.0.0.1:0', '--http-token-file', file]);
+    const address = await dashboardOf(other);
+    expect((await fetch(`${address}metrics`)).status).toBe(401);
+    const authorization = `Bearer ${token}`;
+    expect((await fetch(`${address}metrics`, { headers: { authorization } })).status).toBe(200);
+    await other.close();
+    rmSync(directory, { recursive: true });
+  });
+});
+
+describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
+  let browser: Browser;
+  let page: Page;
+  const complaints: string[] = [];
+
+  beforeAll(async () => {
+    const executablePath = findOnPath('chromium') ?? '';
+    browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu'] });
+    page = await browser.newPage({ viewport: { width: 1280, height: 1100 } });
+    page.on('console', (message) => {
+      if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text());
+    });
+    page.on('pageerror', (error) => complaints.push(error.message));
+    // Whatever else it asks for would come from the internet.
+    page.on('request', (request) => {
+      if (!request.url().startsWith(url) && !request.url().startsWith('data:')) complaints.push(request.url());
+    });
+    await page.goto(url);
+    await page.locator('#state.live').waitFor(LIMIT);
+  });
+
+  afterAll(() => browser.close());
+
+  const cells = (row: string): Promise<string[]> =>
+    page.locator('tr', { hasText: row }).locator('td').allTextContents();
+
+  it('shows what the initiator did', async () => {
+    const bdev = await cells('Test1');
+    expect(bdev.slice(0, 3)).toEqual(['Test1', 'Malloc disk', '16.0 MiB']);
+    expect(bdev[3]).toBe(String(READS));
+    expect(bdev[7]).toBe(String(WRITES));
+    expect((await cells('disk.1 queue 0')).slice(0, 3)).toEqual(['disk.1 queue 0', '0', String(READS)]);
+    expect((await cells('disk.1 queue 1')).slice(0, 3)).toEqual(['disk.1 queue 1', '0', String(WRITES)]);
+  });
+
+  it('draws the house: the guest, its queues, their reactor and the bdev', async () => {
+    const titles = await page.locator('#house .title').allTextContents();
+    expect(titles).toEqual(['disk.1', 'disk.1 queue 0', 'disk.1 queue 1', 'core 0', 'Test1']);
+    // A wire from the controller to each queue, from each queue to the reactor, from the reactor to the bdev.
+    expect(await page.locator('#house path').count()).toBe(5);
+  });
+
+  it('shows traffic while there is some, in the totals, the house and the plots', async () => {
+    const ending = new AbortController();
+    const traffic = (async () => {
+      while (!ending.signal.aborted) await doIo();
+    })();
+    await page.locator('#house path.active').first().waitFor(LIMIT);
+    await page.locator('#total-iops', { hasNotText: /^(0|–)$/ }).waitFor(LIMIT);
+    ending.abort();
+    await traffic;
+    expect(await page.locator('.chart canvas').count()).toBe(4);
+  });
+
+  it('shows the log as events', async () => {
+    const line = page.locator('#events li', { hasText: 'Controller disk.1: new controller added' });
+    await line.waitFor(LIMIT);
+    expect(await line.count()).toBe(1);
+  });
+
+  it('sorts a table by its headings', async () => {
+    const queues = page.locator('#queues');
+    await queues.getByRole('button', { name: 'requests' }).click();
+    await queues.locator('th[aria-sort="descending"]', { hasText: 'requests' }).waitFor(LIMIT);
+    expect((await queues.locator('tbody tr td:first-child').allTextContents())[0]).toBe('disk.1 queue 0');
+  });
+
+  it('is dark or light as the user wants', async () => {
+    const background = () => page.evaluate('getComputedStyle(document.documentElement).backgroundColor');
+    await page.emulateMedia({ colorScheme: 'dark' });
+    expect(await background()).toBe('rgb(20, 23, 28)');
+    await page.emulateMedia({ colorScheme: 'light' });
+    expect(await background()).toBe('rgb(246, 247, 249)');
+  });
+
+  it('says that the daemon is gone when it is', async () => {
+    const own = await RinghostDaemon.start(['--http', '127.0.0.1:0']);
+    const lonely = await browser.newPage();
+    await lonely.goto(await dashboardOf(own));
+    await lonely.locator('#state.live').waitFor(LIMIT);
+    await own.close();
+    await lonely.locator('#state.lost').waitFor(LIMIT);
+    expect(await lonely.locator('#state').textContent()).toBe('the daemon does not answer');
+    await lonely.close();
+  });
+
+  it('asks for nothing from elsewhere, and has no errors', () => {
+    expect(complaints).toEqual([]);
+  });
+});
