@@ -169,8 +169,8 @@ class Service {
     this.#reactor.fdSet.add(
       kickFd,
       () => {
-        queue.kicked();
         this.#reactor.wake(queue);
+        queue.kicked();
       },
       { edge: true },
     );
