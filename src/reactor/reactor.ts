@@ -175,7 +175,7 @@ export class Reactor {
       this.#wakeSource(slot);
       return;
     }
-    // Asleep: the driver waits for this answer, which comes before the books and the next turn of the loop: they are cold.
+    // Asleep: the driver waits for this answer. It comes before the books and the turn of the loop, which are cold.
     this.#isTurning = true;
     this.#wakeSource(slot);
     this.round();
