@@ -15,6 +15,8 @@ export function readyBanner(daemon: Daemon): string {
   for (const controller of controllers) {
     lines.push(`  ${controller.name.padEnd(8)} ${controller.socketPath}  (${describe(controller)})`);
   }
+  const missing = daemon.state?.missing.length ?? 0;
+  if (missing > 0) lines.push('', `${missing} kept calls failed: ringhost rpc state_get_missing shows them.`);
   if (controllers.length === 0) {
     lines.push('', 'Nothing is served yet. For a RAM disk:', ...createCommands(daemon.options.rpcSocket));
   }

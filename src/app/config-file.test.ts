@@ -45,6 +45,13 @@ describe('reading', () => {
     expect(readConfigFile(fileOf(JSON.stringify(config)))).toEqual(config);
   });
 
+  it('takes batches as the calls that they are', () => {
+    const text = JSON.stringify({
+      subsystems: [{ subsystem: 'bdev', config: [[call('a'), call('b')], call('c'), []] }],
+    });
+    expect(readConfigFile(fileOf(text)).subsystems[0]?.config).toEqual([call('a'), call('b'), call('c')]);
+  });
+
   it('passes over what it does not know at the top', () => {
     const text = JSON.stringify({
       version: 2,
@@ -87,15 +94,16 @@ describe('reading', () => {
 
 describe('applying', () => {
   /** Records calls; the answers come by method. */
-  function recorder(answers: Record<string, Awaited<ReturnType<CallConfig>>> = {}) {
+  function recorder(answers: Record<string, Awaited<ReturnType<CallConfig>>> = {}, ignoreErrors = false) {
     const calls: string[] = [];
     const warnings: string[] = [];
-    const log: Logger = { ...SILENT, warn: (message) => warnings.push(message) };
+    const note = (message: string) => warnings.push(message);
+    const log: Logger = { ...SILENT, warn: note, error: note };
     const make: CallConfig = async ({ method }) => {
       calls.push(method);
       return answers[method] ?? null;
     };
-    return { calls, warnings, apply: (config: ConfigFile) => applyConfig(config, make, log) };
+    return { calls, warnings, apply: (config: ConfigFile) => applyConfig(config, make, log, { ignoreErrors }) };
   }
 
   it('makes every call, one after the other, in the order of the file', async () => {
@@ -122,11 +130,37 @@ describe('applying', () => {
     expect(events).toEqual(['begin one', 'end one', 'begin two', 'end two']);
   });
 
-  it('passes over what is not known here, with a line in the log', async () => {
-    const { calls, warnings, apply } = recorder({ nvmf_set_config: { code: -32_601, message: 'Method not found' } });
-    await apply(configOf(call('nvmf_set_config'), call('two')));
-    expect(calls).toEqual(['nvmf_set_config', 'two']);
-    expect(warnings).toEqual(['configuration: nvmf_set_config is not known here and was passed over']);
+  const unknown = { code: -32_601, message: 'Method not found' };
+
+  it('passes over what tunes parts that only SPDK has, with a line in the log', async () => {
+    const { calls, warnings, apply } = recorder({ nvmf_set_config: unknown, bdev_set_options: unknown });
+    await apply({
+      subsystems: [
+        { subsystem: 'nvmf', config: [call('nvmf_set_config')] },
+        { subsystem: 'bdev', config: [call('bdev_set_options'), call('two')] },
+      ],
+    });
+    expect(calls).toEqual(['nvmf_set_config', 'bdev_set_options', 'two']);
+    expect(warnings).toEqual([
+      'configuration: nvmf_set_config is not known here and was passed over',
+      'configuration: bdev_set_options is not known here and was passed over',
+    ]);
+  });
+
+  it('does not pass over a disk of a kind that it does not have', async () => {
+    const { calls, apply } = recorder({ bdev_lvol_create: unknown });
+    await expect(apply(configOf(call('bdev_lvol_create'), call('two')))).rejects.toThrow('bdev_lvol_create failed');
+    expect(calls).toEqual(['bdev_lvol_create']);
+  });
+
+  it('goes on after failures when told to, and logs each', async () => {
+    const { calls, warnings, apply } = recorder({ one: { code: -17, message: 'File exists' }, two: unknown }, true);
+    await apply(configOf(call('one'), call('two'), call('three')));
+    expect(calls).toEqual(['one', 'two', 'three']);
+    expect(warnings).toEqual([
+      'configuration: bdev: one failed: File exists',
+      'configuration: bdev: two failed: Method not found',
+    ]);
   });
 
   it('ends at the first call that fails, and says which and why', async () => {

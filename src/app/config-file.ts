@@ -1,6 +1,6 @@
 /**
  * Configuration files in SPDK's format: `{ "subsystems": [{ "subsystem": NAME, "config": [{ "method", "params" }] }]
- * }`. Each entry is an RPC call, made in the order of the file.
+ * }`. Each entry is an RPC call, made in the order of the file; a list of entries (SPDK's batches) is made one by one.
  */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
@@ -8,8 +8,9 @@ import { TargetError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 
 const configCall = z.object({ method: z.string(), params: z.record(z.string(), z.unknown()).optional() });
+const configCalls = z.array(z.union([configCall, z.array(configCall)])).transform((list) => list.flat());
 const configFile = z.object({
-  subsystems: z.array(z.object({ subsystem: z.string(), config: z.array(configCall).nullable() })),
+  subsystems: z.array(z.object({ subsystem: z.string(), config: configCalls.nullable() })),
 });
 
 export type ConfigFile = z.output<typeof configFile>;
@@ -29,6 +30,28 @@ export const DEFAULT_CONFIG: ConfigFile = {
   ],
 };
 
+/** The subsystems that have a configuration here, in the order in which it works. */
+export const SUBSYSTEMS = [
+  { subsystem: 'bdev', depends_on: [] },
+  { subsystem: 'vhost_blk', depends_on: ['bdev'] },
+  { subsystem: 'vhost_scsi', depends_on: ['bdev'] },
+] as const;
+
+/**
+ * What SPDK saves in the subsystems above to tune its own parts, which have no counterpart here: nothing that a guest
+ * sees depends on it.
+ */
+const SPDK_SETTINGS: ReadonlySet<string> = new Set([
+  'bdev_set_options',
+  'bdev_examine',
+  'bdev_wait_for_examine',
+  'bdev_iscsi_set_options',
+  'bdev_nvme_set_hotplug',
+  'bdev_nvme_set_options',
+  'bdev_raid_set_options',
+  'virtio_blk_create_transport',
+]);
+
 export function readConfigFile(path: string): ConfigFile {
   let text: string;
   try {
@@ -36,37 +59,78 @@ export function readConfigFile(path: string): ConfigFile {
   } catch (error) {
     throw new TargetError('ENOENT', `cannot read the configuration ${path}: ${(error as Error).message}`);
   }
+  return parseConfig(text, path);
+}
+
+/** `origin`: what the text is, for the error. Throws `EINVAL`. */
+export function parseConfig(text: string, origin: string): ConfigFile {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new TargetError('EINVAL', `${path} is not JSON: ${(error as Error).message}`);
+    throw new TargetError('EINVAL', `${origin} is not JSON: ${(error as Error).message}`);
   }
-  const parsed = configFile.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new TargetError('EINVAL', `${path}: ${issue?.path.join('.') || 'the file'}: ${issue?.message}`);
+  return checkConfig(value, origin);
 }
 
-/** The answer of one call: null when it worked. */
-export type CallConfig = (call: ConfigCall) => Promise<{ readonly code: number; readonly message: string } | null>;
+/** Throws `EINVAL`. */
+function checkConfig(value: unknown, origin: string): ConfigFile {
+  const parsed = configFile.safeParse(value);
+  if (parsed.success) return parsed.data;
+  let [issue] = parsed.error.issues;
+  let path = issue?.path ?? [];
+  // Of the two forms that an entry may have, the first is the one that was meant.
+  while (issue?.code === 'invalid_union' && issue.errors[0]?.[0] !== undefined) {
+    issue = issue.errors[0][0] as z.core.$ZodIssue;
+    path = [...path, ...issue.path];
+  }
+  throw new TargetError('EINVAL', `${origin}: ${path.join('.') || 'the file'}: ${issue?.message}`);
+}
+
+export interface CallFailure {
+  readonly code: number;
+  readonly message: string;
+  readonly data?: { readonly detail: string };
+}
+
+/** Makes a call. Null: it worked. */
+export type CallConfig = (call: ConfigCall) => Promise<CallFailure | null>;
+
+/** The connection on which the calls of a configuration come: none. */
+export const NO_CONNECTION = 0;
 
 const METHOD_NOT_FOUND = -32_601;
 
 /**
- * Makes every call. One that fails ends it with an error; one that Ringhost does not have (a setting of SPDK's own
- * subsystems) is passed over with a line in the log.
+ * Makes every call. One that fails ends it with an error, or is only logged with `ignoreErrors`. What tunes parts that
+ * SPDK has and Ringhost has not is passed over with a line in the log, as SPDK does with the subsystems that it lacks.
  */
-export async function applyConfig(config: ConfigFile, call: CallConfig, log: Logger): Promise<void> {
+export async function applyConfig(
+  config: ConfigFile,
+  call: CallConfig,
+  log: Logger,
+  { ignoreErrors = false } = {},
+): Promise<void> {
   for (const { subsystem, config: calls } of config.subsystems) {
     for (const entry of calls ?? []) {
       const error = await call(entry);
       if (error === null) continue;
-      if (error.code === METHOD_NOT_FOUND) {
+      if (error.code === METHOD_NOT_FOUND && isOfSpdkOnly(subsystem, entry)) {
         log.warn(`configuration: ${entry.method} is not known here and was passed over`, { subsystem });
         continue;
       }
-      throw new TargetError('EINVAL', `configuration: ${subsystem}: ${entry.method} failed: ${error.message}`);
+      const text = `configuration: ${subsystem}: ${entry.method} failed: ${failureText(error)}`;
+      if (!ignoreErrors) throw new TargetError('EINVAL', text);
+      log.error(text);
     }
   }
+}
+
+/** Whether a call without a method here may be passed over. */
+export function isOfSpdkOnly(subsystem: string, { method }: ConfigCall): boolean {
+  return SPDK_SETTINGS.has(method) || !SUBSYSTEMS.some((own) => own.subsystem === subsystem);
+}
+
+export function failureText({ message, data }: CallFailure): string {
+  return data === undefined ? message : `${message}: ${data.detail}`;
 }

@@ -3,6 +3,7 @@
  * the data path opens nothing else. A new process, because a thread that runs already cannot be confined; Node has
  * some.
  */
+import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { assert } from '../base/assert.ts';
@@ -22,14 +23,17 @@ const DEVICES = ['/dev/null', '/dev/hugepages', '/dev/shm'];
  * Ends the process with a message when it cannot be confined, such as on a kernel without Landlock.
  */
 export function confineProcess(options: RawOptions, allowed: readonly string[]): void {
-  const { socketDirectory, rpcSocket, configFile } = options;
+  const { socketDirectory, rpcSocket, configFile, stateDirectory } = options;
   const { execPath, execArgv, argv, env } = process;
   if (env[MARK] === '1') return;
   const program = fileURLToPath(new URL('../..', import.meta.url));
   const config = configFile === undefined ? [] : [configFile];
   const readable = [...SYSTEM, dirname(execPath), program, ...config];
   try {
-    confineFiles(readable, [socketDirectory, dirname(rpcSocket), ...DEVICES, ...allowed]);
+    // What is not there cannot be named.
+    if (stateDirectory !== undefined) mkdirSync(stateDirectory, { mode: 0o700, recursive: true });
+    const own = [socketDirectory, dirname(rpcSocket), ...(stateDirectory === undefined ? [] : [stateDirectory])];
+    confineFiles(readable, [...own, ...DEVICES, ...allowed]);
   } catch (error) {
     process.stderr.write(`ringhost: --confine: ${(error as Error).message}\n`);
     process.exit(1);

@@ -25,17 +25,30 @@ import { Dashboard } from '../dashboard/server.ts';
 import { type SampleCall, takeSample } from '../observe/sample.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
+import { findMethod } from '../rpc/lookup.ts';
 import { type DaemonHandlers, METHODS, type RpcContext } from '../rpc/methods.ts';
 import { RpcServer } from '../rpc/server.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores } from '../sys/thread.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
 import { vhostRpc } from '../vhost/vhost.rpc.ts';
-import { applyConfig, type ConfigCall, DEFAULT_CONFIG, readConfigFile } from './config-file.ts';
+import { configRpc } from './config.rpc.ts';
+import {
+  applyConfig,
+  type CallFailure,
+  type ConfigCall,
+  type ConfigFile,
+  DEFAULT_CONFIG,
+  isOfSpdkOnly,
+  NO_CONNECTION,
+  readConfigFile,
+} from './config-file.ts';
+import { currentConfig } from './current-config.ts';
 import { frameworkRpc } from './framework.rpc.ts';
 import type { DaemonLog } from './logger.ts';
 import type { DaemonOptions } from './options.ts';
 import { becomeAccount, checkAccount } from './privileges.ts';
+import { keepChanges, State } from './state.ts';
 import { VERSION } from './version.ts';
 
 const REACTOR_ENTRY = new URL(`./reactor-main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
@@ -45,32 +58,55 @@ export class Daemon {
   readonly log: DaemonLog;
   readonly reactors: readonly ReactorThread[];
   readonly bdevs: BdevRegistry;
+  readonly nvme: NvmeControllers;
   readonly rbd: RbdDisks;
   readonly vhost: VhostRegistry;
-  readonly #nvme: NvmeControllers;
+  /** Null without `--state-dir`. */
+  readonly state: State | null;
   readonly #handlers: DaemonHandlers;
+  /** Makes the calls of configurations: what they change is kept by whoever asked for them. */
+  readonly #dispatcher: Dispatcher;
   readonly #server: RpcServer;
   #dashboard: Dashboard | null = null;
+  readonly #configured = Promise.withResolvers<void>();
   #stopped: Promise<void> | null = null;
 
-  private constructor(options: DaemonOptions, log: DaemonLog, reactors: readonly ReactorThread[]) {
+  private constructor(options: DaemonOptions, log: DaemonLog, reactors: readonly ReactorThread[], state: State | null) {
     this.options = options;
     this.log = log;
     this.reactors = reactors;
     this.bdevs = new BdevRegistry(reactors.length);
-    this.#nvme = new NvmeControllers(this.bdevs, log);
+    this.nvme = new NvmeControllers(this.bdevs, log);
     this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, log);
     const { socketDirectory } = options;
     const { access, mode } = options;
     this.vhost = new VhostRegistry({ socketDirectory, access, reactors, bdevs: this.bdevs, mode, log });
-    this.#handlers = {
+    this.state = state;
+    if (state !== null) {
+      state.current = () => currentConfig(this, true);
+      this.bdevs.on('gone', (entries, calls) => state.keepGone(entries, calls));
+      this.bdevs.on('deleted', (entry) => state.bdevDeleted(entry));
+    }
+    this.#handlers = this.#makeHandlers();
+    const handlers = this.#handlers;
+    this.#dispatcher = new Dispatcher({ handlers, log, version: VERSION });
+    this.#server = new RpcServer({
+      handlers: state === null ? handlers : keepChanges(handlers, state),
+      ...{ log, version: VERSION, access, peerOf: peerCredentials },
+    });
+    for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
+  }
+
+  #makeHandlers(): DaemonHandlers {
+    const { options, reactors, log } = this;
+    return {
       ...bdevRpc(this.bdevs),
       ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
       ...nullRpc(this.bdevs),
       ...nbdRpc(this.bdevs),
       ...virtioRpc(this.bdevs, log),
       ...fileRpc(this.bdevs, options.cores),
-      ...nvmeRpc(this.#nvme, [
+      ...nvmeRpc(this.nvme, [
         new PcieTransport({ reactors: reactors.length, mode: options.mode, log }),
         tcpTransport(log),
       ]),
@@ -80,9 +116,13 @@ export class Daemon {
       ...errorRpc(this.bdevs),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
+      ...configRpc({
+        sources: this,
+        state: this.state,
+        load: (config) => this.#load(config),
+        restore: async () => this.state?.restore((call) => this.#call(call)),
+      }),
     };
-    this.#server = new RpcServer({ handlers: this.#handlers, log, version: VERSION, access, peerOf: peerCredentials });
-    for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
   }
 
   /** Resolves when everything of the configuration is served. Nothing is left behind when it fails. */
@@ -90,7 +130,28 @@ export class Daemon {
     if (!existsSync(options.socketDirectory) || !statSync(options.socketDirectory).isDirectory()) {
       throw new TargetError('ENOENT', `-S ${options.socketDirectory} is not a directory: create it first`);
     }
-    if (options.account !== null) checkAccount(options.account, [options.socketDirectory, dirname(options.rpcSocket)]);
+    const { stateDirectory, account } = options;
+    const state = stateDirectory === undefined ? null : State.open(stateDirectory, account, log);
+    try {
+      const directories = [
+        options.socketDirectory,
+        dirname(options.rpcSocket),
+        ...(state === null ? [] : [state.directory.path]),
+      ];
+      if (account !== null) checkAccount(account, directories);
+      return await Daemon.#start(options, log, onReactorDeath, state);
+    } catch (error) {
+      await state?.close();
+      throw error;
+    }
+  }
+
+  static async #start(
+    options: DaemonOptions,
+    log: DaemonLog,
+    onReactorDeath: (error: Error) => void,
+    state: State | null,
+  ): Promise<Daemon> {
     log.info(`Starting Ringhost v${VERSION}`);
     log.info(`Total cores available: ${allowedCores().length}`);
     const entry = REACTOR_ENTRY;
@@ -105,7 +166,7 @@ export class Daemon {
       throw failure.reason;
     }
     for (const { core } of reactors) log.info(`Reactor started on core ${core}, socket ${socketOf(core)}`);
-    const daemon = new Daemon(options, log, reactors);
+    const daemon = new Daemon(options, log, reactors, state);
     try {
       // The RPC socket first: a second daemon with the same one must not touch the controllers' sockets.
       await daemon.#server.listen(options.rpcSocket);
@@ -124,6 +185,11 @@ export class Daemon {
     return this.#dashboard?.url ?? null;
   }
 
+  /** Resolves when everything that is configured or kept was made. */
+  get ready(): Promise<void> {
+    return this.#configured.promise;
+  }
+
   stop(): Promise<void> {
     this.#stopped ??= this.#stop();
     return this.#stopped;
@@ -132,8 +198,9 @@ export class Daemon {
   async #stop(): Promise<void> {
     await this.#server.close();
     await this.#dashboard?.close();
+    await this.state?.close();
     await this.vhost.close();
-    await this.#nvme.close();
+    await this.nvme.close();
     // Stacked ones before what they stand on.
     for (const entry of this.bdevs.list().toReversed()) if (!entry.isRemoving) await this.bdevs.delete(entry);
     await this.rbd.close();
@@ -153,7 +220,7 @@ export class Daemon {
   /** Calls a handler as a client would. */
   readonly #askItself: SampleCall = async (method, params) => {
     const handler = this.#handlers[method] as (params: unknown, context: RpcContext) => never;
-    const context = { signal: new AbortController().signal, calledAs: method, connection: 0 };
+    const context = { signal: new AbortController().signal, calledAs: method, connection: NO_CONNECTION };
     return await handler(METHODS[method].params.parse(params), context);
   };
 
@@ -162,6 +229,7 @@ export class Daemon {
     const entry = this.bdevs.list().find((candidate) => candidate.id === id);
     if (entry === undefined || entry.isRemoving) return;
     this.log.error(`bdev ${entry.name}: its device is gone, so the bdev goes too`);
+    this.bdevs.announceGone([entry], [entry.bdev.toConfig()].flat());
     this.bdevs.delete(entry).catch((error: Error) => this.log.error(error.message));
   }
 
@@ -174,19 +242,39 @@ export class Daemon {
   }
 
   async #configure(): Promise<void> {
-    const { configFile, useDefaultConfig } = this.options;
-    if (configFile === undefined && !useDefaultConfig) return;
-    const config = configFile === undefined ? DEFAULT_CONFIG : readConfigFile(configFile);
-    const dispatcher = new Dispatcher({ handlers: this.#handlers, log: this.log, version: VERSION });
-    const signal = new AbortController().signal;
-    const call = async ({ method, params }: ConfigCall) => {
-      const request = { jsonrpc: '2.0', id: 1, method, params: params ?? {} };
-      const { answer } = dispatcher.start(request, { connection: 0, signal, beginWait: () => () => undefined });
-      const response = await answer;
-      if (response !== null && 'error' in response) return response.error;
-      return null;
-    };
-    await applyConfig(config, call, this.log);
+    const { state, log } = this;
+    const { configFile, useDefaultConfig, ignoreConfigErrors: ignoreErrors } = this.options;
+    if (state !== null && !state.isNew) {
+      if (configFile !== undefined) log.info(`-c ${configFile} is not applied: ${state.directory.path} has a state`);
+    } else if (configFile !== undefined || useDefaultConfig) {
+      const config = configFile === undefined ? DEFAULT_CONFIG : readConfigFile(configFile);
+      await applyConfig(config, (call) => this.#call(call), log, { ignoreErrors });
+    }
+    await state?.restore((call) => this.#call(call));
+    this.#configured.resolve();
+  }
+
+  /** For RPC: nothing is called when a method is not known. */
+  async #load(config: ConfigFile): Promise<void> {
+    for (const { subsystem, config: calls } of config.subsystems) {
+      const unknown = calls?.find((call) => findMethod(call.method) === undefined && !isOfSpdkOnly(subsystem, call));
+      if (unknown !== undefined) {
+        throw new TargetError('EINVAL', `${subsystem}: there is no method ${unknown.method}: nothing was called`);
+      }
+    }
+    await applyConfig(config, (call) => this.#call(call), this.log);
+  }
+
+  async #call({ method, params }: ConfigCall): Promise<CallFailure | null> {
+    const { signal } = new AbortController();
+    const request = { jsonrpc: '2.0', id: 1, method, params: params ?? {} };
+    const { answer } = this.#dispatcher.start(request, {
+      connection: NO_CONNECTION,
+      signal,
+      beginWait: () => () => undefined,
+    });
+    const response = await answer;
+    return response !== null && 'error' in response ? response.error : null;
   }
 }
 

@@ -1,10 +1,9 @@
 /** The RPC methods about the daemon itself. */
 import { formatCpumask } from '../base/cpuset.ts';
-import { TargetError } from '../base/errors.ts';
 import { TICK_RATE } from '../bdev/bdev.rpc.ts';
-import type { Handlers, Result } from '../rpc/methods.ts';
+import type { Handlers } from '../rpc/methods.ts';
 import { clockNs } from '../sys/thread.ts';
-import { vhostConfig } from '../vhost/vhost.rpc.ts';
+import { NO_CONNECTION } from './config-file.ts';
 import type { Daemon } from './daemon.ts';
 import { VERSION } from './version.ts';
 
@@ -12,30 +11,12 @@ type FrameworkMethod =
   | 'framework_get_reactors'
   | 'framework_start_init'
   | 'framework_wait_init'
-  | 'framework_get_subsystems'
-  | 'framework_get_config'
   | 'log_set_level'
   | 'log_get_level'
   | 'log_set_print_level'
   | 'log_get_print_level'
   | 'spdk_get_version'
   | 'spdk_kill_instance';
-
-const SUBSYSTEMS = [
-  { subsystem: 'bdev', depends_on: [] },
-  { subsystem: 'vhost_blk', depends_on: ['bdev'] },
-  { subsystem: 'vhost_scsi', depends_on: ['bdev'] },
-];
-
-/** The calls that make all bdevs again. */
-function bdevConfig(daemon: Daemon): Result<'framework_get_config'> {
-  const bdevs = daemon.bdevs.list().flatMap(({ bdev }) => {
-    const config = bdev.toConfig();
-    return 'method' in config ? [{ ...config }] : config.map((call) => ({ ...call }));
-  });
-  // Disks name the clusters that they are on.
-  return [...daemon.rbd.clusters.toConfig(), ...bdevs];
-}
 
 export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
   return {
@@ -65,19 +46,8 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
     },
 
     framework_start_init: () => true,
-    framework_wait_init: () => true,
-    framework_get_subsystems: () => SUBSYSTEMS,
-
-    framework_get_config({ name }) {
-      if (name === 'bdev') return bdevConfig(daemon);
-      if (name === 'vhost_blk') return vhostConfig(daemon.vhost, 'blk');
-      if (name === 'vhost_scsi') return vhostConfig(daemon.vhost, 'scsi');
-      throw new TargetError(
-        'EINVAL',
-        `there is no subsystem "${name}": framework_get_subsystems lists those there are`,
-      );
-    },
-
+    // What a configuration itself calls would wait for its own end.
+    framework_wait_init: (_, { connection }) => connection === NO_CONNECTION || daemon.ready.then(() => true),
     log_set_level({ level }) {
       daemon.log.level = level;
       return true;

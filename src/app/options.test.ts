@@ -22,6 +22,8 @@ describe('options', () => {
       memoryBytes: Number.POSITIVE_INFINITY,
       rpcSocket: '/var/tmp/ringhost.sock',
       configFile: undefined,
+      ignoreConfigErrors: false,
+      stateDirectory: undefined,
       useDefaultConfig: false,
       mode: 'adaptive',
       access: { mode: 0o600, uid: -1, gid: -1 },

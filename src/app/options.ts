@@ -17,6 +17,8 @@ export interface RawOptions {
   readonly memoryMib?: string | undefined;
   readonly rpcSocket: string;
   readonly configFile?: string | undefined;
+  readonly ignoreConfigErrors?: boolean | undefined;
+  readonly stateDirectory?: string | undefined;
   readonly defaultConfig?: boolean | undefined;
   readonly mode: string;
   /** Octal. Default: 0600. */
@@ -37,6 +39,10 @@ export interface DaemonOptions {
   readonly memoryBytes: number;
   readonly rpcSocket: string;
   readonly configFile: string | undefined;
+  /** A call of it that fails does not keep the daemon from starting. */
+  readonly ignoreConfigErrors: boolean;
+  /** Where what RPC makes is kept. */
+  readonly stateDirectory: string | undefined;
   /** Serve a RAM disk when no configuration was given. */
   readonly useDefaultConfig: boolean;
   readonly mode: ReactorMode;
@@ -76,6 +82,8 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     memoryBytes: raw.memoryMib === undefined ? Number.POSITIVE_INFINITY : parseMib(raw.memoryMib) * MIB,
     rpcSocket: raw.rpcSocket,
     configFile: raw.configFile,
+    ignoreConfigErrors: raw.ignoreConfigErrors ?? false,
+    stateDirectory: raw.stateDirectory,
     useDefaultConfig: raw.defaultConfig === true && raw.configFile === undefined,
     mode,
     ...checkAccess(raw),

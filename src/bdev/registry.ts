@@ -7,7 +7,7 @@ import { EventEmitter } from 'node:events';
 import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
-import type { Bdev, BdevDescription } from './bdev.ts';
+import type { Bdev, BdevConfig, BdevDescription } from './bdev.ts';
 import { createStats } from './bdev-stats.ts';
 
 /** A controller or a stacked bdev. */
@@ -105,7 +105,14 @@ export class BdevEntry {
 
 const ALONE: Foundation = { bases: [] };
 
-export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: [BdevEntry] }> {
+interface RegistryEvents {
+  created: [BdevEntry];
+  deleted: [BdevEntry];
+  /** Before bdevs are deleted that nobody asked to delete: their device is gone. The calls would make them again. */
+  gone: [entries: readonly BdevEntry[], calls: readonly BdevConfig[]];
+}
+
+export class BdevRegistry extends EventEmitter<RegistryEvents> {
   readonly #entries = new Map<string, BdevEntry>();
   readonly #reactorCount: number;
   #nextId = 1;
@@ -205,6 +212,15 @@ export class BdevRegistry extends EventEmitter<{ created: [BdevEntry]; deleted: 
     await entry.bdev.destruct();
     entry.release();
     this.emit('deleted', entry);
+  }
+
+  /** To be called before bdevs are deleted that nobody asked to delete. `calls` would make them again. */
+  announceGone(entries: readonly BdevEntry[], calls: readonly BdevConfig[]): void {
+    const all = new Set(entries);
+    // What stands on them goes with them, and comes after them in the list.
+    for (const entry of this.list()) if (entry.bases.some((base) => all.has(base))) all.add(entry);
+    const stacked = [...all].filter((entry) => !entries.includes(entry));
+    this.emit('gone', [...all], [...calls, ...stacked.flatMap(({ bdev }) => bdev.toConfig())]);
   }
 
   /** A default name: the prefix and the lowest number not yet given. */

@@ -32,6 +32,9 @@ async function main(argv: readonly string[]): Promise<void> {
     .option('-s, --memory <MiB>', 'most memory for RAM disks; default: no limit')
     .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_SOCKET_PATH)
     .option('-c, --config <file>', 'JSON configuration, in SPDK\'s "subsystems" format')
+    .option('--json <file>', 'the same, as SPDK spells it')
+    .option('--json-ignore-init-errors', 'start although calls of the configuration fail')
+    .option('--state-dir <dir>', 'keep what RPC makes in this directory, and make it again at the next start')
     .option('--default-config', 'without -c: serve a 256 MiB RAM disk as vhost.0')
     .option('--mode <mode>', 'how reactors wait: poll, adaptive or interrupt', 'adaptive')
     .option(
@@ -45,22 +48,8 @@ async function main(argv: readonly string[]): Promise<void> {
     .option('--http <address:port>', 'serve the dashboard and /metrics there, such as 127.0.0.1:9009')
     .option('--http-token-file <file>', 'who has no token of this file gets nothing; needed where others can connect')
     .option('--log-format <format>', 'text or json; default: text on a terminal')
-    .action(async (options: Record<string, string | boolean | readonly string[] | undefined>) => {
-      const raw: ServeOptions = {
-        socketDirectory: options.socketDirectory as string,
-        coreMask: options.coreMask as string | undefined,
-        memoryMib: options.memory as string | undefined,
-        rpcSocket: options.rpcSocket as string,
-        configFile: options.config as string | undefined,
-        defaultConfig: options.defaultConfig as boolean | undefined,
-        mode: options.mode as string,
-        socketMode: options.socketMode as string | undefined,
-        socketGroup: options.socketGroup as string | undefined,
-        user: options.user as string | undefined,
-        http: options.http as string | undefined,
-        httpTokenFile: options.httpTokenFile as string | undefined,
-        logFormat: options.logFormat as string | undefined,
-      };
+    .action(async (options: CliOptions) => {
+      const raw = serveOptions(options);
       // Before the daemon's modules are loaded: the process may start again.
       if (options.confine === true) {
         const { confineProcess } = await import('../app/confinement.ts');
@@ -72,6 +61,28 @@ async function main(argv: readonly string[]): Promise<void> {
   addSetup(program);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });
+}
+
+type CliOptions = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
+
+function serveOptions(options: CliOptions): ServeOptions {
+  return {
+    socketDirectory: options.socketDirectory as string,
+    coreMask: options.coreMask as string | undefined,
+    memoryMib: options.memory as string | undefined,
+    rpcSocket: options.rpcSocket as string,
+    configFile: (options.config ?? options.json) as string | undefined,
+    ignoreConfigErrors: options.jsonIgnoreInitErrors as boolean | undefined,
+    stateDirectory: options.stateDir as string | undefined,
+    defaultConfig: options.defaultConfig as boolean | undefined,
+    mode: options.mode as string,
+    socketMode: options.socketMode as string | undefined,
+    socketGroup: options.socketGroup as string | undefined,
+    user: options.user as string | undefined,
+    http: options.http as string | undefined,
+    httpTokenFile: options.httpTokenFile as string | undefined,
+    logFormat: options.logFormat as string | undefined,
+  };
 }
 
 function addSetup(program: Command): void {

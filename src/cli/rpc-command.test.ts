@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -145,6 +145,34 @@ describe('ringhost rpc', () => {
   test('takes a signal to the daemon for delivered when the connection ends', async () => {
     expect(await run('spdk_kill_instance SIGTERM')).toEqual({ code: 0, out: '', err: '' });
     expect(daemon.signals).toEqual(['SIGTERM']);
+  });
+});
+
+describe('a configuration', () => {
+  const text = JSON.stringify({ version: 2, subsystems: [{ subsystem: 'bdev', config: [] }] });
+  const loaded = { subsystems: [{ subsystem: 'bdev', config: [] }], include_aliases: false };
+
+  test('is printed with the indent of -i, on one line with less than 0', async () => {
+    const { subsystems } = loaded;
+    expect((await run('save_config -i 4')).out).toBe(`${JSON.stringify({ subsystems }, null, 4)}\n`);
+    expect((await run('save_config -i -1')).out).toBe(`${JSON.stringify({ subsystems })}\n`);
+    expect((await run('save_subsystem_config -n bdev')).out).toBe(`${JSON.stringify(subsystems[0], null, 2)}\n`);
+  });
+
+  test('is read from standard input or from a file, without what it has besides', async () => {
+    expect(await run('load_config', text)).toEqual({ code: 0, out: '', err: '' });
+    const path = join(directory, 'config.json');
+    writeFileSync(path, text);
+    expect(await run(`load_config -j ${path}`)).toEqual({ code: 0, out: '', err: '' });
+    expect(await run('load_subsystem_config', '{"subsystem": "vhost_blk", "config": []}')).toMatchObject({ code: 0 });
+    expect(daemon.loaded).toEqual([loaded, loaded, { subsystem: 'vhost_blk', config: [] }]);
+  });
+
+  test('that cannot be read is not sent', async () => {
+    const outcome = await run('load_config', '{"subsystems": [');
+    expect(outcome).toMatchObject({ code: 1, err: expect.stringContaining('cannot read JSON from standard input') });
+    expect(await run(`load_config -j ${directory}/none`)).toMatchObject({ code: 1 });
+    expect(daemon.loaded).toEqual([]);
   });
 });
 

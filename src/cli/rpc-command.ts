@@ -5,11 +5,12 @@
  *
  * Unlike rpc.py it writes errors to standard error, so that standard output holds results and nothing else.
  */
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
 import { argumentHelp, parseArguments, toParams, UsageError, usageLine } from '../rpc/arguments.ts';
 import { DEFAULT_SOCKET_PATH, RpcCallError, RpcClient } from '../rpc/client.ts';
-import type { CliSpec } from '../rpc/define.ts';
+import type { CliSpec, CliValues } from '../rpc/define.ts';
 import { encodeJson } from '../rpc/framing.ts';
 import { cliOf, findMethod, methodNames, nearest } from '../rpc/lookup.ts';
 
@@ -56,7 +57,12 @@ interface Call {
   readonly method: string;
   readonly params: Readonly<Record<string, unknown>>;
   readonly print: CliSpec['print'];
+  /** Of what is printed. */
+  readonly indent: number;
 }
+
+/** rpc.py's. Less than 0: all in one line. */
+const INDENT = 2;
 
 /**
  * Runs `ringhost rpc` with the arguments behind `rpc`.
@@ -117,7 +123,7 @@ class RpcCommand {
   }
 
   async #runOne(method: string, words: readonly string[], settings: Settings): Promise<number> {
-    const call = this.#readCall(method, words);
+    const call = await this.#readCall(method, words);
     if (call === null) return Exit.ok;
     if (settings.dryRun) {
       this.#printRequest(call);
@@ -131,7 +137,7 @@ class RpcCommand {
     const calls: Call[] = [];
     for (const line of (await readAll(stdin)).split('\n')) {
       const [method, ...words] = splitWords(line);
-      const call = method === undefined || method.startsWith('#') ? null : this.#readCall(method, words);
+      const call = method === undefined || method.startsWith('#') ? null : await this.#readCall(method, words);
       if (call !== null) calls.push(call);
     }
     if (settings.dryRun) {
@@ -155,7 +161,7 @@ class RpcCommand {
   }
 
   /** Null when help was asked for and has been printed. */
-  #readCall(method: string, words: readonly string[]): Call | null {
+  async #readCall(method: string, words: readonly string[]): Promise<Call | null> {
     const found = findMethod(method);
     if (found === undefined) {
       const like = nearest(method, methodNames(true));
@@ -165,7 +171,11 @@ class RpcCommand {
     const cli = cliOf(found);
     try {
       const parsed = parseArguments(cli, words);
-      if (!parsed.wantsHelp) return { method, params: toParams(cli, parsed.values), print: cli.print };
+      if (!parsed.wantsHelp) {
+        const { values } = parsed;
+        const params = { ...toParams(cli, values), ...(await this.#readInput(cli, values)) };
+        return { method, params, print: cli.print, indent: (values['indent'] as number | undefined) ?? INDENT };
+      }
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
       throw new UsageError(`${method}: ${error.message}\nusage: ringhost rpc ${usageLine(method, cli)}`);
@@ -176,12 +186,28 @@ class RpcCommand {
     return null;
   }
 
+  /** The parameters that come from a file or standard input. */
+  async #readInput({ input }: CliSpec, values: CliValues): Promise<Readonly<Record<string, unknown>>> {
+    if (input === undefined) return {};
+    const path = values[input.flag] as string | undefined;
+    const origin = path ?? 'standard input';
+    let value: unknown;
+    try {
+      value = JSON.parse(path === undefined ? await readAll(this.#io.stdin ?? []) : readFileSync(path, 'utf8'));
+    } catch (error) {
+      throw new TargetError('EINVAL', `cannot read JSON from ${origin}: ${(error as Error).message}`);
+    }
+    const object = (typeof value === 'object' ? value : null) ?? {};
+    return Object.fromEntries(Object.entries(object).filter(([name]) => input.members.includes(name)));
+  }
+
   async #send(client: RpcClient, call: Call, settings: Settings): Promise<number> {
-    if (settings.verbose) this.#io.stderr.write(`INFO: request:\n${encodeJson(call, 2)}\n`);
+    if (settings.verbose)
+      this.#io.stderr.write(`INFO: request:\n${encodeJson({ method: call.method, params: call.params }, 2)}\n`);
     try {
       const result = await client.request(call.method, call.params);
       if (settings.verbose) this.#io.stderr.write(`INFO: response:\n${encodeJson(result, 2)}\n`);
-      this.#printResult(result, call.print);
+      this.#printResult(result, call);
       return Exit.ok;
     } catch (error) {
       // The daemon may be gone before it could answer: that is what was asked for.
@@ -195,13 +221,13 @@ class RpcCommand {
     }
   }
 
-  #printResult(result: unknown, print: CliSpec['print']): void {
+  #printResult(result: unknown, { print, indent }: Call): void {
     if (print === 'nothing') return;
     if (print === 'words' && Array.isArray(result)) {
       this.#io.stdout.write(`${result.join(' ')}\n`);
       return;
     }
-    const text = encodeJson(result, 2);
+    const text = encodeJson(result, Math.max(indent, 0));
     this.#io.stdout.write(`${print === 'text' ? text.replace(/^"+|"+$/g, '') : text}\n`);
   }
 
@@ -230,7 +256,7 @@ async function connectWithRetries(settings: Settings): Promise<RpcClient> {
   return await RpcClient.connect(settings.socketPath, { timeoutMs: settings.timeoutMs });
 }
 
-async function readAll(stream: AsyncIterable<string | Uint8Array>): Promise<string> {
+async function readAll(stream: AsyncIterable<string | Uint8Array> | Iterable<never>): Promise<string> {
   const pieces: Uint8Array[] = [];
   for await (const piece of stream) pieces.push(typeof piece === 'string' ? Buffer.from(piece) : piece);
   return Buffer.concat(pieces).toString();

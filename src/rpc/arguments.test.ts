@@ -215,6 +215,12 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['framework_get_config bdev --with-batches', { name: 'bdev', with_batches: true }],
   ['framework_get_config bdev --no-with-batches', { name: 'bdev', with_batches: false }],
   ['get_subsystem_config bdev', { name: 'bdev' }],
+  ['save_config', { with_batches: false }],
+  ['save_config -i 4 -s bdev,vhost_blk', { subsystems: 'bdev,vhost_blk', with_batches: false }],
+  ['save_subsystem_config -n bdev -i -1', { name: 'bdev', with_batches: false }],
+  ['state_get_missing', {}],
+  ['state_retry_missing', {}],
+  ['state_forget_missing 3', { id: 3 }],
   ['log_set_level DEBUG', { level: 'DEBUG' }],
   ['set_log_level debug', { level: 'debug' }],
   ['log_get_level', {}],
@@ -293,7 +299,11 @@ describe('the command line of a method', () => {
   });
 
   test('is tried here for every method and every older name', () => {
-    expect([...new Set(LINES.map(([line]) => line.split(' ')[0]))].toSorted()).toEqual(methodNames(true));
+    // What reads a file is tried with the command that reads it.
+    const isAlone = (name: string): boolean => findMethod(name)?.spec.cli.input === undefined;
+    expect([...new Set(LINES.map(([line]) => line.split(' ')[0]))].toSorted()).toEqual(
+      methodNames(true).filter(isAlone),
+    );
   });
 
   test('never sends a block count that JSON cannot hold', () => {

@@ -26,7 +26,8 @@ export function parseArguments(cli: CliSpec, argv: readonly string[]): ParsedArg
 /** Parameters of the request. Values that were not given are left out. */
 export function toParams(cli: CliSpec, values: CliValues): Readonly<Record<string, unknown>> {
   const params = cli.toParams?.(values) ?? values;
-  return Object.fromEntries(Object.entries(params).filter(([, value]) => value !== undefined));
+  const local = new Set((cli.flags ?? []).filter(({ isLocal }) => isLocal === true).map(({ dest }) => dest));
+  return Object.fromEntries(Object.entries(params).filter(([name, value]) => value !== undefined && !local.has(name)));
 }
 
 class ArgumentReader {

@@ -55,6 +55,8 @@ export interface CliFlag {
   readonly choices?: readonly (string | number)[];
   /** Sent when the flag is absent. Default: nothing is sent (`switch` and `yesno`: false). */
   readonly fallback?: CliValue;
+  /** For the command alone: it is not sent. */
+  readonly isLocal?: true;
   /** Not a flag of rpc.py: a `switch` is sent only when it is given, for daemons that do not know it. */
   readonly isAddition?: true;
 }
@@ -65,6 +67,8 @@ export interface CliSpec {
   readonly flags?: readonly CliFlag[];
   /** Turns what was typed into the request's parameters. Default: the values under their own names. */
   readonly toParams?: (values: CliValues) => Readonly<Record<string, unknown>>;
+  /** These members of a JSON object, read from the file that the flag names or from standard input, are sent too. */
+  readonly input?: { readonly flag: string; readonly members: readonly string[] };
   /**
    * What rpc.py prints of the result: `json` with an indent of 2, `text` the same without the quotes around a plain
    * string, `words` a list of strings in one line, or `nothing`.

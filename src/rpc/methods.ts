@@ -14,6 +14,7 @@ import { nvmeMethods } from './methods/bdev-nvme.ts';
 import { rbdMethods } from './methods/bdev-rbd.ts';
 import { stackedMethods } from './methods/bdev-stacked.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
+import { configMethods } from './methods/config.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { vhostMethods } from './methods/vhost.ts';
 
@@ -27,6 +28,7 @@ export const METHODS = {
   ...stackedMethods,
   ...vhostMethods,
   ...frameworkMethods,
+  ...configMethods,
 } as const satisfies Record<string, MethodSpec>;
 
 export type MethodName = keyof typeof METHODS;

@@ -206,6 +206,3 @@ export class RbdQueue {
     native.rbdChannelClose(this.#handle);
   }
 }
-
-/** Locks a file for this process; 0, or `-EAGAIN` while another has it. The lock ends with its holder. */
-export const lockFile = native.lockFile;

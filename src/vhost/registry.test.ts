@@ -274,12 +274,17 @@ describe('the calls of controllers', () => {
     const rpc = vhostRpc(registry, bdevs);
     rpc.vhost_create_blk_controller(params({ serial: 'S', cpumask: '0x2' }), context);
     rpc.vhost_create_blk_controller(params({ ctrlr: 'c1', readonly: true }), context);
-    const saved = vhostConfig(registry, 'blk');
+    const saved = vhostConfig(registry, 'blk', false);
     expect(saved.map((call) => call.method)).toEqual(Array(2).fill('vhost_create_blk_controller'));
     expect(saved.map((call) => METHODS.vhost_create_blk_controller.params.parse(call.params))).toMatchObject([
       { ctrlr: 'c0', dev_name: 'A', cpumask: '0x2', readonly: false, serial: 'S' },
-      { ctrlr: 'c1', dev_name: 'A', cpumask: '0x3', readonly: true },
+      { ctrlr: 'c1', dev_name: 'A', readonly: true },
     ]);
+    // One that may use all cores has no mask: the next daemon may have others.
+    expect(saved[1]?.params).not.toHaveProperty('cpumask');
+    await bdevs.delete(bdevs.get('A'));
+    expect(vhostConfig(registry, 'blk', false)).toEqual([]);
+    expect(vhostConfig(registry, 'blk', true)).toEqual(saved);
   });
 });
 

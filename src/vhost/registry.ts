@@ -87,6 +87,11 @@ export class VhostRegistry {
     return this.#options.mode;
   }
 
+  /** Of the daemon. */
+  get coreCount(): number {
+    return this.#options.reactors.length;
+  }
+
   createBlk(params: CreateBlkParams): BlkController {
     const { name, isReadonly, serial } = params;
     const options = this.#controllerOptions(name, params, params.placement ?? BLK_PLACEMENT);

@@ -27,8 +27,8 @@ type VhostHandlers = Pick<
   | 'vhost_get_controllers'
 >;
 
-/** The mode of a controller that has one of its own. */
-type ModeParam = { readonly mode?: ReactorMode };
+/** Cores and mode of a controller, where they are its own. */
+type PlacingParams = { readonly cpumask?: string; readonly mode?: ReactorMode };
 
 interface ConfigCall {
   readonly method: string;
@@ -179,24 +179,35 @@ function describeScsi(controller: ScsiController) {
   return { scsi };
 }
 
-/** The calls that would create the controllers of a kind again, for `framework_get_config`. */
-export function vhostConfig(registry: VhostRegistry, kind: AnyController['kind']): ConfigCall[] {
+/**
+ * The calls that would create the controllers of a kind again. `includesBereft`: those too whose bdev was deleted under
+ * them, as they were.
+ */
+export function vhostConfig(
+  registry: VhostRegistry,
+  kind: AnyController['kind'],
+  includesBereft: boolean,
+): ConfigCall[] {
   return registry.list().flatMap((controller) => {
     if (controller.kind !== kind) return [];
+    if (controller.kind === 'blk' && controller.isBdevRemoved && !includesBereft) return [];
     const { mode } = controller.settings;
-    const modeParam = mode === registry.mode ? {} : { mode };
-    return controller.kind === 'blk' ? blkConfig(controller, modeParam) : scsiConfig(controller, modeParam);
+    const placing = {
+      // All cores of the daemon is what one has without a mask, whatever cores the next daemon has.
+      ...(controller.cores.length === registry.coreCount ? {} : { cpumask: formatCpumask(controller.cores) }),
+      ...(mode === registry.mode ? {} : { mode }),
+    };
+    return controller.kind === 'blk' ? blkConfig(controller, placing) : scsiConfig(controller, placing);
   });
 }
 
-function blkConfig(controller: BlkController, mode: ModeParam): ConfigCall[] {
+function blkConfig(controller: BlkController, placing: PlacingParams): ConfigCall[] {
   const create = {
     ctrlr: controller.name,
     dev_name: controller.bdev.name,
-    cpumask: formatCpumask(controller.cores),
     readonly: controller.isReadonly,
     ...(controller.configuredSerial === undefined ? {} : { serial: controller.configuredSerial }),
-    ...mode,
+    ...placing,
     ...(controller.places.policy === BLK_PLACEMENT ? {} : { queue_placement: controller.places.policy }),
   };
   return [{ method: 'vhost_create_blk_controller', params: create }, ...coalescingConfig(controller)];
@@ -210,10 +221,11 @@ function coalescingConfig({ name, settings }: AnyController): ConfigCall[] {
 }
 
 /** Targets come before the socket, so that a guest that reconnects finds all of them. */
-function scsiConfig(controller: ScsiController, mode: ModeParam): ConfigCall[] {
+function scsiConfig(controller: ScsiController, placing: PlacingParams): ConfigCall[] {
   const ctrlr = controller.name;
-  const create = { ctrlr, cpumask: formatCpumask(controller.cores), delay: true, ...mode };
-  const targets = controller.luns().map(({ target, lun, bdev, config }) => ({
+  const create = { ctrlr, delay: true, ...placing };
+  const luns = controller.luns().filter(({ bdev }) => !bdev.isRemoving);
+  const targets = luns.map(({ target, lun, bdev, config }) => ({
     method: 'vhost_scsi_controller_add_target',
     params: {
       ctrlr,

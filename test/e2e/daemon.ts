@@ -19,27 +19,35 @@ export interface DaemonOptions {
 export class Daemon {
   /** Where the controllers' sockets are. */
   readonly directory: string;
-  readonly #child: TestChild;
+  readonly #args: readonly string[];
+  #child: TestChild;
   #client: RpcClient | null = null;
 
-  private constructor(directory: string, child: TestChild) {
+  private constructor(directory: string, args: readonly string[]) {
     this.directory = directory;
-    this.#child = child;
+    this.#args = args;
+    this.#child = this.#spawn();
   }
 
   /** Starts a daemon with sockets in a new directory, and waits until it answers RPC. */
   static async start({ coreMask = '0x1', args = [] }: DaemonOptions = {}): Promise<Daemon> {
     const directory = mkdtempSync(join(tmpdir(), 'ringhost-e2e-'));
     const options = ['-S', directory, '-r', join(directory, 'rpc.sock'), '-m', coreMask, ...args];
-    const child = new TestChild('ringhost', process.execPath, [COMMAND, 'serve', ...options]);
-    const daemon = new Daemon(directory, child);
+    const daemon = new Daemon(directory, options);
     try {
-      await waitUntil(() => daemon.#tryConnect(), START_MAX_MS, 'answer from ringhost');
+      await daemon.#ready();
     } catch (error) {
       await daemon.close();
-      throw new Error(`ringhost did not start:\n${child.tail()}`, { cause: error });
+      throw error;
     }
     return daemon;
+  }
+
+  /** Kills it, with no chance to do anything about it, and starts it again with the same arguments. */
+  async crash(): Promise<void> {
+    await this.stop('SIGKILL');
+    this.#child = this.#spawn();
+    await this.#ready();
   }
 
   get pid(): number {
@@ -72,6 +80,18 @@ export class Daemon {
   async close(): Promise<void> {
     await this.stop('SIGKILL');
     rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  #spawn(): TestChild {
+    return new TestChild('ringhost', process.execPath, [COMMAND, 'serve', ...this.#args]);
+  }
+
+  async #ready(): Promise<void> {
+    try {
+      await waitUntil(() => this.#tryConnect(), START_MAX_MS, 'answer from ringhost');
+    } catch (error) {
+      throw new Error(`ringhost did not start:\n${this.#child.tail()}`, { cause: error });
+    }
   }
 
   async #tryConnect(): Promise<boolean> {

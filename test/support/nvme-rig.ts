@@ -24,7 +24,7 @@ export async function openController(
 export function diskOf(controller: PcieController, nsid: number, name = 'Disk', destruct?: () => Promise<void>): Bdev {
   const namespace = controller.namespaces.find((candidate) => candidate.nsid === nsid);
   if (namespace === undefined) throw new Error(`there is no namespace ${nsid}`);
-  const bdev = new NvmeBdev({ name, controller, namespace, config: () => [] });
+  const bdev = new NvmeBdev({ name, controller, namespace });
   return destruct === undefined ? bdev : Object.assign(bdev, { destruct });
 }
 

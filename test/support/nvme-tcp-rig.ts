@@ -45,7 +45,7 @@ export async function connectTo(
 export function diskOf(name: string, controller: TcpController, then: () => Promise<void> = async () => {}): NvmeBdev {
   const [namespace] = controller.namespaces;
   if (namespace === undefined) throw new Error('the target has no namespace');
-  const bdev = new NvmeBdev({ name, controller, namespace, config: () => [] });
+  const bdev = new NvmeBdev({ name, controller, namespace });
   bdev.destruct = async () => {
     await controller.close();
     await then();

@@ -1,6 +1,7 @@
 /** The methods of the RPC table about the daemon itself: life cycle, reactors, log, configuration, introspection. */
 import { z } from 'zod';
 import { type CliSpec, defineMethod, noParams, type RpcState } from '../define.ts';
+import { configEntry } from './config.ts';
 
 const ALWAYS: readonly RpcState[] = ['startup', 'runtime'];
 
@@ -59,9 +60,6 @@ const reactor = z.object({
     .array(lwThread)
     .describe('What runs on the reactor: one entry a controller. One without running queues is shown where it would.'),
 });
-
-/** What `framework_get_config` returns: calls that would make the present configuration again. */
-const configEntry = z.object({ method: z.string(), params: z.record(z.string(), z.unknown()).optional() });
 
 export const frameworkMethods = {
   framework_get_reactors: defineMethod({

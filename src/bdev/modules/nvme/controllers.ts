@@ -138,6 +138,7 @@ export class NvmeControllers {
   #gone(attached: AttachedController, reason: string): void {
     if (attached.isDetaching) return;
     this.#log.error(`NVMe controller ${attached.name} is gone: ${reason}`);
+    this.#registry.announceGone([...attached.disks.values()], attached.configs);
     this.detach(attached).catch((error: Error) => this.#log.error(error.message));
   }
 
@@ -147,6 +148,7 @@ export class NvmeControllers {
     for (const [nsid, disk] of attached.disks) {
       if (!namespaces.some((namespace) => namespace.nsid === nsid) && !disk.isRemoving) {
         this.#log.info(`${disk.name}: its namespace is gone, so the bdev goes too`);
+        this.#registry.announceGone([disk], []);
         await this.#registry.delete(disk);
       }
     }
@@ -165,11 +167,9 @@ export class NvmeControllers {
       this.#log.warn(`${name} is not served: ${reason}`);
       return;
     }
-    const config = (): readonly BdevConfig[] =>
-      attached.disks.values().next().value?.name === name ? attached.configs : [];
     const { controller } = attached;
     try {
-      const bdev = new NvmeBdev({ name, controller, namespace, config });
+      const bdev = new NvmeBdev({ name, controller, namespace });
       attached.disks.set(
         namespace.nsid,
         this.#registry.create(name, bdev.uuid, () => bdev),

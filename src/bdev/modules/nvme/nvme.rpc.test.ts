@@ -5,8 +5,8 @@ import { SILENT } from '../../../base/log.ts';
 import type { ControllerEvents, ControllerState, NvmeController } from '../../../nvme/controller.ts';
 import { type NamespaceIdentity, parseController, parseNamespace } from '../../../nvme/identify.ts';
 import type { RpcContext } from '../../../rpc/methods.ts';
-import { BdevRegistry } from '../../registry.ts';
-import { NvmeControllers } from './controllers.ts';
+import { type BdevEntry, BdevRegistry } from '../../registry.ts';
+import { type AttachedController, NvmeControllers } from './controllers.ts';
 import { type NvmeTransport, nvmeRpc } from './nvme.rpc.ts';
 
 const context: RpcContext = { signal: new AbortController().signal, calledAs: 'test', connection: 1 };
@@ -77,11 +77,13 @@ describe('attaching a controller', () => {
 
   it('is told by one call in the configuration, whatever the number of disks', async () => {
     await rpc.bdev_nvme_attach_controller(NVME0, context);
-    const configs = () => registry.list().map(({ bdev }) => bdev.toConfig());
+    const configs = () => [controllers.list(), registry.list()].flatMap((list) => list.flatMap(callsOf));
+    const callsOf = (one: AttachedController | BdevEntry) => ('configs' in one ? one.configs : one.bdev.toConfig());
     const call = { method: 'bdev_nvme_attach_controller', params: { ...NVME0, trtype: 'PCIe' } };
-    expect(configs()).toEqual([[call], []]);
+    expect(configs()).toEqual([call]);
     await registry.delete(registry.get('Nvme0n1'));
-    expect(configs()).toEqual([[call]]);
+    await registry.delete(registry.get('Nvme0n3'));
+    expect(configs()).toEqual([call]);
   });
 
   it('gives a disk the same UUID each time', async () => {
@@ -132,8 +134,17 @@ describe('an attached controller', () => {
     expect(registry.get('Nvme0n1').bdev.blockCount).toBe(200);
   });
 
-  it('goes with its disks when its device is gone', async () => {
+  it('goes with its disks when its device is gone, and says first what would bring it back', async () => {
+    const told: unknown[] = [];
+    registry.on('gone', (entries, calls) =>
+      told.push(
+        entries.map(({ name }) => name),
+        calls.length,
+        names().length,
+      ),
+    );
     events.onGone('pulled out');
+    expect(told).toEqual([['Nvme0n1', 'Nvme0n3'], 1, 2]);
     await until(() => controller.calls.includes('close'), 'the end of the controller');
     expect([names(), controllers.list()]).toEqual([[], []]);
   });

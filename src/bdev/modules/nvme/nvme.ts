@@ -11,8 +11,6 @@ export interface NvmeBdevOptions {
   readonly name: string;
   readonly controller: NvmeController;
   readonly namespace: NamespaceIdentity;
-  /** The calls that attach the controller; none for all its disks but one. */
-  readonly config: () => readonly BdevConfig[];
 }
 
 export class NvmeBdev implements Bdev {
@@ -78,8 +76,9 @@ export class NvmeBdev implements Bdev {
     };
   }
 
+  /** The calls that attach its controller make it: `NvmeControllers` has them. */
   toConfig(): readonly BdevConfig[] {
-    return this.#options.config();
+    return [];
   }
 
   async destruct(): Promise<void> {}

@@ -6,9 +6,8 @@
  */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { strerror } from '../../../base/errors.ts';
 import type { Logger } from '../../../base/log.ts';
-import { lockFile } from '../../../sys/rbd.ts';
+import { lockFile } from '../../../sys/file-lock.ts';
 
 const { O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
 /** How long a daemon that was told to end may take to do so while its successor starts. */
@@ -72,14 +71,14 @@ export class OwnAddresses {
       return 'it is not a file that only this user may write';
     }
     const deadline = Date.now() + CLAIM_MS_MAX;
-    let result = lockFile(fd);
-    while (result < 0 && Date.now() < deadline) {
+    let isOurs = lockFile(fd);
+    while (!isOurs && Date.now() < deadline) {
       await sleep(CLAIM_POLL_MS);
-      result = lockFile(fd);
+      isOurs = lockFile(fd);
     }
-    if (result < 0) {
+    if (!isOurs) {
       closeSync(fd);
-      return `another daemon has it locked (${strerror(result)})`;
+      return 'another daemon has it locked';
     }
     this.#fd = fd;
     this.#dead = readFileSync(fd, 'utf8').split('\n').filter(Boolean);

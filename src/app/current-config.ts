@@ -1,0 +1,52 @@
+/** What there is now, as the calls that would make it again: bdevs before what serves them. */
+import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
+import type { RbdDisks } from '../bdev/modules/rbd/rbd.rpc.ts';
+import type { BdevRegistry } from '../bdev/registry.ts';
+import type { VhostRegistry } from '../vhost/registry.ts';
+import { vhostConfig } from '../vhost/vhost.rpc.ts';
+import { type ConfigCall, type ConfigFile, SUBSYSTEMS } from './config-file.ts';
+
+export interface ConfigSources {
+  readonly bdevs: BdevRegistry;
+  readonly nvme: NvmeControllers;
+  readonly rbd: RbdDisks;
+  readonly vhost: VhostRegistry;
+}
+
+/**
+ * `includesBereft`: also controllers whose bdev was deleted under them, which the calls would not make. Undefined when
+ * there is no such subsystem.
+ */
+export function subsystemConfig(
+  sources: ConfigSources,
+  name: string,
+  includesBereft: boolean,
+): ConfigCall[] | undefined {
+  switch (name) {
+    case 'bdev':
+      return bdevConfig(sources);
+    case 'vhost_blk':
+      return vhostConfig(sources.vhost, 'blk', includesBereft);
+    case 'vhost_scsi':
+      return vhostConfig(sources.vhost, 'scsi', includesBereft);
+    default:
+      return undefined;
+  }
+}
+
+export function currentConfig(sources: ConfigSources, includesBereft: boolean): ConfigFile {
+  return {
+    subsystems: SUBSYSTEMS.map(({ subsystem }) => ({
+      subsystem,
+      config: subsystemConfig(sources, subsystem, includesBereft) ?? [],
+    })),
+  };
+}
+
+/** In the order of creation, so that a bdev over another comes after it. Clusters and controllers stand on nothing. */
+function bdevConfig({ bdevs, nvme, rbd }: ConfigSources): ConfigCall[] {
+  const attached = nvme.list().flatMap(({ configs, isDetaching }) => (isDetaching ? [] : configs));
+  const made = bdevs.list().flatMap(({ bdev, isRemoving }) => (isRemoving ? [] : bdev.toConfig()));
+  const all = [...rbd.clusters.toConfig(), ...attached, ...made];
+  return all.map(({ method, params }) => ({ method, params: { ...params } }));
+}
