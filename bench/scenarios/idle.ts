@@ -93,9 +93,7 @@ async function compared(
   return { iops: own, base, ratio: own / base };
 }
 
-async function wakeUp(target: Target, effort: Effort): Promise<Sample> {
-  // As in a daemon that has served for a while: the engine has compiled what a request needs.
-  await iopsOf(target, RAM, { ...LOAD, queues: 1, depth: 1 }, effort);
+async function wakeUp(target: Target): Promise<Sample> {
   const initiator = await BlkInitiator.connect(target.path(RAM), { queues: 1 });
   try {
     const queue = initiator.queue(0);

@@ -59,6 +59,7 @@ async function main(argv: readonly string[]): Promise<void> {
       process.exitCode = await runServeCommand(raw);
     });
   addSetup(program);
+  addTop(program);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });
 }
@@ -83,6 +84,29 @@ function serveOptions(options: CliOptions): ServeOptions {
     httpTokenFile: options.httpTokenFile as string | undefined,
     logFormat: options.logFormat as string | undefined,
   };
+}
+
+function addTop(program: Command): void {
+  program
+    .command('top')
+    .description('what a running daemon does, once a second: reactors, controllers, queues, bdevs')
+    .option(
+      '-s, --socket <path>',
+      'RPC socket of the daemon',
+      process.env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH,
+    )
+    .option('-d, --delay <seconds>', 'between two looks', '1')
+    .option('--once', 'look once, print it, and end; so does it without a terminal')
+    .option('--json', 'the same as JSON')
+    .action(async (options: Record<string, string | boolean | undefined>) => {
+      const { runTopCommand } = await import('./top-command.ts');
+      process.exitCode = await runTopCommand({
+        socket: options.socket as string,
+        delay: options.delay as string,
+        isOnce: options.once === true,
+        isJson: options.json === true,
+      });
+    });
 }
 
 function addSetup(program: Command): void {

@@ -11,14 +11,18 @@ export interface Asset {
   readonly text: string;
 }
 
-const PAGE = new URL('./page/', import.meta.url);
+const SOURCES = new URL('../', import.meta.url);
+const PAGE = 'dashboard/page/';
 const IS_CHECKOUT = import.meta.url.endsWith('.ts');
 const UPLOT = dirname(createRequire(import.meta.url).resolve('uplot'));
 
 const SCRIPT = 'text/javascript; charset=utf-8';
 const STYLE = 'text/css; charset=utf-8';
-/** What is served, and no other file. */
-const SCRIPTS: readonly string[] = ['main', 'charts', 'format', 'house', 'tables'];
+/** What is served, and no other file: by the path of its URL, without the extension, where it is. */
+const SCRIPTS: ReadonlyMap<string, string> = new Map([
+  ...['main', 'charts', 'house', 'tables'].map((name): [string, string] => [`/page/${name}`, `${PAGE}${name}`]),
+  ...['format', 'tables'].map((name): [string, string] => [`/observe/${name}`, `observe/${name}`]),
+]);
 const STILL_FILES: Readonly<Record<string, string>> = { 'style.css': STYLE, 'icon.svg': 'image/svg+xml' };
 const VENDOR: Readonly<Record<string, { readonly file: string; readonly type: string }>> = {
   'uplot.js': { file: 'uPlot.iife.min.js', type: SCRIPT },
@@ -28,17 +32,22 @@ const VENDOR: Readonly<Record<string, { readonly file: string; readonly type: st
 /** A file of the page by the path of its URL, or null. */
 export async function findAsset(path: string): Promise<Asset | null> {
   if (path === '/') {
-    const html = await readFile(new URL('index.html', PAGE), 'utf8');
+    const html = await read(`${PAGE}index.html`);
     return { type: 'text/html; charset=utf-8', text: IS_CHECKOUT ? html : html.replace('main.ts', 'main.js') };
+  }
+  const extension = IS_CHECKOUT ? '.ts' : '.js';
+  const script = path.endsWith(extension) ? SCRIPTS.get(path.slice(0, -extension.length)) : undefined;
+  if (script !== undefined) {
+    const text = await read(script + extension);
+    return { type: SCRIPT, text: IS_CHECKOUT ? stripTypeScriptTypes(text) : text };
   }
   const [, folder, name = ''] = path.split('/');
   const vendor = folder === 'vendor' ? VENDOR[name] : undefined;
   if (vendor !== undefined) return { type: vendor.type, text: await readFile(join(UPLOT, vendor.file), 'utf8') };
-  if (folder !== 'page') return null;
-  const still = STILL_FILES[name];
-  if (still !== undefined) return { type: still, text: await readFile(new URL(name, PAGE), 'utf8') };
-  const [stem = '', extension] = name.split('.');
-  if (!SCRIPTS.includes(stem) || extension !== (IS_CHECKOUT ? 'ts' : 'js')) return null;
-  const text = await readFile(new URL(name, PAGE), 'utf8');
-  return { type: SCRIPT, text: IS_CHECKOUT ? stripTypeScriptTypes(text) : text };
+  const type = folder === 'page' ? STILL_FILES[name] : undefined;
+  return type === undefined ? null : { type, text: await read(PAGE + name) };
+}
+
+function read(path: string): Promise<string> {
+  return readFile(new URL(path, SOURCES), 'utf8');
 }

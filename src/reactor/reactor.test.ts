@@ -274,27 +274,6 @@ describe('an adaptive reactor', () => {
     expect(source.arms).toBe(2);
   });
 
-  it('answers what a kick announces at once, before its event loop turns', async () => {
-    const reactor = reactorOf();
-    const events: string[] = [];
-    const source = new FakeSource('source', events);
-    const drive = new FakeDrive();
-    drive.onPoll = () => (drive.inFlight === 0 ? 0 : drive.complete(source));
-    reactor.add(source);
-    reactor.addDrive(drive);
-    await until(() => isSleeping(reactor), 'sleep');
-    source.onTake = () => {
-      if (source.waiting > 0) drive.submit();
-    };
-    source.waiting = 1;
-    events.length = 0;
-    reactor.wake(source);
-    expect([events, drive.polls, drive.inFlight]).toEqual([['take source', 'publish source'], 1, 0]);
-    expect(isSleeping(reactor)).toBe(false);
-    await until(() => isSleeping(reactor), 'sleep');
-    expect([source.isAwake, drive.isAwake]).toEqual([false, false]);
-  });
-
   it('does not mind a kick for a source that is awake, or that it does not know', async () => {
     const reactor = reactorOf();
     const source = new FakeSource();

@@ -71,7 +71,6 @@ export const REACTOR_COUNTERS = 8;
 class SourceSlot {
   readonly source: Source;
   mode: ReactorMode;
-  /** Since its silence was judged last; to be woken counts as well. */
   didWork = false;
   lastWorkNs: number;
 
@@ -170,16 +169,7 @@ export class Reactor {
   /** A kick came, or the source has something else to do. */
   wake(source: Source): void {
     const slot = this.#sources.get(source);
-    if (slot === undefined) return;
-    if (this.#isTurning) {
-      this.#wakeSource(slot);
-      return;
-    }
-    // Asleep: the driver waits for this answer. It comes before the books and the turn of the loop, which are cold.
-    this.#isTurning = true;
-    this.#wakeSource(slot);
-    this.round();
-    this.#beginTurns();
+    if (slot !== undefined) this.#wakeSource(slot);
   }
 
   close(): void {
@@ -312,7 +302,7 @@ export class Reactor {
     const { source } = slot;
     if (source.isAwake) return;
     source.isAwake = true;
-    slot.didWork = true;
+    slot.lastWorkNs = clockNs();
     source.disarm();
     this.#awake.push(slot);
     this.#startTurning();
@@ -322,7 +312,7 @@ export class Reactor {
     const { drive } = slot;
     if (drive.isAwake) return;
     drive.isAwake = true;
-    slot.didWork = true;
+    slot.lastWorkNs = clockNs();
     this.#unwatch(slot);
     this.#driven.push(slot);
     this.#startTurning();
@@ -338,11 +328,6 @@ export class Reactor {
   #startTurning(): void {
     if (this.#isTurning) return;
     this.#isTurning = true;
-    this.#beginTurns();
-  }
-
-  /** The sleep is over: counts it, and has a burst in every turn of the event loop from here. */
-  #beginTurns(): void {
     const counters = this.counters;
     const now = clockNs();
     const slept = now - (counters[ReactorCounter.lastClockNs] as number);

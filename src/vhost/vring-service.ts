@@ -169,8 +169,8 @@ class Service {
     this.#reactor.fdSet.add(
       kickFd,
       () => {
-        this.#reactor.wake(queue);
         queue.kicked();
+        this.#reactor.wake(queue);
       },
       { edge: true },
     );

@@ -1,6 +1,7 @@
 /** The plots of the last five minutes. */
+
+import { formatBytes, formatCount, formatSeconds, formatShare } from '../../observe/format.ts';
 import type { Frame } from '../../observe/frame.ts';
-import { formatBytes, formatCount, formatSeconds, formatShare } from './format.ts';
 
 /** Made global by its own script. */
 declare const uPlot: typeof import('uplot');

@@ -1,6 +1,7 @@
 /** The house as a picture: guests, their queues, the reactors these run on, and the bdevs behind them. */
+
+import { formatBytes, formatCount, formatShare } from '../../observe/format.ts';
 import type { Rates } from '../../observe/rates.ts';
-import { formatBytes, formatCount, formatShare } from './format.ts';
 
 const NAMESPACE = 'http://www.w3.org/2000/svg';
 const BOX = { width: 190, height: 44, gap: 12 } as const;

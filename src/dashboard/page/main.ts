@@ -1,8 +1,8 @@
 /** The page: takes a frame a second, and shows it. */
 import type { LogEvent } from '../../observe/event-log.ts';
+import { formatBytes, formatCount } from '../../observe/format.ts';
 import type { Frame } from '../../observe/frame.ts';
 import { Charts } from './charts.ts';
-import { formatBytes, formatCount } from './format.ts';
 import { drawHouse } from './house.ts';
 import { Tables } from './tables.ts';
 

@@ -1,7 +1,10 @@
-/** The HTTP server of a running daemon: what `/metrics` and the page say is what an initiator did. */
+/** A running daemon seen from outside: what `/metrics`, the page and `ringhost top` say is what an initiator did. */
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findOnPath } from '../../scripts/setup/child.mjs';
@@ -10,6 +13,7 @@ import { whyNoTool } from '../e2e/requirements.ts';
 import { until } from '../support/waiting.ts';
 import { type BlkTarget, RinghostDaemon } from './fixtures/targets.ts';
 
+const RINGHOST = join(import.meta.dirname, '../../bin/ringhost');
 const READS = 300;
 const WRITES = 150;
 const BLOCK = 4096;
@@ -74,6 +78,47 @@ describe('/metrics', () => {
     const types = (await scrape()).filter((line) => line.startsWith('# TYPE ')).map((line) => line.split(' ')[2]);
     expect(new Set(types).size).toBe(types.length);
     expect(types.filter((name) => name?.startsWith('ringhost_')).length).toBeGreaterThan(10);
+  });
+});
+
+describe('ringhost top', () => {
+  const run = promisify(execFile);
+  const socket = (): string => join(daemon.directory, 'rpc.sock');
+
+  it('prints what there is when it has no terminal', async () => {
+    const { stdout } = await run(process.execPath, [RINGHOST, 'top', '-s', socket(), '-d', '0.1', '--once']);
+    expect(stdout).toMatch(/^disk\.1 +blk +yes +2 /m);
+    expect(stdout).toMatch(new RegExp(`^disk\\.1 queue 0 +0 +${READS} `, 'm'));
+    expect(stdout).toMatch(new RegExp(`^Test1 +Malloc disk +16\\.0 MiB +${READS} `, 'm'));
+  });
+
+  it('prints JSON for programs', async () => {
+    const { stdout } = await run(process.execPath, [RINGHOST, 'top', '-s', socket(), '-d', '0.1', '--json']);
+    const { bdevs } = JSON.parse(stdout);
+    expect(bdevs[0]).toMatchObject({ name: 'Test1', io: { write: { operations: WRITES, bytes: WRITES * BLOCK } } });
+  });
+
+  it('takes keys on a terminal, and leaves it as it was', async () => {
+    const command = `${process.execPath} ${RINGHOST} top -s ${socket()} -d 0.2`;
+    const terminal = spawn('script', ['-qfec', command, '/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
+    let seen = '';
+    terminal.stdout.on('data', (chunk: Buffer) => {
+      seen += chunk.toString();
+    });
+    await until(() => seen.includes('Test1'), 'table of bdevs');
+    terminal.stdin.write('1');
+    await until(() => seen.includes('adaptive'), 'table of controllers');
+    const exit = once(terminal, 'exit');
+    terminal.stdin.write('q');
+    expect(await exit).toEqual([0, null]);
+    // The other screen was entered, and left.
+    expect(seen).toContain('\u001b[?1049h');
+    expect(seen.lastIndexOf('\u001b[?1049l')).toBeGreaterThan(seen.lastIndexOf('\u001b[?1049h'));
+  });
+
+  it('says what is wrong when no daemon answers', async () => {
+    const failure = await run(process.execPath, [RINGHOST, 'top', '-s', '/nowhere']).catch((error: Error) => error);
+    expect(failure).toMatchObject({ code: 1, stderr: expect.stringContaining('Is ringhost running?') });
   });
 });
 
