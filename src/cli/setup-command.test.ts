@@ -63,7 +63,7 @@ describe('ringhost setup', () => {
       '0000:01:00.0 (8086 0953): nvme -> vfio-pci',
       '0000:02:00.0 (8086 0953): no driver -> vfio-pci',
     ]);
-    expect(modules).toEqual(['vfio-pci']);
+    expect(modules).toEqual(['vfio-pci', 'vfio_iommu_type1']);
     expect(run('config')[0]).toBe('0000:01:00.0 (8086 0953): already using the vfio-pci driver');
     expect(run('status')).toEqual([
       'hugepages: 0 of 2048 kB',

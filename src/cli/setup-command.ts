@@ -8,6 +8,11 @@ import { TargetError } from '../base/errors.ts';
 
 const NVME_CLASS = '0x010802';
 const VFIO = 'vfio-pci';
+/** Kernel modules, and what is there when they are. */
+const MODULES = [
+  [VFIO, 'sys/bus/pci/drivers/vfio-pci'],
+  ['vfio_iommu_type1', 'sys/module/vfio_iommu_type1'],
+] as const;
 const NO_DRIVER = 'no driver';
 const HUGEPAGES = 'sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages';
 const HUGEPAGE_MIB = 2;
@@ -47,10 +52,13 @@ export function runSetup(action: SetupAction, options: SetupOptions, host: Setup
     return;
   }
   if (options.hugepagesMib !== undefined) reserve(options.hugepagesMib, host);
-  if (action === 'config' && devices.length > 0 && !existsSync(join(host.root, 'sys/bus/pci/drivers', VFIO))) {
-    host.loadModule(VFIO);
-  }
+  if (action === 'config' && devices.length > 0) loadModules(host);
   for (const device of devices) bind(device, action === 'config' ? VFIO : 'nvme', host);
+}
+
+/** Not every modprobe follows vfio's soft dependency on what drives the IOMMU. */
+function loadModules(host: SetupHost): void {
+  for (const [module, path] of MODULES) if (!existsSync(join(host.root, path))) host.loadModule(module);
 }
 
 function findDevices(wanted: readonly string[], { root }: SetupHost): Device[] {

@@ -7,7 +7,7 @@ import { basename } from 'node:path';
 import { checkErrno, errnoName, strerror, TargetError } from '../base/errors.ts';
 import { struct, u32, u64 } from '../base/struct.ts';
 import { type DmaMapper, IovaAllocator, NO_IOVA } from './dma.ts';
-import { closeFd } from './events.ts';
+import { closeFd, createEventFd, readEventFd } from './events.ts';
 import { createMemoryFile, Mapping, type MappingInfo } from './mapping.ts';
 import { native } from './native.ts';
 
@@ -29,6 +29,8 @@ const REGION_BAR0 = 0;
 const REGION_CONFIG = 7;
 const REGION_CAN_MMAP = 4;
 const IRQ_MSIX = 2;
+/** Signalled when the kernel wants the device back: it is being unplugged, or unbound. */
+const IRQ_REQUEST = 4;
 const IRQ_SET = { dataNone: 1, dataEventFd: 4, actionTrigger: 32 } as const;
 const DMA_READ_WRITE = 3;
 
@@ -68,6 +70,7 @@ export class VfioDevice implements DmaMapper {
   readonly #group: number;
   readonly #device: number;
   readonly #configOffset: number;
+  readonly #requestFd: number;
   readonly #iovas = new IovaAllocator(IOVA_START, IOVA_END);
 
   /** Throws `ENODEV`, or `EACCES` with what to do when the device is not ours to use. `address`: `0000:01:00.0`. */
@@ -90,6 +93,9 @@ export class VfioDevice implements DmaMapper {
       }
       this.registers = Mapping.file(this.#device, bar.offset, bar.size);
       this.vectors = this.#countVectors();
+      this.#requestFd = createEventFd();
+      opened.push(this.#requestFd);
+      this.#setIrqs(IRQ_REQUEST, [this.#requestFd]);
     } catch (error) {
       for (const fd of opened.toReversed()) closeSync(fd);
       throw error;
@@ -147,9 +153,21 @@ export class VfioDevice implements DmaMapper {
 
   /** Has every vector signal the eventfd in its place, -1 for none. */
   setInterrupts(eventFds: readonly number[]): void {
+    this.#setIrqs(IRQ_MSIX, eventFds);
+  }
+
+  /**
+   * True once the kernel waits for the device to be closed: somebody unplugs it, or unbinds it from vfio-pci. Whoever
+   * does that hangs until then. Ask again and again.
+   */
+  isWantedBack(): boolean {
+    return readEventFd(this.#requestFd) > 0;
+  }
+
+  #setIrqs(index: number, eventFds: readonly number[]): void {
     const bytes = new Uint8Array(IrqSet.size + 4 * eventFds.length);
     const flags = (eventFds.length === 0 ? IRQ_SET.dataNone : IRQ_SET.dataEventFd) | IRQ_SET.actionTrigger;
-    IrqSet.encode({ argsz: bytes.length, flags, index: IRQ_MSIX, start: 0, count: eventFds.length }, bytes);
+    IrqSet.encode({ argsz: bytes.length, flags, index, start: 0, count: eventFds.length }, bytes);
     const view = new DataView(bytes.buffer);
     for (const [i, fd] of eventFds.entries()) view.setInt32(IrqSet.size + 4 * i, fd, true);
     control(this.#device, Request.setIrqs, bytes, `set up interrupts of ${this.address}`);
@@ -172,7 +190,7 @@ export class VfioDevice implements DmaMapper {
   /** Every view of the registers is closed. */
   close(): void {
     this.registers.close();
-    for (const fd of [this.#device, this.#container, this.#group]) closeSync(fd);
+    for (const fd of [this.#requestFd, this.#device, this.#container, this.#group]) closeSync(fd);
   }
 
   #join(group: string): void {

@@ -66,6 +66,8 @@ export class NvmeModel implements PcieDevice {
   resets = 0;
   isBusMaster = true;
   isClosed = false;
+  /** Somebody unbinds it, and waits. */
+  isRequested = false;
   /** Decides about completions of I/O commands. */
   fateOf: (completion: Completion) => Fate = () => 'post';
   /** Status for a command, before it is carried out; 0 to carry it out. */
@@ -147,6 +149,10 @@ export class NvmeModel implements PcieDevice {
     this.resets++;
     this.#stop();
     return true;
+  }
+
+  isWantedBack(): boolean {
+    return this.isRequested;
   }
 
   close(): void {

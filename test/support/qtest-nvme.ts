@@ -116,6 +116,10 @@ export class QtestNvme implements PcieDevice {
     return false;
   }
 
+  isWantedBack(): boolean {
+    return false;
+  }
+
   close(): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;

@@ -17,5 +17,7 @@ export interface PcieDevice extends DmaMapper {
   setInterrupts(eventFds: readonly number[]): void;
   setBusMaster(isOn: boolean): void;
   reset(): boolean;
+  /** True once whoever it was taken from waits for it to be closed. */
+  isWantedBack(): boolean;
   close(): void;
 }

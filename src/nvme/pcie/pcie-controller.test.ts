@@ -259,6 +259,18 @@ describe('a drive that is pulled out', () => {
     expect(await disk.run(IoType.read, 0, 1, [{ offset: 0, length: 512 }])).toBe(failed);
   });
 
+  it('in an orderly way, or unbound, is cut off from memory before requests in flight fail', async () => {
+    const reasons: string[] = [];
+    const { disk, model, controller } = await setUp({}, { ...IMPATIENT, onGone: (reason) => reasons.push(reason) });
+    model.fateOf = () => 'hold';
+    const request = disk.submit(IoType.read, 0, 1, [{ offset: 0, length: 512 }]);
+    disk.channel.poll();
+    model.isRequested = true;
+    expect(await disk.polled(request)).toBe(failed);
+    expect([controller.state, model.isBusMaster]).toEqual(['failed', false]);
+    expect(reasons).toEqual(['it is being unplugged, or unbound from vfio-pci']);
+  });
+
   it('before it is attached is an error', async () => {
     const model = new NvmeModel();
     model.remove();

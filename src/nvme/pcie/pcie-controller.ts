@@ -386,6 +386,10 @@ export class PcieController implements NvmeController {
       this.#giveUp(QueueState.gone, 'it was removed, or has lost power');
       return;
     }
+    if (this.#device.isWantedBack()) {
+      this.#giveUp(QueueState.failed, 'it is being unplugged, or unbound from vfio-pci');
+      return;
+    }
     this.#admin.poll();
     this.#lookForOverdue(0, this.#options.adminTimeoutMs ?? ADMIN_TIMEOUT_MS);
     if (this.state !== 'enabled') return;
