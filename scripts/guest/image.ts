@@ -98,7 +98,7 @@ async function publishImage(recipe: Recipe, directory: string, say: (line: strin
     writeFileSync(join(outputDir, 'vmlinuz'), vmlinuz);
     writeFileSync(join(outputDir, 'kernel'), kernelForQemu(recipe, rootDir, vmlinuz));
     writeFileSync(join(outputDir, 'initramfs.cpio'), buildInitramfs(recipe, rootDir));
-    const bare = { ...recipe, commands: [], modules: recipe.bootModules, modulesOnDemand: [] };
+    const bare = { ...recipe, commands: [], libraries: [], modules: recipe.bootModules, modulesOnDemand: [] };
     writeFileSync(join(outputDir, 'boot-initramfs.cpio'), buildInitramfs(bare, rootDir));
     if (recipe.uefi !== undefined) {
       copyFileSync(join(rootDir, recipe.uefi.code), join(outputDir, 'uefi-code.fd'));
@@ -164,20 +164,23 @@ function addCommands(archive: CpioArchive, recipe: Recipe, rootDir: string): voi
   const pending = recipe.commands.map((command) => findCommand(rootDir, command));
   for (const path of pending) archive.addFile(`usr/bin/${basename(path)}`, readFileSync(path), { isExecutable: true });
   const seen = new Set<string>();
+  const addLibrary = (name: string, user: string): void => {
+    if (seen.has(name)) return;
+    seen.add(name);
+    const library = libraries.get(name);
+    if (library === undefined) throw new Error(`${user} needs ${name}, which no package of the guest image has`);
+    archive.addFile(`lib/${name}`, readFileSync(library), { isExecutable: true });
+    pending.push(library);
+  };
+  for (const name of recipe.libraries) addLibrary(name, 'the recipe');
   for (let path = pending.pop(); path !== undefined; path = pending.pop()) {
     const needs = readElfNeeds(readFileSync(path));
     if (needs === null) continue;
-    const wanted = needs.interpreter === null ? needs.libraries : [...needs.libraries, basename(needs.interpreter)];
-    for (const name of wanted) {
-      if (seen.has(name)) continue;
-      seen.add(name);
-      const library = libraries.get(name);
-      if (library === undefined)
-        throw new Error(`${basename(path)} needs ${name}, which no package of the guest image has`);
-      archive.addFile(`lib/${name}`, readFileSync(library), { isExecutable: true });
-      pending.push(library);
-    }
-    if (needs.interpreter !== null) addInterpreter(archive, needs.interpreter);
+    const { interpreter } = needs;
+    for (const name of needs.libraries) addLibrary(name, basename(path));
+    if (interpreter === null) continue;
+    addLibrary(basename(interpreter), basename(path));
+    addInterpreter(archive, interpreter);
   }
 }
 

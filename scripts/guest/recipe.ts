@@ -5,11 +5,13 @@ export interface Recipe extends RecipeForArch {
   readonly packages: readonly string[];
   /** Commands by name, wherever the packages have them. busybox gives all others. */
   readonly commands: readonly string[];
+  /** Shared libraries beside those that the commands need: for a Node.js that a test brings along. */
+  readonly libraries: readonly string[];
   /** Kernel modules, loaded by init in this order; their dependencies come along. */
   readonly modules: readonly string[];
   /** Those of the small initramfs, which has nothing else but busybox: for a boot by firmware from one of our disks. */
   readonly bootModules: readonly string[];
-  /** Modules that the kernel asks for by alias at run time (ext4's checksums). */
+  /** Modules that are there to be loaded: by the kernel at run time (ext4's checksums), or by a test. */
   readonly modulesOnDemand: readonly string[];
 }
 
@@ -42,7 +44,7 @@ export function recipeFor(arch: string): Recipe {
     ...forArch,
     packages: [
       ...['bash', 'busybox-static', 'coreutils', 'e2fsprogs', 'fdisk', 'fio', 'libiscsi-bin', 'sg3-utils'],
-      ...['util-linux', ...(forArch.uefi === undefined ? [] : [forArch.uefi.package])],
+      ...['libstdc++6', 'util-linux', ...(forArch.uefi === undefined ? [] : [forArch.uefi.package])],
     ],
     commands: [
       ...['bash', 'dd', 'head', 'seq', 'sha256sum', 'tr'],
@@ -72,8 +74,13 @@ export function recipeFor(arch: string): Recipe {
       ],
       ...['sg_unmap', 'sg_verify', 'sg_vpd', 'sg_wr_mode', 'sg_write_same', 'sg_write_verify'],
     ],
+    libraries: ['libstdc++.so.6', 'libdl.so.2', 'libm.so.6', 'libpthread.so.0'],
     modules: ['virtio_pci', 'virtio_console', 'virtio_blk', 'virtio_scsi', 'sd_mod', 'sg', 'ext4'],
     bootModules: ['virtio_pci', 'virtio_blk', 'virtio_scsi', 'sd_mod'],
-    modulesOnDemand: ['crc32c_generic', 'crc32c_intel'],
+    modulesOnDemand: [
+      ...['crc32c_generic', 'crc32c_intel'],
+      ...['vfio_pci', 'vfio_iommu_type1'],
+      ...['virtio_net', 'nvmet_tcp', 'null_blk'],
+    ],
   };
 }

@@ -36,6 +36,17 @@ export interface GuestOptions {
   readonly memoryMiB?: number;
   readonly cpus?: number;
   readonly qemuArgs?: readonly string[];
+  /**
+   * Cache of translated code. Default 32: a small one, because stale code makes every write to its page slow, most of
+   * all after a reboot. A guest that runs Node.js wants more.
+   */
+  readonly translatedCodeMiB?: number;
+  /** As for QEMU's -machine. Default: `pc`, or `virt` on ARM. */
+  readonly machine?: string;
+  /** More of the kernel's command line. */
+  readonly kernelArgs?: string;
+  /** Files beside those of the image. */
+  readonly files?: CpioArchive;
 }
 
 export interface RunOptions {
@@ -52,8 +63,6 @@ const MIGRATION_MAX_MS = 300_000;
 const DOWNTIME_MS_MAX = 2000;
 const FIRST_PASS_BYTES_PER_S = 12 << 20;
 const CONSOLE_TAIL_CHARACTERS = 6_000;
-/** A small cache of translated code: stale code makes every write to its page slow, most of all after a reboot. */
-const TRANSLATED_CODE_MIB = 32;
 /** Room for `addMemory()`. */
 const DIMM_SLOTS = 4;
 const MEMORY_MAX_MIB = 4096;
@@ -175,11 +184,16 @@ export class Guest {
     });
   }
 
-  /** Unplugs a disk and waits until the guest has let it go. */
-  async removeDisk(id: string): Promise<void> {
+  /** Unplugs a device and waits until the guest has let it go. */
+  async unplug(id: string): Promise<void> {
     const removed = this.#qmp.nextEvent('DEVICE_DELETED', DEVICE_MAX_MS);
     await this.qmp('device_del', { id });
     await removed;
+  }
+
+  /** Unplugs a disk and waits until the guest has let it go. */
+  async removeDisk(id: string): Promise<void> {
+    await this.unplug(id);
     await this.qmp('chardev-remove', { id: `${id}-socket` });
     this.#diskSlots.delete(id);
   }
@@ -260,6 +274,7 @@ export class Guest {
     const initramfsPath = join(this.#directory, 'initramfs');
     copyFileSync(image.initramfsPath, initramfsPath);
     await appendFile(initramfsPath, await ownArchive());
+    if (this.#options.files !== undefined) await appendFile(initramfsPath, this.#options.files.toBuffer());
     const booted = this.#agent.nextBoot(BOOT_MAX_MS);
     const args = this.#qemuArgs(this.#options, image, initramfsPath, join(this.#directory, 'qmp'));
     const qemu = new TestChild('QEMU', qemuCommand(), args, this.#onConsole);
@@ -289,10 +304,14 @@ export class Guest {
 
   #qemuArgs(options: GuestOptions, image: GuestImage, initramfsPath: string, qmpPath: string): string[] {
     const { cpus = 4, memoryMiB = 640, memory = 'memfd', disks = [], qemuArgs = [] } = options;
-    const kernelArgs = `console=${IS_ARM ? 'ttyAMA0' : 'ttyS0'} loglevel=5 panic=-1 rdinit=/init.sh`;
+    const { machine = IS_ARM ? 'virt' : 'pc', translatedCodeMiB = 32 } = options;
+    const kernelArgs = [
+      `console=${IS_ARM ? 'ttyAMA0' : 'ttyS0'} loglevel=5 panic=-1 rdinit=/init.sh`,
+      options.kernelArgs ?? '',
+    ].join(' ');
     return [
-      ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', `tcg,tb-size=${TRANSLATED_CODE_MIB}`],
-      ...['-machine', `${IS_ARM ? 'virt' : 'pc'},memory-backend=ram`, ...(IS_ARM ? ['-cpu', 'max'] : [])],
+      ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', `tcg,tb-size=${translatedCodeMiB}`],
+      ...['-machine', `${machine},memory-backend=ram`, ...(IS_ARM ? ['-cpu', 'max'] : [])],
       ...['-smp', String(cpus), '-m', `${memoryMiB}M,slots=${DIMM_SLOTS},maxmem=${MEMORY_MAX_MIB}M`],
       ...['-object', `${memoryBackend(memory)},id=ram,size=${memoryMiB}M,share=on`],
       ...['-kernel', image.kernelPath, '-initrd', initramfsPath, '-append', kernelArgs],

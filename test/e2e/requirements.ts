@@ -23,6 +23,11 @@ export function whyNoGuests(): string | null {
   return whyNoTool('qemu');
 }
 
+/** Null when guests with an IOMMU and our own Node.js can be started here: QEMU's IOMMU is that of PCs. */
+export function whyNoVirtualIommu(): string | null {
+  return process.arch === 'x64' ? whyNoGuests() : missing('guests with an IOMMU are made on x86-64 only');
+}
+
 /** Null when a program is installed, else the reason why not. */
 export function whyNoTool(name: keyof typeof TOOLS): string | null {
   const tool = TOOLS[name];
