@@ -11,6 +11,7 @@ import { errorRpc } from '../bdev/modules/error/error.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
+import { moduleRpc } from '../bdev/modules/module/module.rpc.ts';
 import { nbdRpc } from '../bdev/modules/nbd/nbd.rpc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
 import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
@@ -114,6 +115,7 @@ export class Daemon {
       ...passthruRpc(this.bdevs),
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
+      ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),
       ...configRpc({
@@ -244,12 +246,11 @@ export class Daemon {
   async #configure(): Promise<void> {
     const { state, log } = this;
     const { configFile, useDefaultConfig, ignoreConfigErrors: ignoreErrors } = this.options;
+    const { ownConfig = useDefaultConfig ? DEFAULT_CONFIG : null } = this.options;
+    const config = configFile === undefined ? ownConfig : readConfigFile(configFile);
     if (state !== null && !state.isNew) {
       if (configFile !== undefined) log.info(`-c ${configFile} is not applied: ${state.directory.path} has a state`);
-    } else if (configFile !== undefined || useDefaultConfig) {
-      const config = configFile === undefined ? DEFAULT_CONFIG : readConfigFile(configFile);
-      await applyConfig(config, (call) => this.#call(call), log, { ignoreErrors });
-    }
+    } else if (config !== null) await applyConfig(config, (call) => this.#call(call), log, { ignoreErrors });
     await state?.restore((call) => this.#call(call));
     this.#configured.resolve();
   }

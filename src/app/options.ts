@@ -6,6 +6,7 @@ import type { SocketAccess } from '../base/socket-access.ts';
 import { checkToken, type HttpAddress, parseHttpAddress } from '../dashboard/access.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import { allowedCores } from '../sys/thread.ts';
+import type { ConfigFile } from './config-file.ts';
 import { type Account, findAccount, findGroup } from './privileges.ts';
 
 /** As typed on the command line. */
@@ -45,6 +46,8 @@ export interface DaemonOptions {
   readonly stateDirectory: string | undefined;
   /** Serve a RAM disk when no configuration was given. */
   readonly useDefaultConfig: boolean;
+  /** Calls to make in place of a configuration file. */
+  readonly ownConfig?: ConfigFile;
   readonly mode: ReactorMode;
   /** Who may connect to the RPC socket and to controllers. */
   readonly access: SocketAccess;

@@ -132,11 +132,7 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     make: () => Bdev,
     { bases, holder = name }: Foundation = ALONE,
   ): BdevEntry {
-    for (const taken of uuid === undefined ? [name] : [name, uuid.toLowerCase()]) {
-      if (this.find(taken) !== undefined) {
-        throw new TargetError('EEXIST', `a bdev "${taken}" exists already: choose another name or delete it first`);
-      }
-    }
+    this.checkFree(name, uuid);
     for (const base of bases) base.checkClaim(holder);
     const entry = new BdevEntry(this.#nextId++, make(), createStats(this.#reactorCount), bases);
     this.#entries.set(name, entry);
@@ -150,6 +146,15 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     };
     this.emit('created', entry);
     return entry;
+  }
+
+  /** Throws `EEXIST` when the name or UUID is taken. */
+  checkFree(name: string, uuid: string | undefined): void {
+    for (const taken of uuid === undefined ? [name] : [name, uuid.toLowerCase()]) {
+      if (this.find(taken) !== undefined) {
+        throw new TargetError('EEXIST', `a bdev "${taken}" exists already: choose another name or delete it first`);
+      }
+    }
   }
 
   /** By name or UUID. */

@@ -4,6 +4,8 @@ import { VERSION } from '../app/version.ts';
 import { DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
 import type { ServeOptions } from './serve-command.ts';
 
+type ServeValues = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
+
 async function main(argv: readonly string[]): Promise<void> {
   // `rpc` has the command line of SPDK's rpc.py, which is its own affair.
   if (argv[0] === 'rpc') {
@@ -21,9 +23,19 @@ async function main(argv: readonly string[]): Promise<void> {
     .version(VERSION, '--version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .showHelpAfterError('(ringhost --help lists the options)');
+  addServe(program);
+  addSetup(program);
+  addTop(program);
+  program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
+  await program.parseAsync([...argv], { from: 'user' });
+}
+
+function addServe(program: Command): void {
   program
     .command('serve', { isDefault: true })
-    .description('run the daemon (the default)')
+    .description('run the daemon (the default), or serve a disk that is written in TypeScript')
+    .argument('[disk]', 'file with a disk: serve it, with sockets of its own (docs/write-a-bdev.md)')
+    .argument('[key=value...]', 'what the disk is made with')
     .option('-S, --socket-directory <dir>', "directory of the controllers' sockets", '/var/tmp')
     .option(
       '-m, --core-mask <mask>',
@@ -48,8 +60,10 @@ async function main(argv: readonly string[]): Promise<void> {
     .option('--http <address:port>', 'serve the dashboard and /metrics there, such as 127.0.0.1:9009')
     .option('--http-token-file <file>', 'who has no token of this file gets nothing; needed where others can connect')
     .option('--log-format <format>', 'text or json; default: text on a terminal')
-    .action(async (options: CliOptions) => {
-      const raw = serveOptions(options);
+    .action(async (disk: string | undefined, pairs: readonly string[], options: ServeValues, command: Command) => {
+      const isGiven = (name: string): boolean => command.getOptionValueSource(name) !== 'default';
+      const hasOwnSockets = !isGiven('socketDirectory') && !isGiven('rpcSocket');
+      const raw = { ...serveOptions(options), disk, diskOptions: pairs, hasOwnSockets };
       // Before the daemon's modules are loaded: the process may start again.
       if (options.confine === true) {
         const { confineProcess } = await import('../app/confinement.ts');
@@ -58,15 +72,9 @@ async function main(argv: readonly string[]): Promise<void> {
       const { runServeCommand } = await import('./serve-command.ts');
       process.exitCode = await runServeCommand(raw);
     });
-  addSetup(program);
-  addTop(program);
-  program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
-  await program.parseAsync([...argv], { from: 'user' });
 }
 
-type CliOptions = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
-
-function serveOptions(options: CliOptions): ServeOptions {
+function serveOptions(options: ServeValues): ServeOptions {
   return {
     socketDirectory: options.socketDirectory as string,
     coreMask: options.coreMask as string | undefined,

@@ -1,13 +1,21 @@
 /** `ringhost serve`: runs the daemon until it is told to stop. */
 
+import { resolve } from 'node:path';
 import { readyBanner } from '../app/banner.ts';
 import { Daemon, REACTOR_DEATH_EXIT_CODE } from '../app/daemon.ts';
 import { DaemonLog } from '../app/logger.ts';
-import { checkOptions, type RawOptions } from '../app/options.ts';
+import { checkOptions, type DaemonOptions, type RawOptions } from '../app/options.ts';
+import { diskConfig, SocketDirectory } from '../app/serve-disk.ts';
 import { TargetError } from '../base/errors.ts';
 
 export interface ServeOptions extends RawOptions {
   readonly logFormat?: string | undefined;
+  /** File with a disk: it alone is served. */
+  readonly disk?: string | undefined;
+  /** `key=value` for it. */
+  readonly diskOptions?: readonly string[];
+  /** No place for sockets was given: a disk has them in a directory of its own. */
+  readonly hasOwnSockets?: boolean;
 }
 
 /** Resolves with the exit code. */
@@ -21,12 +29,15 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
   let daemon: Daemon;
+  let sockets: SocketDirectory | null = null;
   try {
-    daemon = await Daemon.start(checkOptions(raw), log, (error) => {
+    if (raw.disk !== undefined && raw.hasOwnSockets === true) sockets = new SocketDirectory(undefined);
+    daemon = await Daemon.start(daemonOptions(raw, sockets), log, (error) => {
       log.error(`a reactor died, so the daemon ends; front-ends with reconnect= wait for it: ${error.stack}`);
       process.exit(REACTOR_DEATH_EXIT_CODE);
     });
   } catch (error) {
+    sockets?.remove();
     if (!(error instanceof TargetError)) throw error;
     process.stderr.write(`ringhost: ${error.message}\n`);
     return 1;
@@ -37,6 +48,25 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   const signal = await stopping;
   log.info(`${signal}: stopping`);
   await daemon.stop();
+  sockets?.remove();
   log.info('stopped');
   return 0;
+}
+
+function daemonOptions(raw: ServeOptions, sockets: SocketDirectory | null): DaemonOptions {
+  const places = sockets === null ? {} : { socketDirectory: sockets.path, rpcSocket: sockets.rpcSocket };
+  const options = checkOptions({ ...raw, ...places });
+  if (raw.disk === undefined) return options;
+  const path = resolve(raw.disk);
+  return { ...options, ownConfig: diskConfig(path, undefined, pairsOf(raw.diskOptions ?? [])) };
+}
+
+function pairsOf(words: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    words.map((word) => {
+      const at = word.indexOf('=');
+      if (at <= 0) throw new TargetError('EINVAL', `${word}: give options of a disk as KEY=VALUE`);
+      return [word.slice(0, at), word.slice(at + 1)];
+    }),
+  );
 }

@@ -249,6 +249,12 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['bdev_nvme_get_controller_health_info -c Nvme0', { name: 'Nvme0' }],
   ['get_nvme_controller_health_info -c Nvme0', { name: 'Nvme0' }],
   ['bdev_nvme_reset_controller Nvme0', { name: 'Nvme0' }],
+  [
+    'bdev_module_create /srv/my-disk.ts size=64M -b Disk0 path=/a=b --timeout-sec 5',
+    { path: '/srv/my-disk.ts', options: { size: '64M', path: '/a=b' }, name: 'Disk0', timeout_sec: 5 },
+  ],
+  ['bdev_module_delete Disk0', { name: 'Disk0' }],
+  ['bdev_module_resize Disk0 128', { name: 'Disk0', new_size: 128 }],
   ['bdev_passthru_create -b Malloc0 -p Pass0', { base_bdev_name: 'Malloc0', name: 'Pass0' }],
   ['bdev_passthru_delete Pass0', { name: 'Pass0' }],
   [

@@ -72,10 +72,11 @@ class ArgumentReader {
   }
 
   #readPositional(word: string): void {
-    const positional = this.#positionals[this.#positionalsRead];
+    const last = this.#positionals.at(-1);
+    const positional = this.#positionals[this.#positionalsRead] ?? (last?.kind === 'pairs' ? last : undefined);
     if (positional === undefined) throw new UsageError(`unexpected argument: ${word}`);
     this.#positionalsRead++;
-    this.#values[positional.name] = convert(word, positional, positional.name);
+    this.#setMore(positional, positional.name, convert(word, positional, positional.name));
   }
 
   #readLongFlag(word: string): void {
@@ -129,10 +130,13 @@ class ArgumentReader {
   }
 
   #setValue(flag: CliFlag, word: string, name: string): void {
-    const value = convert(word, flag, name);
-    const before = this.#values[flag.dest];
-    const isMore = flag.kind === 'pairs' && before !== undefined;
-    this.#values[flag.dest] = isMore ? Object.assign({}, before, value) : value;
+    this.#setMore(flag, flag.dest, convert(word, flag, name));
+  }
+
+  /** Pairs come one by one. */
+  #setMore({ kind }: CliPositional | CliFlag, dest: string, value: CliValue): void {
+    const before = this.#values[dest];
+    this.#values[dest] = kind === 'pairs' && before !== undefined ? Object.assign({}, before, value) : value;
   }
 
   #takeValue(name: string): string {
@@ -197,7 +201,8 @@ function flagText(flag: CliFlag, names: readonly string[]): string {
 export function usageLine(method: string, cli: CliSpec): string {
   const flags = (cli.flags ?? []).map((flag) => `[${flagText(flag, flag.names.slice(0, 1))}]`);
   const positionals = (cli.positionals ?? []).map((positional) => {
-    return positional.isOptional === true ? `[${valueName(positional)}]` : valueName(positional);
+    const name = positional.kind === 'pairs' ? `${valueName(positional)} ...` : valueName(positional);
+    return positional.isOptional === true ? `[${name}]` : name;
   });
   return [method, ...flags, ...positionals].join(' ');
 }

@@ -34,7 +34,8 @@ export type CliValues = Readonly<Record<string, CliValue | undefined>>;
 export interface CliPositional {
   /** Key in `CliValues`, and the parameter it becomes unless `toParams` says otherwise. */
   readonly name: string;
-  readonly kind: 'string' | 'int' | 'float';
+  /** `pairs`, only the last one, is `KEY=VALUE`, any number of times. */
+  readonly kind: 'string' | 'int' | 'float' | 'pairs';
   readonly help: string;
   readonly choices?: readonly string[];
   /** May be left out. Only the last ones are. */

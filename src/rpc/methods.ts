@@ -9,6 +9,7 @@ import type { z } from 'zod';
 import type { MethodSpec } from './define.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
+import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
 import { rbdMethods } from './methods/bdev-rbd.ts';
@@ -26,6 +27,7 @@ export const METHODS = {
   ...nvmeMethods,
   ...rbdMethods,
   ...stackedMethods,
+  ...moduleMethods,
   ...vhostMethods,
   ...frameworkMethods,
   ...configMethods,

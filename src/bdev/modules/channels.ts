@@ -4,6 +4,7 @@ import { DelayChannel } from './delay/delay-channel.ts';
 import { ErrorChannel } from './error/error-channel.ts';
 import { FileChannel } from './file/file-channel.ts';
 import { MallocChannel } from './malloc/malloc-channel.ts';
+import { ModuleChannel } from './module/module-channel.ts';
 import { NbdChannel } from './nbd/nbd-channel.ts';
 import { NullChannel } from './null/null-channel.ts';
 import { PcieChannel } from './nvme/pcie-channel.ts';
@@ -17,6 +18,7 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   error: (description, context) => new ErrorChannel(description, context),
   file: (description, context) => new FileChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
+  module: (description, context) => new ModuleChannel(description, context),
   nbd: (description, context) => new NbdChannel(description, context),
   'nvme-pcie': (description, context) => new PcieChannel(description, context),
   null: () => new NullChannel(),
