@@ -12,8 +12,8 @@ export {
 
 /**
  * Serves a file whose default export is a disk as a vhost-user-blk device. Resolves when virtual machines can connect.
- * Throws a `TargetError`, which says what to do, when there is no such file, the disk does not start, or a socket cannot
- * be made.
+ * Throws a `TargetError`, which says what to do, when there is no such file, the disk does not start, or a socket
+ * cannot be made.
  */
 export async function serve(file: string | URL, options?: ServeOptions): Promise<ServedDisk> {
   // A file with a disk imports this one too, and needs no target.

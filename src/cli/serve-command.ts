@@ -1,6 +1,6 @@
 /** `ringhost serve`: runs the daemon until it is told to stop. */
 
-import { resolve } from 'node:path';
+import { resolve as resolvePath } from 'node:path';
 import { readyBanner } from '../app/banner.ts';
 import { Daemon, REACTOR_DEATH_EXIT_CODE } from '../app/daemon.ts';
 import { DaemonLog } from '../app/logger.ts';
@@ -57,7 +57,7 @@ function daemonOptions(raw: ServeOptions, sockets: SocketDirectory | null): Daem
   const places = sockets === null ? {} : { socketDirectory: sockets.path, rpcSocket: sockets.rpcSocket };
   const options = checkOptions({ ...raw, ...places });
   if (raw.disk === undefined) return options;
-  const path = resolve(raw.disk);
+  const path = resolvePath(raw.disk);
   return { ...options, ownConfig: diskConfig(path, undefined, pairsOf(raw.diskOptions ?? [])) };
 }
 

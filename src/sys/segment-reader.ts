@@ -19,8 +19,8 @@ export class SegmentReader {
   }
 
   /**
-   * The first `lengthBytes` of a list's segments, those that touch as one. They are gone, with length 0, once `views` is
-   * closed, which must be before the request is over.
+   * The first `lengthBytes` of a list's segments, those that touch as one. They are gone, with length 0, once `views`
+   * is closed, which must be before the request is over.
    */
   open(views: MappingViews, first: number, count: number, lengthBytes: number): Uint8Array[] {
     const words = this.#words;

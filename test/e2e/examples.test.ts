@@ -80,9 +80,10 @@ describe.skipIf(whyNoGuests() !== null)('a guest on the disks of the examples', 
   /** Writes a pattern of the guest's own, flushes it, reads it back; returns its checksum. */
   async function keepsPattern(name: string): Promise<string> {
     const place = `bs=256k seek=${PATTERN_AT_MIB * 4}`;
+    const read = `bs=256k skip=${PATTERN_AT_MIB * 4} count=${PATTERN_MIB * 4} iflag=direct`;
     const { stdout } = await guest.run(`head -c ${PATTERN_MIB}M /dev/urandom >/tmp/pattern
       dd if=/tmp/pattern of=${paths[name]} ${place} oflag=direct conv=notrunc,fsync 2>/dev/null
-      dd if=${paths[name]} bs=256k skip=${PATTERN_AT_MIB * 4} count=${PATTERN_MIB * 4} iflag=direct 2>/dev/null | cmp - /tmp/pattern
+      dd if=${paths[name]} ${read} 2>/dev/null | cmp - /tmp/pattern
       sha256sum /tmp/pattern | cut -d' ' -f1`);
     return stdout.trim();
   }

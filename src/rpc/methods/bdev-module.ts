@@ -10,8 +10,8 @@ export const moduleMethods = {
   bdev_module_create: defineMethod({
     summary: 'Create a disk that is written in TypeScript',
     details:
-      'An addition of Ringhost: docs/write-a-bdev.md. The file is loaded into a thread of its own, in the daemon and with ' +
-      "the daemon's rights. A disk that throws at its start is tried again for ten seconds.",
+      'An addition of Ringhost: docs/write-a-bdev.md. The file is loaded into a thread of its own, in the daemon and ' +
+      "with the daemon's rights. A disk that throws at its start is tried again for ten seconds.",
     params: z.strictObject({
       name: bdevName.optional().describe('Name. Default: that of the file, without its end.'),
       path: z.string().min(1).max(4095).describe('File with the disk: `.ts`, `.mts`, `.js` or `.mjs`.'),

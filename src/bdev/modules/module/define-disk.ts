@@ -6,8 +6,7 @@
 type Awaitable<T> = T | Promise<T>;
 
 /**
- * A disk. Each function may be asynchronous; several requests may be under way at once, and their order is that of the
- * calls. What a function throws, or rejects with, fails its request: the guest sees an I/O error, the log has the stack.
+ * A disk. Each function may be asynchronous; then several requests are under way at once, in any order. What a function throws, or rejects with, fails its request: the guest sees an I/O error, the log has the stack.
  */
 export interface Disk {
   /** Bytes: a multiple of `blockSize`. */
@@ -46,7 +45,7 @@ export interface DiskContext {
   log(message: string): void;
 }
 
-/** Makes the disk. `options` are the `key=value` of the command line. What it throws is the error of the create call. */
+/** Makes the disk. `options` are the `key=value` of the command. What it throws is the error of the create call. */
 export type DiskSetup = (options: Readonly<Record<string, string>>, context: DiskContext) => Awaitable<Disk>;
 
 /** What the file with a disk exports. */

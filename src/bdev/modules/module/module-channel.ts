@@ -19,7 +19,7 @@ export class ModuleChannel implements IoChannel {
   readonly #rings: ModuleRings;
   readonly #ring: ModuleRing;
   readonly #blockSizeBytes: number;
-  readonly #ios: (BdevIo | null)[] = new Array<BdevIo | null>(SLOTS).fill(null);
+  readonly #ios: (BdevIo | null)[] = Array.from({ length: SLOTS }, () => null);
   readonly #free = new Int32Array(SLOTS);
   #freeCount = SLOTS;
   /** Slots in flight. */

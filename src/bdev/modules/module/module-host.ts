@@ -1,9 +1,9 @@
 /**
- * The thread of a disk in TypeScript as the main thread sees it: starts it, starts it again when it ends by itself, ends
- * it when a request takes too long, and answers in its place what it will not answer any more.
+ * The thread of a disk in TypeScript as the main thread sees it: starts it, starts it again when it ends by itself,
+ * ends it when a request takes too long, and answers in its place what it will not answer any more.
  *
- * A request is failed only when nothing can touch its buffers: the thread has ended, or never saw it. Node ends a thread
- * after what it does in the background, so a thread that a system call holds keeps its requests (decision 8).
+ * A request is failed only when nothing can touch its buffers: the thread has ended, or never saw it. Node ends a
+ * thread after what it does in the background, so a thread that a system call holds keeps its requests (decision 8).
  */
 import { Worker } from 'node:worker_threads';
 import { TargetError } from '../../../base/errors.ts';

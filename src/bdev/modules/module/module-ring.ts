@@ -1,6 +1,6 @@
 /**
- * Requests on their way between reactors and the thread of a disk in TypeScript: memory that both share, with one ring a
- * reactor. A request has a slot, whose state word says whose it is:
+ * Requests on their way between reactors and the thread of a disk in TypeScript: memory that both share, with one ring
+ * a reactor. A request has a slot, whose state word says whose it is:
  *
  *     free ──reactor──► submitted ──thread──► running ──thread──► done | failed ──reactor──► free
  *
