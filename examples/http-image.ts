@@ -1,4 +1,4 @@
-/** An image on a web server, read-only, in pieces as they are needed: `ringhost serve examples/http-image.ts url=http://…`. */
+/** An image on a web server, in pieces as they are needed: `ringhost serve examples/http-image.ts url=http://…`. */
 import { defineDisk } from 'ringhost';
 
 const PIECE = 256 * 1024;

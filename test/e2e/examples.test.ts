@@ -108,9 +108,9 @@ describe.skipIf(whyNoGuests() !== null)('a guest on the disks of the examples', 
     const sum = await keepsPattern('cow-overlay');
     const at = PATTERN_AT_MIB * MIB;
     const { stdout } = await guest.run(
-      `dd if=${paths['cow-overlay']} bs=1M count=${PATTERN_AT_MIB} iflag=direct 2>/dev/null | sha256sum | cut -d' ' -f1`,
+      `dd if=${paths['cow-overlay']} bs=1M count=${PATTERN_AT_MIB} iflag=direct 2>/dev/null | sha256sum`,
     );
-    expect(stdout.trim()).toBe(sha256(image.subarray(0, at)));
+    expect(stdout).toContain(sha256(image.subarray(0, at)));
     expect(sha256(readFileSync(file('base')))).toBe(sha256(image));
     expect(sha256(readFileSync(file('diff')).subarray(at, at + PATTERN_MIB * MIB))).toBe(sum);
     expect(readFileSync(file('diff.map')).filter((byte) => byte === 1)).toHaveLength((PATTERN_MIB * MIB) / BLOCK);

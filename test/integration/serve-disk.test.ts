@@ -36,7 +36,7 @@ async function useDisk(socketPath: string): Promise<void> {
 }
 
 describe('ringhost serve FILE', () => {
-  it('prints the socket and how to use it, serves the disk, and leaves nothing behind when it is interrupted', async () => {
+  it('prints the socket and how to use it, serves the disk, and leaves nothing when it is interrupted', async () => {
     let output = '';
     const child = new TestChild('ringhost', process.execPath, [COMMAND, 'serve', file, 'mib=8'], (text) => {
       output += text;

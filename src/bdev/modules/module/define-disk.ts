@@ -6,7 +6,8 @@
 type Awaitable<T> = T | Promise<T>;
 
 /**
- * A disk. Each function may be asynchronous; then several requests are under way at once, in any order. What a function throws, or rejects with, fails its request: the guest sees an I/O error, the log has the stack.
+ * A disk. Each function may be asynchronous; then several requests are under way at once, in any order. What a
+ * function throws, or rejects with, fails its request: the guest sees an I/O error, the log has the stack.
  */
 export interface Disk {
   /** Bytes: a multiple of `blockSize`. */
