@@ -1,4 +1,5 @@
 /** What there is now, as the calls that would make it again: bdevs before what serves them. */
+import { limitConfig } from '../bdev/bdev.rpc.ts';
 import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import type { RbdDisks } from '../bdev/modules/rbd/rbd.rpc.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
@@ -46,7 +47,10 @@ export function currentConfig(sources: ConfigSources, includesBereft: boolean): 
 /** In the order of creation, so that a bdev over another comes after it. Clusters and controllers stand on nothing. */
 function bdevConfig({ bdevs, nvme, rbd }: ConfigSources): ConfigCall[] {
   const attached = nvme.list().flatMap(({ configs, isDetaching }) => (isDetaching ? [] : configs));
-  const made = bdevs.list().flatMap(({ bdev, isRemoving }) => (isRemoving ? [] : bdev.toConfig()));
+  const made = bdevs
+    .list()
+    .filter(({ isRemoving }) => !isRemoving)
+    .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry)].flat());
   const all = [...rbd.clusters.toConfig(), ...attached, ...made];
   return all.map(({ method, params }) => ({ method, params: { ...params } }));
 }

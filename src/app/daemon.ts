@@ -247,10 +247,12 @@ export class Daemon {
     const { state, log } = this;
     const { configFile, useDefaultConfig, ignoreConfigErrors: ignoreErrors } = this.options;
     const { ownConfig = useDefaultConfig ? DEFAULT_CONFIG : null } = this.options;
-    const config = configFile === undefined ? ownConfig : readConfigFile(configFile);
     if (state !== null && !state.isNew) {
       if (configFile !== undefined) log.info(`-c ${configFile} is not applied: ${state.directory.path} has a state`);
-    } else if (config !== null) await applyConfig(config, (call) => this.#call(call), log, { ignoreErrors });
+    } else {
+      const config = configFile === undefined ? ownConfig : readConfigFile(configFile);
+      if (config !== null) await applyConfig(config, (call) => this.#call(call), log, { ignoreErrors });
+    }
     await state?.restore((call) => this.#call(call));
     this.#configured.resolve();
   }

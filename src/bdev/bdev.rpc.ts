@@ -3,14 +3,16 @@ import { TargetError } from '../base/errors.ts';
 import { IO_TYPE_NAMES } from '../rpc/methods/bdev.ts';
 import type { Handlers, Params, Result, RpcContext } from '../rpc/methods.ts';
 import { clockNs } from '../sys/thread.ts';
+import type { BdevConfig } from './bdev.ts';
 import { IoType } from './bdev-io.ts';
 import { type IoCounts, readStats, statsRows } from './bdev-stats.ts';
+import type { RateLimits } from './rate-limits.ts';
 import type { BdevEntry, BdevRegistry } from './registry.ts';
 
 /** The clock of `ticks`: nanoseconds. */
 export const TICK_RATE = 1_000_000_000;
 
-type BdevHandlers = Pick<Handlers, 'bdev_get_bdevs' | 'bdev_get_iostat' | 'delete_bdev'>;
+type BdevHandlers = Pick<Handlers, 'bdev_get_bdevs' | 'bdev_get_iostat' | 'bdev_set_qos_limit' | 'delete_bdev'>;
 
 /** What a client sees of an I/O type's name. */
 const IO_TYPE_BY_NAME: Readonly<Partial<Record<(typeof IO_TYPE_NAMES)[number], IoType>>> = {
@@ -36,10 +38,40 @@ export function bdevRpc(registry: BdevRegistry): BdevHandlers {
       return iostat(registry, baselines, params);
     },
 
+    async bdev_set_qos_limit(params) {
+      const entry = registry.get(params.name);
+      const before = entry.limits;
+      entry.setLimits({
+        rwIos: params.rw_ios_per_sec ?? before.rwIos,
+        rwMebibytes: params.rw_mbytes_per_sec ?? before.rwMebibytes,
+        readMebibytes: params.r_mbytes_per_sec ?? before.readMebibytes,
+        writeMebibytes: params.w_mbytes_per_sec ?? before.writeMebibytes,
+        burstMs: params.burst_ms ?? before.burstMs,
+      });
+      await registry.changed(entry);
+      return true;
+    },
+
     async delete_bdev({ name }) {
       await registry.delete(registry.get(name));
       return true;
     },
+  };
+}
+
+/** The call that would set a bdev's limits again; none when it has none. */
+export function limitConfig(entry: BdevEntry): BdevConfig[] {
+  const limits = limitParams(entry.limits);
+  if (Object.values(limits).every((limit) => limit === 0)) return [];
+  return [{ method: 'bdev_set_qos_limit', params: { name: entry.name, ...limits, burst_ms: entry.limits.burstMs } }];
+}
+
+function limitParams(limits: RateLimits): Result<'bdev_get_bdevs'>[number]['assigned_rate_limits'] {
+  return {
+    rw_ios_per_sec: limits.rwIos,
+    rw_mbytes_per_sec: limits.rwMebibytes,
+    r_mbytes_per_sec: limits.readMebibytes,
+    w_mbytes_per_sec: limits.writeMebibytes,
   };
 }
 
@@ -80,7 +112,7 @@ function describe(entry: BdevEntry): Result<'bdev_get_bdevs'>[number] {
     preferred_unmap_alignment: 0,
     preferred_unmap_granularity: 0,
     uuid: bdev.uuid,
-    assigned_rate_limits: { rw_ios_per_sec: 0, rw_mbytes_per_sec: 0, r_mbytes_per_sec: 0, w_mbytes_per_sec: 0 },
+    assigned_rate_limits: limitParams(entry.limits),
     claimed: entry.holder !== null,
     ...(entry.holder === null ? {} : { claim_type: 'exclusive_write' }),
     zoned: false,

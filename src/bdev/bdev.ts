@@ -30,6 +30,8 @@ export interface BdevDescription {
   readonly unmapReadsZeroes: boolean;
   /** What the kind's factory needs: addresses, descriptors, paths. */
   readonly params: PlainParams;
+  /** Limits on what it may do in a second (`RateGate`), once there were any. */
+  readonly limits: SharedArrayBuffer | null;
   /** Of a stacked bdev: those under it. */
   readonly bases: readonly BdevDescription[];
   /** The bdev is being deleted: a channel may be opened, and refuses everything. */

@@ -7,6 +7,7 @@ import { clockStamp, nsBetween } from '../sys/thread.ts';
 import type { BdevDescription, ChannelContext, ChannelFactory } from './bdev.ts';
 import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
 import { StatsRow } from './bdev-stats.ts';
+import { LimitedChannel } from './limited-channel.ts';
 
 const IO_TYPE_COUNT = Object.keys(IoType).length;
 /**
@@ -60,6 +61,7 @@ export class BdevChannel implements IoAccount {
     this.isRemoved = description.isRemoved;
     this.#onGone = context.onGone;
     this.#module = description.isRemoved ? null : factory(description, context);
+    this.#limit(description);
   }
 
   /** Takes a request; `io.owner` hears of its end, now or later. */
@@ -98,6 +100,13 @@ export class BdevChannel implements IoAccount {
   update(description: BdevDescription): void {
     this.blockCount = description.blockCount;
     this.#module?.update(description);
+    this.#limit(description);
+  }
+
+  /** From the first limits on, also when they are taken away: then nothing waits. */
+  #limit({ limits }: BdevDescription): void {
+    if (limits === null || this.#module === null || this.#module instanceof LimitedChannel) return;
+    this.#module = new LimitedChannel(this.#module, limits);
   }
 
   /** Refuses new requests; resolves when those in flight have ended and the module's channel is closed. */

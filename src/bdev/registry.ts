@@ -9,6 +9,7 @@ import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Bdev, BdevConfig, BdevDescription } from './bdev.ts';
 import { createStats } from './bdev-stats.ts';
+import { NO_LIMITS, RateGate, type RateLimits } from './rate-limits.ts';
 
 /** A controller or a stacked bdev. */
 export interface BdevUser {
@@ -40,12 +41,25 @@ export class BdevEntry {
   removal: Promise<void> | null = null;
   /** Lets go of the bases. */
   release: () => void = () => {};
+  #limits = NO_LIMITS;
+  #gate: RateGate | null = null;
 
   constructor(id: number, bdev: Bdev, stats: SharedArrayBuffer, bases: readonly BdevEntry[] = []) {
     this.id = id;
     this.bdev = bdev;
     this.stats = stats;
     this.bases = bases;
+  }
+
+  get limits(): RateLimits {
+    return this.#limits;
+  }
+
+  /** Reactors see them once they are told of a change. */
+  setLimits(limits: RateLimits): void {
+    this.#limits = limits;
+    this.#gate ??= new RateGate();
+    this.#gate.set(limits);
   }
 
   /** Throws `EPERM` when a stacked bdev claims it: what writes past that one would destroy it. */
@@ -96,6 +110,7 @@ export class BdevEntry {
       ioTypes: [...bdev.ioTypes],
       unmapReadsZeroes: bdev.unmapReadsZeroes ?? false,
       params: bdev.params(),
+      limits: this.#gate?.memory ?? null,
       bases: this.bases.map((base) => base.describe()),
       isRemoved: this.isRemoving,
       stats,

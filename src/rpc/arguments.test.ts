@@ -255,6 +255,10 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ],
   ['bdev_module_delete Disk0', { name: 'Disk0' }],
   ['bdev_module_resize Disk0 128', { name: 'Disk0', new_size: 128 }],
+  [
+    'bdev_set_qos_limit Malloc0 --rw-ios-per-sec 20000 --w-mbytes-per-sec 0 --burst-ms 10',
+    { name: 'Malloc0', rw_ios_per_sec: 20000, w_mbytes_per_sec: 0, burst_ms: 10 },
+  ],
   ['bdev_passthru_create -b Malloc0 -p Pass0', { base_bdev_name: 'Malloc0', name: 'Pass0' }],
   ['bdev_passthru_delete Pass0', { name: 'Pass0' }],
   [

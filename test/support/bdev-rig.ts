@@ -16,6 +16,7 @@ export function describeBdev(parts: Partial<BdevDescription> = {}): BdevDescript
     ioTypes: ALL_IO_TYPES,
     unmapReadsZeroes: true,
     params: {},
+    limits: null,
     bases: [],
     isRemoved: false,
     stats: createStats(1),

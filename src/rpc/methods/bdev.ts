@@ -198,6 +198,9 @@ const EXAMPLE_BDEV = {
 export const ENODEV = { code: 'ENODEV', when: 'no bdev has this name' } as const;
 export const EEXIST = { code: 'EEXIST', when: 'a bdev with this name or UUID exists' } as const;
 
+/** Operations or MiB a second. */
+const rate = uint53.max(1_000_000_000);
+
 /** A new size for a RAM or null disk, in whole MiB, as SPDK's bdev_null_resize has it. */
 const resizeParams = z.strictObject({
   name: bdevName.describe('Bdev to resize.'),
@@ -359,6 +362,40 @@ export const bdevMethods = {
     ],
     cli: resizeCli,
     example: { params: { name: 'Null0', new_size: 2048 }, result: true },
+  }),
+
+  bdev_set_qos_limit: defineMethod({
+    summary: 'Limit what a bdev does in a second',
+    details:
+      'Reads and writes beyond a limit wait. What is left out stays as it is, and 0 takes a limit away. A limit is for the ' +
+      'bdev, whoever uses it on whichever reactors, in the order in which requests come. SPDK wants at least 1000 ' +
+      'operations a second, and rounds up to thousands; here any number holds.',
+    params: z.strictObject({
+      name: bdevName.describe('Bdev.'),
+      rw_ios_per_sec: rate.optional().describe('Reads and writes a second.'),
+      rw_mbytes_per_sec: rate.optional().describe('MiB read and written a second.'),
+      r_mbytes_per_sec: rate.optional().describe('MiB read a second.'),
+      w_mbytes_per_sec: rate.optional().describe('MiB written a second.'),
+      burst_ms: uint32
+        .min(1)
+        .max(60_000)
+        .optional()
+        .describe('What was not used in this time may be used at once. An addition of Ringhost. Default: 100.'),
+    }),
+    result: z.boolean(),
+    errors: [ENODEV],
+    cli: {
+      positionals: [nameArgument('bdev to limit')],
+      flags: [
+        { names: ['--rw-ios-per-sec'], dest: 'rw_ios_per_sec', kind: 'int', help: 'reads and writes a second' },
+        { names: ['--rw-mbytes-per-sec'], dest: 'rw_mbytes_per_sec', kind: 'int', help: 'MiB a second' },
+        { names: ['--r-mbytes-per-sec'], dest: 'r_mbytes_per_sec', kind: 'int', help: 'MiB read a second' },
+        { names: ['--w-mbytes-per-sec'], dest: 'w_mbytes_per_sec', kind: 'int', help: 'MiB written a second' },
+        { names: ['--burst-ms'], dest: 'burst_ms', kind: 'int', help: 'length of a burst' },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { name: 'Malloc0', rw_ios_per_sec: 20000 }, result: true },
   }),
 
   delete_bdev: defineMethod({
