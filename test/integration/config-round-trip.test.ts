@@ -181,6 +181,12 @@ const CASES: Readonly<Record<Making, Case>> = {
     },
   },
   bdev_error_create: { before: [MALLOC], params: { base_name: only('M'), uuid } },
+  bdev_module_create: {
+    params: {
+      ...{ name: only('B'), uuid, timeout_sec: fc.nat(1000), options: only({ mib: '1' }) },
+      path: only(join(import.meta.dirname, '..', '..', 'examples', 'ramdisk.ts')),
+    },
+  },
   bdev_virtio_attach_controller: {
     params: {
       ...{ name: only('B'), trtype: only('user'), dev_type: only('blk') },
