@@ -1,6 +1,6 @@
 /**
- * A module's channel with limits on what goes through in a second (rate-limits.ts). Reads and writes that come too early
- * wait here, in their order; everything else passes.
+ * A module's channel with limits on what goes through in a second (rate-limits.ts). Reads and writes that come too
+ * early wait here, in their order; everything else passes.
  */
 import { closeFd, createEventFd, readEventFd, signalEventFd } from '../sys/events.ts';
 import type { BdevDescription } from './bdev.ts';
