@@ -367,8 +367,8 @@ export const bdevMethods = {
   bdev_set_qos_limit: defineMethod({
     summary: 'Limit what a bdev does in a second',
     details:
-      'Reads and writes beyond a limit wait. What is left out stays as it is, and 0 takes a limit away. A limit is for ' +
-      'the bdev, whoever uses it on whichever reactors, in the order in which requests come. SPDK wants at least ' +
+      'Reads and writes beyond a limit wait. What is left out stays as it is, and 0 takes a limit away. A limit is ' +
+      'for the bdev, whoever uses it on whichever reactors, in the order in which requests come. SPDK wants at least ' +
       '1000 operations a second, and rounds up to thousands; here any number holds.',
     params: z.strictObject({
       name: bdevName.describe('Bdev.'),
