@@ -26,7 +26,7 @@
 #define PAGE_BYTES 4096
 
 // COPY_STREAM writes past the caches.
-enum { COPY_READ = 0, COPY_WRITE = 1, COPY_ZERO = 2, COPY_STREAM = 3 };
+enum { COPY_READ = 0, COPY_WRITE = 1, COPY_ZERO = 2, COPY_STREAM = 3, COPY_FILL = 4 };
 
 // 24 bytes; sys/copy-engine.ts writes it as Float64Array and Uint32Array elements.
 struct copy_operation {
@@ -120,9 +120,11 @@ static void run(const struct engine *engine, uint32_t count) {
     const struct copy_operation *operation = &engine->operations[i];
     uint8_t *disk = (uint8_t *)(uintptr_t)operation->address;
     size_t left = (size_t)operation->length;
-    if (operation->kind == COPY_ZERO) {
+    if (operation->kind == COPY_ZERO || operation->kind == COPY_FILL) {
       drain(&pipeline);
-      zero(disk, left);
+      // Pages of shared memory that are given back keep their content in its file.
+      if (operation->kind == COPY_FILL) memset(disk, 0, left);
+      else zero(disk, left);
       continue;
     }
     if (operation->iov_first > engine->iov_capacity ||

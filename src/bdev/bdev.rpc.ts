@@ -53,7 +53,7 @@ export function bdevRpc(registry: BdevRegistry): BdevHandlers {
     },
 
     async delete_bdev({ name }) {
-      await registry.delete(registry.get(name));
+      await registry.deleteForGood(registry.get(name));
       return true;
     },
   };

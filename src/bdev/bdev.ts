@@ -69,6 +69,8 @@ export interface Bdev {
   toConfig(): BdevConfig | readonly BdevConfig[];
   /** Every channel is closed: give everything back. */
   destruct(): Promise<void>;
+  /** After `destruct`, when an operator deleted it: what outlives the daemon shall not outlive that. */
+  forget?(): void;
 }
 
 /** What a reactor lends to the channels it opens. */

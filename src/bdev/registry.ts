@@ -218,6 +218,12 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     );
   }
 
+  /** For operators: nothing of it is left. */
+  async deleteForGood(entry: BdevEntry): Promise<void> {
+    await this.delete(entry);
+    entry.bdev.forget?.();
+  }
+
   /** A stacked bdev goes when it is deleted itself, and when one of its bases is. */
   #takeAway(entry: BdevEntry): Promise<void> {
     entry.isRemoving = true;

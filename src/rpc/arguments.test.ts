@@ -30,6 +30,10 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
     'bdev_malloc_create 64 512 -b Malloc0',
     { ...MALLOC_DEFAULTS, num_blocks: 131072, block_size: 512, name: 'Malloc0' },
   ],
+  [
+    'bdev_malloc_create 1 512 -b A --shm-name vm1',
+    { ...MALLOC_DEFAULTS, num_blocks: 2048, block_size: 512, name: 'A', shm_name: 'vm1' },
+  ],
   ['bdev_malloc_create 0.5 4096', { ...MALLOC_DEFAULTS, num_blocks: 128, block_size: 4096 }],
   [
     'bdev_malloc_create -n -1 -p 4096 -u 4bdc0aa3-6a6d-4d4f-8a7d-6e2ea5c6b5d1 -o 8 1 512',

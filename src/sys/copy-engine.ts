@@ -13,8 +13,8 @@ const OPERATION_BYTES = 24;
 const OPERATION_DOUBLES = OPERATION_BYTES / 8;
 const OPERATION_WORDS = OPERATION_BYTES / 4;
 /** In the upper half of the last word. */
-const Kind = { read: 0, write: 1 << 16, zero: 2 << 16, stream: 3 << 16 } as const;
-const { read: READ, write: WRITE, zero: ZERO, stream: STREAM } = Kind;
+const Kind = { read: 0, write: 1 << 16, zero: 2 << 16, stream: 3 << 16, fill: 4 << 16 } as const;
+const { read: READ, write: WRITE, zero: ZERO, stream: STREAM, fill: FILL } = Kind;
 /**
  * Writes to a disk that no cache holds go past the caches: twice as fast as through them (`bench/`, 4 KiB writes), and
  * what the caches hold stays. Below this size what was written is likely to be read from a cache soon.
@@ -39,6 +39,7 @@ export class CopyEngine {
   #address = 0;
   #blockSizeBytes = 0;
   #writeKind: number = WRITE;
+  #zeroKind: number = ZERO;
 
   constructor(arena: IovMemory, capacity: number) {
     this.capacity = capacity;
@@ -50,13 +51,14 @@ export class CopyEngine {
     this.#id = checkErrno(id, 'cannot create a copy engine');
   }
 
-  /** Where the disk is: private anonymous memory. What was queued is carried out first. */
-  setDisk(address: number, blockSizeBytes: number, blockCount: number): void {
+  /** Where the disk is: anonymous memory, private unless it `isShared`. What was queued is carried out first. */
+  setDisk(address: number, blockSizeBytes: number, blockCount: number, isShared = false): void {
     assert(address > 0 && blockSizeBytes > 0, 'a disk has an address and a block size');
     this.run();
     this.#address = address;
     this.#blockSizeBytes = blockSizeBytes;
     this.#writeKind = blockCount * blockSizeBytes >= STREAM_DISK_BYTES_MIN ? STREAM : WRITE;
+    this.#zeroKind = isShared ? FILL : ZERO;
   }
 
   /** Copies blocks from the disk into the segments. */
@@ -69,9 +71,9 @@ export class CopyEngine {
     this.#add(block, blockCount, this.#writeKind, iovFirst, iovCount);
   }
 
-  /** Zeroes blocks; whole pages of a large range go back to the system. */
+  /** Zeroes blocks; whole pages of a large range go back to the system, but for shared memory. */
   zero(block: number, blockCount: number): void {
-    this.#add(block, blockCount, ZERO, 0, 0);
+    this.#add(block, blockCount, this.#zeroKind, 0, 0);
   }
 
   /** Carries out what was queued, in order. */

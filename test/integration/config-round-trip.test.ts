@@ -129,6 +129,7 @@ const CASES: Readonly<Record<Making, Case>> = {
     params: {
       ...{ name: only('B'), num_blocks: blocks, block_size: blockSize, physical_block_size: only(4096), uuid },
       ...{ optimal_io_boundary: unit, ...metadata, md_interleave: maybe, numa_id: only(-1) },
+      shm_name: fc.constant(0).map(() => `test-${process.pid}`),
     },
     unsaved: [...METADATA, 'md_interleave', 'optimal_io_boundary', 'numa_id'],
   },

@@ -214,7 +214,10 @@ const resizeCli: CliSpec = {
 export const bdevMethods = {
   bdev_malloc_create: defineMethod({
     summary: 'Create a RAM disk',
-    details: 'Its content is lost when it is deleted or the daemon ends. A new disk reads as zeroes.',
+    details:
+      'Its content is lost when it is deleted, and without `shm_name` when the daemon ends. A new disk reads as ' +
+      'zeroes. With `shm_name` it is a file in memory that stays when the daemon ends, however that happens, until ' +
+      'the machine does: the next daemon finds the content under the same name.',
     params: z.strictObject({
       name: bdevName.optional().describe('Name. Default: `Malloc0`, `Malloc1`, … in the order of creation.'),
       num_blocks: uint53.min(1).describe('Size in blocks.'),
@@ -227,12 +230,23 @@ export const bdevMethods = {
       ...metadataParams,
       md_interleave: z.boolean().optional().describe('Place of the metadata. Ignored without metadata.'),
       numa_id: z.int().min(-1).max(1023).optional().describe('NUMA node of the memory. Default: -1, any.'),
+      shm_name: z
+        .string()
+        .regex(/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$/, { error: 'shm_name may have letters, digits, ".", "_" and "-"' })
+        .optional()
+        .describe(
+          'Keep the content in `/dev/shm/ringhost.NAME` (mode 0600), or find it there; a file that is smaller grows. ' +
+            'Such a disk can only grow. Default: none. An addition of Ringhost.',
+        ),
     }),
     result: z.string().describe('Name of the new bdev.'),
     errors: [
       EEXIST,
       { code: 'EINVAL', when: 'a size is out of range, or the NUMA node does not exist' },
       { code: 'ENOMEM', when: 'the memory reserved for RAM disks does not suffice' },
+      { code: 'EBUSY', when: 'another disk uses the memory of `shm_name`' },
+      { code: 'EACCES', when: 'the memory of `shm_name` belongs to another user, or is open to others' },
+      { code: 'ENOSPC', when: '/dev/shm has no room for `shm_name`' },
     ],
     aliases: [{ name: 'construct_malloc_bdev' }],
     cli: {
@@ -246,6 +260,13 @@ export const bdevMethods = {
         { names: ['-o', '--optimal-io-boundary'], dest: 'optimal_io_boundary', kind: 'int', help: 'in blocks' },
         { names: ['-i', '--md-interleave'], dest: 'md_interleave', kind: 'switch', help: 'ignored' },
         { names: ['-n', '--numa-id'], dest: 'numa_id', kind: 'int', help: 'NUMA node, -1 for any' },
+        {
+          names: ['--shm-name'],
+          dest: 'shm_name',
+          kind: 'string',
+          help: 'keep the content in shared memory of this name (Ringhost only)',
+          isAddition: true,
+        },
       ],
       toParams: sizeToBlocks,
       print: 'text',

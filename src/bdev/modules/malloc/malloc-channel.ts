@@ -50,7 +50,8 @@ export class MallocChannel implements IoChannel {
   disarm(): void {}
 
   update(description: BdevDescription): void {
-    this.#engine.setDisk(description.params.address as number, description.blockSizeBytes, description.blockCount);
+    const { params, blockSizeBytes, blockCount } = description;
+    this.#engine.setDisk(params.address as number, blockSizeBytes, blockCount, params.isShared === true);
   }
 
   close(): void {

@@ -4,6 +4,7 @@ import { TargetError } from '../../../base/errors.ts';
 import type { Handlers } from '../../../rpc/methods.ts';
 import { type BdevEntry, type BdevRegistry, checkResize } from '../../registry.ts';
 import { MallocBdev, type MemoryBudget } from './malloc.ts';
+import { SharedMemory } from './shared-memory.ts';
 
 const MIB = 2 ** 20;
 /** Largest disk: what a file of memory can be. */
@@ -15,30 +16,33 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
   return {
     bdev_malloc_create(params) {
       const name = params.name ?? registry.nextName('Malloc');
-      checkSize(params.num_blocks * params.block_size);
+      const sizeBytes = params.num_blocks * params.block_size;
+      checkSize(sizeBytes);
       const node = params.numa_id ?? -1;
       if (node >= 0 && !existsSync(`/sys/devices/system/node/node${node}`)) {
         throw new TargetError('EINVAL', `there is no NUMA node ${node}`);
       }
-      registry.create(name, params.uuid, () => {
-        return new MallocBdev(
-          {
-            name,
-            blockCount: params.num_blocks,
-            blockSizeBytes: params.block_size,
-            physicalBlockSizeBytes: params.physical_block_size || params.block_size,
-            uuid: params.uuid,
-          },
-          budget,
-        );
-      });
-      return name;
+      const make = (memory?: SharedMemory): BdevEntry =>
+        registry.create(name, params.uuid, () => {
+          return new MallocBdev(
+            {
+              name,
+              blockCount: params.num_blocks,
+              blockSizeBytes: params.block_size,
+              physicalBlockSizeBytes: params.physical_block_size || params.block_size,
+              uuid: params.uuid,
+              memory,
+            },
+            budget,
+          );
+        });
+      return params.shm_name === undefined ? make().name : makeIn(params.shm_name, sizeBytes, make);
     },
 
     async bdev_malloc_delete({ name }) {
       const entry = registry.get(name);
       mallocOf(entry);
-      await registry.delete(entry);
+      await registry.deleteForGood(entry);
       return true;
     },
 
@@ -48,11 +52,22 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
       checkSize(mebibytes * MIB);
       const blockCount = (mebibytes * MIB) / bdev.blockSizeBytes;
       checkResize(entry, blockCount);
+      await bdev.prepare(blockCount);
       bdev.resize(blockCount);
       await registry.changed(entry);
       return true;
     },
   };
+}
+
+async function makeIn(shmName: string, sizeBytes: number, make: (memory: SharedMemory) => BdevEntry): Promise<string> {
+  const memory = await SharedMemory.open(shmName, sizeBytes);
+  try {
+    return make(memory).name;
+  } catch (error) {
+    memory.close();
+    throw error;
+  }
 }
 
 function mallocOf(entry: BdevEntry): MallocBdev {

@@ -1,13 +1,15 @@
 /**
- * The RAM disk: anonymous memory, which the system backs by huge pages where it has them (they make random access a
- * fifth faster), page by page as it is used. Addresses are reserved beyond its size, so that it grows in place. Writes
- * are stable as far as memory is: there is no write cache to flush.
+ * The RAM disk: anonymous memory, or a file in memory that outlives the daemon. The system backs it by huge pages where
+ * it has them (they make random access a fifth faster), anonymous memory page by page as it is used. Addresses are
+ * reserved beyond its size, so that it grows in place. Writes are stable as far as memory is: there is no write cache
+ * to flush.
  */
 import { randomUUID } from 'node:crypto';
 import { TargetError } from '../../../base/errors.ts';
 import { Mapping } from '../../../sys/mapping.ts';
 import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
+import type { SharedMemory } from './shared-memory.ts';
 
 /** Addresses reserved for a disk, as far as there are so many: a multiple of its size, and at least so many bytes. */
 const RESERVED_FACTOR = 8;
@@ -19,6 +21,8 @@ export interface MallocParams {
   readonly blockSizeBytes: number;
   readonly physicalBlockSizeBytes?: number | undefined;
   readonly uuid?: string | undefined;
+  /** Where its bytes are; it has at least its size. Closed with the disk. Default: memory that goes with the daemon. */
+  readonly memory?: SharedMemory | undefined;
 }
 
 /** What is left of the memory reserved for RAM disks (`-s`). */
@@ -54,6 +58,7 @@ export class MallocBdev implements Bdev {
   readonly physicalBlockSizeBytes: number;
   blockCount: number;
   readonly #budget: MemoryBudget;
+  readonly #memory: SharedMemory | undefined;
   readonly #mapping: Mapping;
 
   /** Throws `ENOMEM`. */
@@ -64,14 +69,25 @@ export class MallocBdev implements Bdev {
     this.physicalBlockSizeBytes = params.physicalBlockSizeBytes ?? params.blockSizeBytes;
     this.blockCount = params.blockCount;
     this.#budget = budget;
+    this.#memory = params.memory;
     const size = this.blockCount * this.blockSizeBytes;
     budget.take(size);
     try {
-      this.#mapping = reserve(size);
+      this.#mapping = reserve(size, this.#memory);
     } catch (error) {
       budget.take(-size);
       throw error;
     }
+  }
+
+  /** Before `resize`: resolves when the memory for so many blocks is there. Throws `ENOSPC`, `EINVAL`. */
+  async prepare(blockCount: number): Promise<void> {
+    if (this.#memory === undefined) return;
+    if (blockCount < this.blockCount) {
+      // What is beyond the end would come back with the next growth, or the next daemon.
+      throw new TargetError('EINVAL', `bdev "${this.name}" is in shared memory, and can only grow`);
+    }
+    await this.#memory.grow(blockCount * this.blockSizeBytes);
   }
 
   /** Nobody may use blocks past the new size. Throws `ENOMEM`. */
@@ -92,11 +108,11 @@ export class MallocBdev implements Bdev {
   }
 
   params(): PlainParams {
-    return { address: this.#mapping.address };
+    return { address: this.#mapping.address, isShared: this.#memory !== undefined };
   }
 
   driverSpecific(): Readonly<Record<string, unknown>> {
-    return {};
+    return this.#memory === undefined ? {} : { shm: { name: this.#memory.name, path: this.#memory.path } };
   }
 
   toConfig(): BdevConfig {
@@ -108,21 +124,32 @@ export class MallocBdev implements Bdev {
         block_size: this.blockSizeBytes,
         physical_block_size: this.physicalBlockSizeBytes,
         uuid: this.uuid,
+        ...(this.#memory === undefined ? {} : { shm_name: this.#memory.name }),
       },
     };
   }
 
   async destruct(): Promise<void> {
     this.#mapping.close();
+    this.#memory?.close();
     this.#budget.take(-this.blockCount * this.blockSizeBytes);
+  }
+
+  forget(): void {
+    this.#memory?.remove();
   }
 }
 
 /** Reserves addresses for a disk of `sizeBytes`, and room to grow as far as the address space has it. */
-function reserve(sizeBytes: number): Mapping {
+function reserve(sizeBytes: number, memory: SharedMemory | undefined): Mapping {
   for (let length = Math.max(sizeBytes * RESERVED_FACTOR, RESERVED_BYTES_MIN); ; length /= 2) {
     try {
-      const mapping = Mapping.anonymous(Math.max(length, sizeBytes));
+      const lengthBytes = Math.max(length, sizeBytes);
+      // Whoever truncates the file makes holes of zeroes in the disk, and does not end the daemon.
+      const mapping =
+        memory === undefined
+          ? Mapping.anonymous(lengthBytes)
+          : Mapping.file(memory.fd, 0, lengthBytes, { guarded: true });
       mapping.preferHugePages();
       return mapping;
     } catch (error) {
