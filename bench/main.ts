@@ -5,8 +5,10 @@
  * others stopped) in interleaved rounds; the tables show medians with their range, and ratios taken pair by pair.
  */
 import { writeFileSync } from 'node:fs';
+import { installHint, isToolMissing, TOOLS } from '../scripts/setup/packages.mjs';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
 import { makeFile, removeFile } from './file.ts';
+import { makeImage, type OwnImage } from './image.ts';
 import { describeMachine } from './machine.ts';
 import { claimPriority, describeNoise } from './noise.ts';
 import { type BenchOptions, HELP, parseOptions } from './options.ts';
@@ -16,7 +18,7 @@ import { runRounds } from './run.ts';
 import { SCENARIOS } from './scenarios/all.ts';
 import type { Scenario } from './scenarios/scenario.ts';
 import { COPY } from './targets/copy.ts';
-import { FIO } from './targets/fio.ts';
+import { FIO, FIO_RBD } from './targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from './targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
 import { RINGHOST } from './targets/ringhost.ts';
@@ -26,7 +28,16 @@ import { FILE_BYTES, type Place, type TargetKind } from './targets/target.ts';
 /** Every target has a file disk, also when none is measured. */
 const FILE_BYTES_MIN = 1 << 20;
 
-const KINDS: readonly TargetKind[] = [RINGHOST, SPDK, QEMU_STORAGE_DAEMON, LIMIT, COPY, FIO, ...LIMIT_VARIANTS];
+const KINDS: readonly TargetKind[] = [
+  RINGHOST,
+  SPDK,
+  QEMU_STORAGE_DAEMON,
+  LIMIT,
+  COPY,
+  FIO,
+  FIO_RBD,
+  ...LIMIT_VARIANTS,
+];
 
 function chooseCores(): Omit<Place, 'file'> {
   const [client, target] = allowedCores();
@@ -41,6 +52,15 @@ function availableKinds(options: BenchOptions, scenarios: readonly Scenario[]): 
     if (reason !== null) console.log(`${kind.name} is left out: ${reason}`);
     return reason === null;
   });
+}
+
+/** What serves the image takes its time from the target's core. */
+async function startImage({ client, target }: Omit<Place, 'file'>): Promise<OwnImage> {
+  if (isToolMissing(TOOLS.ceph)) throw new Error(`RBD images want a cluster: ${installHint(TOOLS.ceph)}`);
+  pinToCore(target);
+  const image = await makeImage();
+  pinToCore(client);
+  return image;
 }
 
 async function main(): Promise<void> {
@@ -72,9 +92,12 @@ async function main(): Promise<void> {
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => stop.abort(new Error(`stopped by ${name}`)));
   const file = makeFile(needsFile ? FILE_BYTES : FILE_BYTES_MIN);
-  const measured = await runRounds(scenarios, kinds, { ...cores, file }, options, console.log, stop.signal).finally(
-    () => removeFile(file),
-  );
+  const image = scenarios.some(({ usesImage }) => usesImage === true) ? await startImage(cores) : undefined;
+  const place = { ...cores, file, image };
+  const measured = await runRounds(scenarios, kinds, place, options, console.log, stop.signal).finally(async () => {
+    removeFile(file);
+    await image?.close();
+  });
   const noise = describeNoise(measured.noise, measured.stealTicks, measured.elapsedMs);
   console.log(`\n${report(measured.outcomes, RINGHOST.name)}\n\n${noise}`);
   if (options.plot !== undefined) writeFileSync(options.plot, plot(measured.outcomes, machine.cpu));

@@ -38,6 +38,8 @@ export interface Scenario {
   readonly isFresh?: boolean;
   /** Measured on the file disk. */
   readonly usesFile?: boolean;
+  /** Measured on the image, and only when `--only` asks for it: it takes a Ceph cluster. */
+  readonly usesImage?: boolean;
   /** Where fewer rounds must do. */
   readonly roundsMax?: number;
   runsOn(kind: TargetKind): boolean;

@@ -1,6 +1,6 @@
 /**
- * fio's io_uring engine on the file itself: no rings between, no client. The yardstick of file disks, as `copy alone`
- * is that of RAM disks.
+ * fio on the file itself (io_uring) or on the image itself (librbd): no rings between, no client. The yardstick of file
+ * disks and RBD disks, as `copy alone` is that of RAM disks.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,11 +9,12 @@ import { text } from 'node:stream/consumers';
 import { findOnPath } from '../../scripts/setup/child.mjs';
 import type { Load } from '../client.ts';
 import { benchNative } from '../native.ts';
-import type { Sample } from '../scenarios/scenario.ts';
-import { ringless, type TargetKind } from './target.ts';
+import type { Effort, Sample } from '../scenarios/scenario.ts';
+import { DISK_BYTES, ringless, type TargetKind } from './target.ts';
 
 /** What fio needs before it begins. */
 const START_MS = 300;
+const NOT_INSTALLED = 'it is not installed: apt-get install fio';
 
 /** What is used of `fio --output-format=json`. */
 interface Direction {
@@ -27,25 +28,39 @@ interface Report {
 export const FIO: TargetKind = {
   name: 'fio io_uring',
   role: 'limit',
-  unavailable: () => (findOnPath('fio') === null ? 'it is not installed: apt-get install fio' : null),
+  unavailable: () => (findOnPath('fio') === null ? NOT_INSTALLED : null),
   serves: ({ protocol, disk }) => protocol === 'blk' && disk === 'file',
   async start({ target, file }) {
     const description = 'fio --ioengine=io_uring --direct=1 on the same file';
-    return ringless(this.name, description, (load, { durationMs, warmUpMs }) =>
-      run(target, file, load, durationMs, warmUpMs),
+    const engine = { ioengine: 'io_uring', direct: 1, filename: file, size: statSync(file).size };
+    return ringless(this.name, description, (load, effort) => run(target, engine, load, effort));
+  },
+};
+
+export const FIO_RBD: TargetKind = {
+  name: 'fio rbd',
+  role: 'limit',
+  unavailable: () => (findOnPath('fio') === null ? NOT_INSTALLED : null),
+  serves: ({ disk }) => disk === 'rbd',
+  async start({ target, image }) {
+    if (image === undefined) throw new Error('fio rbd: there is no image');
+    const { pool, name: rbdname, configFile } = image;
+    const engine = { ioengine: 'rbd', clientname: 'admin', pool, rbdname, size: DISK_BYTES };
+    process.env['CEPH_CONF'] = configFile;
+    return ringless(this.name, 'fio --ioengine=rbd on the same image', (load, effort) =>
+      run(target, engine, load, effort),
     );
   },
 };
 
-async function run(core: number, file: string, load: Load, durationMs: number, warmUpMs: number): Promise<Sample> {
+type Options = Readonly<Record<string, string | number>>;
+
+async function run(core: number, engine: Options, load: Load, { durationMs, warmUpMs }: Effort): Promise<Sample> {
   const { blockBytes, depth, queues, pattern, writePercent } = load;
   const isWrite = writePercent === 100;
   const options = {
     name: 'bench',
-    ioengine: 'io_uring',
-    direct: 1,
-    filename: file,
-    size: statSync(file).size,
+    ...engine,
     rw: `${pattern === 'random' ? 'rand' : ''}${isWrite ? 'write' : 'read'}`,
     bs: blockBytes,
     iodepth: depth * queues,

@@ -9,7 +9,7 @@ function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): Targe
     role: 'limit',
     isExtra,
     unavailable: () => null,
-    serves: ({ protocol, disk }) => protocol === 'blk' && disk !== 'file',
+    serves: ({ protocol, disk }) => protocol === 'blk' && (disk === 'ram' || disk === 'null'),
     async start(place) {
       const directory = makeDirectory();
       const path = (disk: 'ram' | 'null'): string => join(directory, socketName({ protocol: 'blk', disk }));

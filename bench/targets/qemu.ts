@@ -22,7 +22,7 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
   role: 'peer',
   unavailable: () =>
     findOnPath(PROGRAM) === null ? 'it is not installed: apt-get install qemu-system-x86 (or -arm)' : null,
-  serves: ({ protocol }) => protocol === 'blk',
+  serves: ({ protocol, disk }) => protocol === 'blk' && disk !== 'rbd',
   async start(place) {
     const directory = makeDirectory();
     const file = join(directory, 'disk');

@@ -1,16 +1,26 @@
 /** `ringhost serve` of this checkout, in the mode it has by default, with one reactor. */
 import { join } from 'node:path';
 import { RpcClient } from '../../src/rpc/client.ts';
-import { DISK_BYTES, DISK_MIB, launch, makeDirectory, ROOT, socketName, type TargetKind } from './target.ts';
+import {
+  DISK_BYTES,
+  DISK_MIB,
+  launch,
+  makeDirectory,
+  type Place,
+  ROOT,
+  socketName,
+  type TargetKind,
+} from './target.ts';
 
 const BLOCK_BYTES = 512;
 const DISKS = { ram: 'Malloc0', null: 'Null0', file: 'Uring0' } as const;
+const IMAGE_DISK = 'Ceph0';
 
 export const RINGHOST: TargetKind = {
   name: 'ringhost',
   role: 'subject',
   unavailable: () => null,
-  serves: ({ protocol, disk }) => protocol === 'blk' || disk !== 'file',
+  serves: ({ protocol, disk }) => protocol === 'blk' || disk === 'ram' || disk === 'null',
   async start(place) {
     const directory = makeDirectory();
     const socket = join(directory, 'rpc');
@@ -23,7 +33,10 @@ export const RINGHOST: TargetKind = {
       command: process.execPath,
       args: [join(ROOT, 'bin/ringhost'), ...args],
       isUp: () => canConnect(socket),
-      configure: () => createDisks(socket, place.file),
+      configure: async () => {
+        await createDisks(socket, place.file);
+        await createImageDisk(socket, place);
+      },
     });
   },
 };
@@ -55,4 +68,16 @@ export async function createDisks(socket: string, file: string): Promise<void> {
     await rpc.call('vhost_create_scsi_controller', { ctrlr });
     await rpc.call('vhost_scsi_controller_add_target', { ctrlr, scsi_target_num: 0, bdev_name: `${DISKS[disk]}s` });
   }
+}
+
+/** librbd's threads where the reactor is, as those of fio are where fio is. */
+async function createImageDisk(socket: string, { image, target }: Place): Promise<void> {
+  if (image === undefined) return;
+  using rpc = await RpcClient.connect(socket);
+  const cluster = { name: 'ceph', config_file: image.configFile, core_mask: `[${target}]` };
+  await rpc.call('bdev_rbd_register_cluster', cluster);
+  const where = { pool_name: image.pool, rbd_name: image.name, cluster_name: 'ceph' };
+  await rpc.request('bdev_rbd_create', { name: IMAGE_DISK, block_size: BLOCK_BYTES, ...where });
+  const ctrlr = socketName({ protocol: 'blk', disk: 'rbd' });
+  await rpc.call('vhost_create_blk_controller', { ctrlr, dev_name: IMAGE_DISK });
 }

@@ -29,7 +29,7 @@ export const SPDK: TargetKind = {
       return `BENCH_SPDK=${PROGRAM} is not a program`;
     }
   },
-  serves: ({ protocol, disk }) => protocol === 'blk' || disk !== 'file',
+  serves: ({ protocol, disk }) => disk === 'ram' || disk === 'null' || (disk === 'file' && protocol === 'blk'),
   async start(place) {
     const directory = makeDirectory();
     const socket = join(directory, 'rpc');

@@ -11,11 +11,11 @@ import type { Effort, Sample } from '../scenarios/scenario.ts';
 
 /**
  * What a target serves: `ram` keeps its contents in memory, `null` neither reads nor writes, `file` is a file on the
- * disk of this machine, past the page cache.
+ * disk of this machine, past the page cache, `rbd` an image of a Ceph cluster on the target's core.
  */
 export interface Endpoint {
   readonly protocol: 'blk' | 'scsi';
-  readonly disk: 'ram' | 'null' | 'file';
+  readonly disk: 'ram' | 'null' | 'file' | 'rbd';
 }
 
 export const DISK_MIB = 256;
@@ -69,6 +69,14 @@ export interface Place {
   readonly target: number;
   /** Of `FILE_BYTES`, all of them written. */
   readonly file: string;
+  /** The image, where one is measured. */
+  readonly image?: ClusterImage | undefined;
+}
+
+export interface ClusterImage {
+  readonly configFile: string;
+  readonly pool: string;
+  readonly name: string;
 }
 
 export interface TargetKind {
@@ -86,7 +94,7 @@ export interface TargetKind {
 
 export const ROOT = join(import.meta.dirname, '..', '..');
 /** Sockets, files of disks and logs of a target go here, so that no disk of this machine is part of a measurement. */
-const MEMORY_DIRECTORY = '/dev/shm';
+export const MEMORY_DIRECTORY = '/dev/shm';
 const START_LIMIT_MS = 60_000;
 const STOP_LIMIT_MS = 5000;
 const READY_POLL_MS = 2;
