@@ -168,6 +168,13 @@ export class Guest {
     return `/dev/${stdout.trim().split('/').at(-1)}`;
   }
 
+  /** The block device of a LUN of a SCSI target. Waits for it to appear. */
+  async scsiDevicePath(target: number, lun = 0): Promise<string> {
+    const pattern = `/sys/class/scsi_device/*:0:${target}:${lun}/device/block/*`;
+    const { stdout } = await this.run(`until ls -d ${pattern} 2>/dev/null; do sleep 0.1; done`);
+    return `/dev/${stdout.trim().split('/').at(-1)}`;
+  }
+
   /** Plugs a disk into the running guest. */
   async addDisk(disk: VhostUserDisk): Promise<void> {
     const slot = this.#takeSlot(disk.id);

@@ -35,13 +35,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
   const removeTarget = (target: number): Promise<unknown> =>
     daemon.rpc('vhost_scsi_controller_remove_target', { ctrlr: 'vhost.0', scsi_target_num: target });
 
-  /** Block device of a target's LUN; waits for it. */
-  async function diskAt(target: number, lun = 0): Promise<string> {
-    const pattern = `/sys/class/scsi_device/*:0:${target}:${lun}/device/block/*`;
-    const script = `until ls -d ${pattern} 2>/dev/null; do sleep 0.1; done`;
-    const { stdout } = await guest.run(script);
-    return `/dev/${stdout.trim().split('/').at(-1)}`;
-  }
+  const diskAt = (target: number, lun = 0): Promise<string> => guest.scsiDevicePath(target, lun);
 
   async function waitUntilGone(path: string): Promise<void> {
     await guest.run(`while [ -e ${path} ]; do sleep 0.1; done`);

@@ -202,6 +202,7 @@ paxos min wait = 0.01
 mon data = ${directory}/mon
 mon cluster log file =
 mon cluster log to stderr = false
+mon osd min down reporters = 1
 mon osd adjust heartbeat grace = false
 mon osd adjust down out interval = false
 auth allow insecure global id reclaim = false
