@@ -1,12 +1,10 @@
 /** What the daemon prints when it is ready: what it serves, and how to attach it to a virtual machine. */
 import type { AnyController } from '../vhost/registry.ts';
+import { qemuCommand } from './attach.ts';
 import type { Daemon } from './daemon.ts';
 import { VERSION } from './version.ts';
 
 const MIB = 2 ** 20;
-/** QEMU spells the number of queues in two ways. */
-const BLK_DEVICE = 'vhost-user-blk-pci,num-queues=2';
-const SCSI_DEVICE = 'vhost-user-scsi-pci,num_queues=2';
 
 export function readyBanner(daemon: Daemon): string {
   const lines = [`Ringhost ${VERSION} is ready.`, '', `  RPC      ${daemon.options.rpcSocket}`];
@@ -21,20 +19,13 @@ export function readyBanner(daemon: Daemon): string {
     lines.push('', 'Nothing is served yet. For a RAM disk:', ...createCommands(daemon.options.rpcSocket));
   }
   for (const controller of controllers) {
-    lines.push('', `Attach ${controller.name} to a virtual machine:`, '', ...qemuCommand(controller));
+    lines.push('', `Attach ${controller.name} to a virtual machine:`, '', ...indented(qemuCommand(controller)));
   }
   return `${lines.join('\n')}\n`;
 }
 
-/** The QEMU command line that attaches a controller, one option a line. */
-function qemuCommand(controller: AnyController): string[] {
-  return [
-    '  qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem -smp 2 -m 1G \\',
-    '    -object memory-backend-memfd,id=mem,size=1G,share=on \\',
-    `    -chardev socket,id=ringhost0,path=${controller.socketPath},reconnect=1 \\`,
-    `    -device ${controller.kind === 'blk' ? BLK_DEVICE : SCSI_DEVICE},chardev=ringhost0 \\`,
-    '    -drive file=YOUR-GUEST.qcow2,if=virtio',
-  ];
+function indented(lines: readonly string[]): string[] {
+  return lines.map((line, at) => `${at === 0 ? '  ' : '    '}${line}${at < lines.length - 1 ? ' \\' : ''}`);
 }
 
 function describe(controller: AnyController): string {

@@ -1,10 +1,14 @@
 /** The command line: `ringhost [serve] …`, `ringhost rpc …`. */
 import { Command } from 'commander';
+import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
 import { VERSION } from '../app/version.ts';
 import { DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
 import type { ServeOptions } from './serve-command.ts';
 
 type ServeValues = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
+
+/** Of the commands that ask a running daemon. */
+const DEFAULT_RPC_SOCKET = process.env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH;
 
 async function main(argv: readonly string[]): Promise<void> {
   // `rpc` has the command line of SPDK's rpc.py, which is its own affair.
@@ -26,6 +30,7 @@ async function main(argv: readonly string[]): Promise<void> {
   addServe(program);
   addSetup(program);
   addTop(program);
+  for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });
 }
@@ -94,15 +99,23 @@ function serveOptions(options: ServeValues): ServeOptions {
   };
 }
 
+function addAttach(program: Command, format: AttachFormat): void {
+  program
+    .command(format)
+    .description(`print how to attach a controller: for ${format}`)
+    .argument('<controller>', 'such as vhost.0')
+    .option('-s, --socket <path>', 'RPC socket of the daemon', DEFAULT_RPC_SOCKET)
+    .action(async (controller: string, options: { socket: string }) => {
+      const { runAttachCommand } = await import('./attach-command.ts');
+      process.exitCode = await runAttachCommand(format, controller, options.socket);
+    });
+}
+
 function addTop(program: Command): void {
   program
     .command('top')
     .description('what a running daemon does, once a second: reactors, controllers, queues, bdevs')
-    .option(
-      '-s, --socket <path>',
-      'RPC socket of the daemon',
-      process.env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH,
-    )
+    .option('-s, --socket <path>', 'RPC socket of the daemon', DEFAULT_RPC_SOCKET)
     .option('-d, --delay <seconds>', 'between two looks', '1')
     .option('--once', 'look once, print it, and end; so does it without a terminal')
     .option('--json', 'the same as JSON')

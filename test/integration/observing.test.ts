@@ -122,6 +122,21 @@ describe('ringhost top', () => {
   });
 });
 
+describe('ringhost qemu', () => {
+  const run = promisify(execFile);
+  const socket = (): string => join(daemon.directory, 'rpc.sock');
+
+  it('prints how to attach a controller of the running daemon', async () => {
+    const { stdout } = await run(process.execPath, [RINGHOST, 'qemu', 'disk.1', '-s', socket()]);
+    expect(stdout).toContain(`-chardev socket,id=ringhost0,path=${target.path},reconnect=1`);
+  });
+
+  it('names the controllers there are when it is another', async () => {
+    const failure = await run(process.execPath, [RINGHOST, 'qemu', 'disk', '-s', socket()]).catch((error) => error);
+    expect(failure).toMatchObject({ code: 1, stderr: expect.stringContaining('no controller disk: there are disk.1') });
+  });
+});
+
 describe('the HTTP server', () => {
   it('gives files of the page and no others', async () => {
     const statusOf = async (path: string) => ({ path, status: (await fetch(`${url}${path}`)).status });

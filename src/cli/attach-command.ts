@@ -1,0 +1,29 @@
+/** `ringhost qemu|libvirt|cloud-hypervisor|systemd CONTROLLER`: how to attach a controller of a running daemon. */
+import { type AttachFormat, type Attachment, attachText } from '../app/attach.ts';
+import { TargetError } from '../base/errors.ts';
+import { RpcCallError, RpcClient } from '../rpc/client.ts';
+
+/** Prints it. Resolves with the exit code. */
+export async function runAttachCommand(format: AttachFormat, controller: string, socket: string): Promise<number> {
+  try {
+    using client = await RpcClient.connect(socket);
+    process.stdout.write(attachText(format, await findController(client, controller)));
+    return 0;
+  } catch (error) {
+    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
+    process.stderr.write(`ringhost ${format}: ${error.message}\n`);
+    return 1;
+  }
+}
+
+async function findController(client: RpcClient, name: string): Promise<Attachment> {
+  const controllers = await client.call('vhost_get_controllers');
+  const found = controllers.find(({ ctrlr }) => ctrlr === name);
+  if (found === undefined) {
+    const names = controllers.map(({ ctrlr }) => ctrlr).join(', ');
+    const hint =
+      names === '' ? 'there are none: ringhost rpc vhost_create_blk_controller makes one' : `there are ${names}`;
+    throw new TargetError('ENODEV', `there is no controller ${name}: ${hint}`);
+  }
+  return { name, kind: 'block' in found.backend_specific ? 'blk' : 'scsi', socketPath: found.socket };
+}
