@@ -1,6 +1,7 @@
 /**
- * How a controller is attached to a virtual machine: what QEMU, libvirt and Cloud Hypervisor want to be told, and a unit of
- * systemd that starts such a machine. Everywhere guest memory is shared: without that a back-end cannot see it.
+ * How a controller is attached to a virtual machine: what QEMU, libvirt and Cloud Hypervisor want to be told, and a
+ * unit of systemd that starts such a machine. Everywhere guest memory is shared: without that a back-end cannot see
+ * it.
  */
 import { TargetError } from '../base/errors.ts';
 

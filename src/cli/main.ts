@@ -30,6 +30,7 @@ async function main(argv: readonly string[]): Promise<void> {
   addServe(program);
   addSetup(program);
   addTop(program);
+  addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   await program.parseAsync([...argv], { from: 'user' });
@@ -108,6 +109,17 @@ function addAttach(program: Command, format: AttachFormat): void {
     .action(async (controller: string, options: { socket: string }) => {
       const { runAttachCommand } = await import('./attach-command.ts');
       process.exitCode = await runAttachCommand(format, controller, options.socket);
+    });
+}
+
+function addDoctor(program: Command): void {
+  program
+    .command('doctor')
+    .description('look at this machine for what keeps disks from working or from being fast, and say what to do')
+    .option('-s, --socket <path>', 'RPC socket of the daemon', DEFAULT_RPC_SOCKET)
+    .action(async (options: { socket: string }) => {
+      const { runDoctorCommand } = await import('./doctor-command.ts');
+      process.exitCode = await runDoctorCommand(options.socket);
     });
 }
 

@@ -1,0 +1,95 @@
+import { describe, expect, it } from 'vitest';
+import { type DoctorHost, examine, type Finding } from './doctor.ts';
+
+const SOCKET = '/var/tmp/ringhost.sock';
+const QEMU = 'qemu-system-x86_64\0-device\0vhost-user-blk-pci,chardev=c';
+
+/** A machine on which all is well, but for what a test changes. */
+function machine(parts: Partial<DoctorHost> & { files?: Record<string, string> } = {}): DoctorHost {
+  const files: Record<string, string> = {
+    '/proc/self/limits':
+      'Max open files            65536  65536  files\nMax locked memory         unlimited  unlimited  bytes\n',
+    '/sys/kernel/security/lsm': 'lockdown,landlock,apparmor\n',
+    '/sys/devices/system/cpu/isolated': '2-3\n',
+    ...parts.files,
+  };
+  return {
+    read: (path) => files[path] ?? null,
+    list: (path) => (path === '/sys/kernel/iommu_groups' ? ['0', '1'] : path === '/proc' ? ['1', '77', 'self'] : []),
+    canUse: () => true,
+    stat: (path) => (path === SOCKET ? { mode: 0o140600, uid: 0 } : { mode: 0o41777, uid: 0 }),
+    run: () => 'QEMU emulator version 7.2.22 (Debian)\n',
+    addonProblem: null,
+    ioUringProblem: null,
+    nodeVersion: '24.0.0',
+    arch: 'x64',
+    ...parts,
+  };
+}
+
+function find(host: DoctorHost, topic: string): Finding {
+  return examine(host, SOCKET).find((finding) => finding.topic === topic && finding.level !== 'ok') as Finding;
+}
+
+describe('the doctor', () => {
+  it('has nothing to say of a machine on which all is well', () => {
+    expect(examine(machine(), SOCKET).filter(({ level }) => level !== 'ok')).toEqual([]);
+  });
+
+  it.each<[string, Parameters<typeof machine>[0], Partial<Finding>]>([
+    ['addon', { addonProblem: 'it is not built' }, { level: 'fail', remedy: expect.stringContaining('npm start') }],
+    [
+      'io_uring',
+      { ioUringProblem: 'EPERM', files: { '/proc/sys/kernel/io_uring_disabled': '2\n' } },
+      { level: 'warn', remedy: 'sysctl kernel.io_uring_disabled=0' },
+    ],
+    [
+      'open files',
+      { files: { '/proc/self/limits': 'Max open files            1024  1048576  files\n' } },
+      { level: 'warn', text: expect.stringContaining('limit 1024') },
+    ],
+    [
+      'locked memory',
+      { files: { '/proc/self/limits': 'Max locked memory         8388608  8388608  bytes\n' } },
+      { level: 'warn', remedy: expect.stringContaining('LimitMEMLOCK') },
+    ],
+    ['qemu', { run: () => null }, { level: 'warn', remedy: expect.stringContaining('apt-get install') }],
+    ['qemu', { run: () => 'QEMU emulator version 2.11.1' }, { level: 'warn', remedy: 'QEMU 4.2 or later' }],
+    [
+      'guest',
+      { files: { '/proc/77/cmdline': `${QEMU}\0-object\0memory-backend-memfd,id=mem,size=1G` } },
+      { level: 'fail', text: expect.stringContaining('process 77'), remedy: expect.stringContaining('share=on') },
+    ],
+    ['iommu', { list: () => [] }, { level: 'warn', remedy: expect.stringContaining('intel_iommu=on') }],
+    ['daemon', { stat: () => null }, { level: 'warn', text: `no RPC socket ${SOCKET}` }],
+    [
+      'daemon',
+      { stat: (path) => ({ mode: path === SOCKET ? 0o140666 : 0o41777, uid: 0 }) },
+      { level: 'warn', text: expect.stringContaining('every user') },
+    ],
+    [
+      'daemon',
+      { stat: (path) => ({ mode: path === SOCKET ? 0o140600 : 0o40777, uid: 0 }) },
+      { level: 'fail', text: expect.stringContaining('may replace sockets') },
+    ],
+    ['landlock', { files: { '/sys/kernel/security/lsm': 'apparmor' } }, { level: 'warn' }],
+    [
+      'cpu frequency',
+      { files: { '/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor': 'powersave\n' } },
+      { level: 'warn', remedy: expect.stringContaining('performance') },
+    ],
+  ])('finds what is wrong with: %s', (topic, parts, finding) => {
+    expect(find(machine(parts), topic)).toMatchObject(finding);
+  });
+
+  it('is content with a guest that shares its memory', () => {
+    const cmdline = `${QEMU}\0-object\0memory-backend-memfd,id=mem,size=1G,share=on`;
+    const findings = examine(machine({ files: { '/proc/77/cmdline': cmdline } }), SOCKET);
+    expect(findings).toContainEqual({ level: 'ok', topic: 'guest', text: 'process 77 shares its memory' });
+  });
+
+  it('has a remedy for whatever is not ok', () => {
+    const bad = machine({ files: { '/proc/self/limits': '' }, list: () => [], canUse: () => null, stat: () => null });
+    for (const { level, remedy } of examine(bad, SOCKET)) expect(remedy !== undefined).toBe(level !== 'ok');
+  });
+});
