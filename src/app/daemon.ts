@@ -20,6 +20,7 @@ import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
 import { passthruRpc } from '../bdev/modules/passthru/passthru.rpc.ts';
 import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
+import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { Dashboard } from '../dashboard/server.ts';
@@ -115,6 +116,7 @@ export class Daemon {
       ...passthruRpc(this.bdevs),
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
+      ...splitRpc(this.bdevs),
       ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),

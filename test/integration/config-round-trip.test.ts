@@ -182,6 +182,10 @@ const CASES: Readonly<Record<Making, Case>> = {
     },
   },
   bdev_error_create: { before: [MALLOC], params: { base_name: only('M'), uuid } },
+  bdev_split_create: {
+    before: [MALLOC],
+    params: { base_bdev: only('M'), split_count: fc.integer({ min: 1, max: 4 }), split_size_mb: only(0) },
+  },
   bdev_module_create: {
     params: {
       ...{ name: only('B'), uuid, timeout_sec: fc.nat(1000), options: only({ mib: '1' }) },
@@ -261,6 +265,8 @@ async function deleteAll(): Promise<void> {
       await rpc.request('bdev_nvme_detach_controller', { name: params?.['name'] });
     else if (method === 'bdev_error_create')
       await rpc.call('delete_bdev', { name: `EE_${String(params?.['base_name'])}` });
+    else if (method === 'bdev_split_create')
+      await rpc.call('bdev_split_delete', { base_bdev: String(params?.['base_bdev']) });
     else if (method.startsWith('bdev_')) await rpc.call('delete_bdev', { name: String(params?.['name']) });
     else if (method.startsWith('vhost_create_')) {
       await rpc.call('vhost_delete_controller', { ctrlr: String(params?.['ctrlr']), force: true });

@@ -11,6 +11,7 @@ import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
 import { PassthruChannel } from './passthru/passthru-channel.ts';
 import { RbdChannel } from './rbd/rbd-channel.ts';
+import { SplitChannel } from './split/split-channel.ts';
 import { VirtioChannel } from './virtio/virtio-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
@@ -25,5 +26,6 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   'nvme-tcp': (description, context) => new TcpChannel(description, context),
   rbd: (description, context) => new RbdChannel(description, context),
   passthru: (description, context) => new PassthruChannel(description, context),
+  split: (description, context) => new SplitChannel(description, context),
   virtio: (description, context) => new VirtioChannel(description, context),
 };

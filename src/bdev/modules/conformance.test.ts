@@ -13,6 +13,7 @@ import { FileBdev, type FileParams } from './file/file.ts';
 import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
 import { NullBdev } from './null/null.ts';
 import { PassthruBdev } from './passthru/passthru.ts';
+import { SplitBdev } from './split/split.ts';
 
 const ON_DISK = mkdtempSync(join(import.meta.dirname, '../../../build/disks-'));
 const IN_MEMORY = mkdtempSync('/dev/shm/ringhost-disks-');
@@ -83,3 +84,12 @@ describeConformance(
   'an error disk without errors over a RAM disk',
   over(mallocOf(512), (params) => new ErrorBdev(params)),
 );
+describeConformance('the second part of a RAM disk', {
+  canWake: true,
+  make(name, bytes, registry) {
+    const size = { blockCount: (2 * bytes) / 512, blockSizeBytes: 512 };
+    const whole = new MallocBdev({ name, ...size }, new MemoryBudget(Number.POSITIVE_INFINITY));
+    const base = registry.create(name, undefined, () => whole);
+    return new SplitBdev({ base, count: 2, sizeMib: 0, partBlocks: bytes / 512, parts: new Set() }, 1);
+  },
+});

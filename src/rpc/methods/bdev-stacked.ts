@@ -1,4 +1,4 @@
-/** The methods of bdevs over other bdevs: pass-through, delay, error injection. */
+/** The methods of bdevs over other bdevs: pass-through, delay, error injection, parts. */
 import { z } from 'zod';
 import { type CliFlag, defineMethod, uint32, uint53, uuid } from '../define.ts';
 import { bdevName, byName, EEXIST, ENODEV, namedCli } from './bdev.ts';
@@ -203,5 +203,39 @@ export const stackedMethods = {
     errors: [ENODEV, WRONG_KIND],
     cli: { ...namedCli('error disk'), print: 'json' },
     example: { params: { name: 'EE_Malloc0' }, result: true },
+  }),
+
+  bdev_split_create: defineMethod({
+    summary: 'Cut a disk into equal parts',
+    details: 'The parts are disks of their own, `BASEp0`, `BASEp1`, …, and claim the disk together.',
+    params: z.strictObject({
+      base_bdev: bdevName.describe('Disk to cut. The parts claim it, and go with it.'),
+      split_count: uint32.min(1).max(1024).describe('How many parts: fewer are made when there is no room for all.'),
+      split_size_mb: uint53
+        .max(2 ** 32)
+        .default(0)
+        .describe('MiB of each. 0: all of the disk.'),
+    }),
+    result: z.array(z.string()).describe('Names of the parts.'),
+    errors: [ENODEV, CLAIMED, EEXIST, { code: 'EINVAL', when: 'there is no room for one part' }],
+    cli: {
+      positionals: [
+        { name: 'base_bdev', kind: 'string', help: 'disk to cut' },
+        { name: 'split_count', kind: 'int', help: 'how many parts' },
+      ],
+      flags: [{ names: ['-s', '--split-size-mb'], dest: 'split_size_mb', kind: 'int', help: 'MiB of each' }],
+      print: 'words',
+    },
+    example: { params: { base_bdev: 'Malloc0', split_count: 2 }, result: ['Malloc0p0', 'Malloc0p1'] },
+  }),
+
+  bdev_split_delete: defineMethod({
+    summary: 'Delete the parts of a disk',
+    details: 'The disk stays.',
+    params: z.strictObject({ base_bdev: bdevName.describe('Disk that is cut.') }),
+    result: z.boolean(),
+    errors: [{ code: 'ENODEV', when: 'there is no such bdev, or it is not cut' }],
+    cli: { positionals: [{ name: 'base_bdev', kind: 'string', help: 'disk that is cut' }], print: 'nothing' },
+    example: { params: { base_bdev: 'Malloc0' }, result: true },
   }),
 };
