@@ -21,8 +21,9 @@ const PAUSE_MS_MIN = 250;
 const PAUSE_MS_MAX = 10_000;
 /** A thread that ran for so long is not taken for one that cannot start. */
 const SETTLED_MS = 60_000;
-/** How long the first start is tried. */
+/** How long the first start is tried, and how often at least, however slow the machine is. */
 const START_MS_MAX = 10_000;
+const START_TRIES_MIN = 4;
 const CLOSE_MS_MAX = 5_000;
 /** For requests of a disk that is being deleted, however long they may take otherwise. */
 const LEAVING_MS_MAX = 3_000;
@@ -120,13 +121,14 @@ export class ModuleHost {
   /** What throws at its start may work a moment later: a server that starts as well, a file that is on its way. */
   async #startFirst(): Promise<void> {
     const deadline = performance.now() + START_MS_MAX;
-    for (;;) {
+    for (let tries = 1; ; tries++) {
       try {
         await this.#startThread();
         return;
       } catch (error) {
         const isFinal = !(error instanceof StartError) || error.isFinal;
-        if (isFinal || performance.now() + this.#pauseMs > deadline) throw error;
+        const isLate = tries >= START_TRIES_MIN && performance.now() + this.#pauseMs > deadline;
+        if (isFinal || isLate) throw error;
         await new Promise((resolve) => setTimeout(resolve, this.#nextPause()));
       }
     }
