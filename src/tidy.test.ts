@@ -32,6 +32,7 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
   ],
   cli: ['app', 'rpc', 'base', 'observe'],
   'index.ts': ['base', 'bdev', 'app'],
+  'client.ts': ['base', 'rpc'],
 };
 
 /** Arrows that are narrower than a room: all that may be imported along them. */
@@ -51,6 +52,7 @@ const ENTRY_POINTS: Readonly<Record<string, string>> = {
   'src/cli/main.ts': 'bin/ringhost runs it',
   'src/dashboard/page/main.ts': 'the page loads it',
   'src/index.ts': 'what other programs import',
+  'src/client.ts': 'what they import to call a daemon',
   'src/bdev/modules/module/module-thread.ts': 'the entry of the threads of disks in TypeScript, see module-host.ts',
   'src/app/reactor-main.ts': 'the entry of reactor threads, named by a URL in src/app/daemon.ts',
 };

@@ -24,7 +24,7 @@ import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { Dashboard } from '../dashboard/server.ts';
-import { type SampleCall, takeSample } from '../observe/sample.ts';
+import { type SampleCall, takeSample } from '../observe/take-sample.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { Dispatcher } from '../rpc/dispatch.ts';
 import { findMethod } from '../rpc/lookup.ts';

@@ -4,7 +4,7 @@ import { render, renderToString, useApp, useInput, useWindowSize } from 'ink';
 import { createElement as h, type ReactNode, useEffect, useState } from 'react';
 import { TargetError } from '../base/errors.ts';
 import { type Rates, ratesBetween } from '../observe/rates.ts';
-import { takeSample } from '../observe/sample.ts';
+import { takeSample } from '../observe/take-sample.ts';
 import { RpcClient } from '../rpc/client.ts';
 import { NOTHING_CHOSEN, press, TopView } from './top-view.ts';
 

@@ -1,19 +1,4 @@
-/**
- * What a daemon has done so far and does now: the counts and levels of its reactors, controllers, queues and bdevs at
- * one moment, read by the RPC methods that everybody may call. So `ringhost top` sees a daemon from outside as
- * `/metrics` does from inside.
- */
-import type { CallParams, Result } from '../rpc/methods.ts';
-
-type Method =
-  | 'bdev_get_iostat'
-  | 'bdev_get_bdevs'
-  | 'vhost_get_controllers'
-  | 'framework_get_reactors'
-  | 'spdk_get_version';
-
-/** Makes a call: an RPC client's, or the daemon's own handlers. */
-export type SampleCall = <N extends Method>(method: N, params: CallParams<N>) => Promise<Result<N>>;
+/** What a daemon has done so far and does now: counts and levels at one moment. */
 
 /** Counts of one kind of request. */
 export interface IoCount {
@@ -57,7 +42,7 @@ export interface ControllerSample {
   readonly queues: readonly QueueSample[];
 }
 
-interface ReactorSample {
+export interface ReactorSample {
   readonly core: number;
   readonly busySeconds: number;
   readonly idleSeconds: number;
@@ -72,82 +57,4 @@ export interface Sample {
   readonly reactors: readonly ReactorSample[];
   readonly controllers: readonly ControllerSample[];
   readonly bdevs: readonly BdevSample[];
-}
-
-/** Everything in five calls. Counts of one bdev, queue or reactor belong together; those of two may be a moment off. */
-export async function takeSample(call: SampleCall): Promise<Sample> {
-  const [iostat, bdevs, controllers, reactors, version] = await Promise.all([
-    call('bdev_get_iostat', {}),
-    call('bdev_get_bdevs', {}),
-    call('vhost_get_controllers', {}),
-    call('framework_get_reactors', {}),
-    call('spdk_get_version', {}),
-  ]);
-  const described = new Map(bdevs.map((bdev) => [bdev.name, bdev]));
-  return {
-    atSeconds: iostat.ticks / iostat.tick_rate,
-    pid: reactors.pid ?? 0,
-    version: version.version,
-    reactors: reactors.reactors.map((reactor) => toReactor(reactor, reactors.tick_rate)),
-    controllers: controllers.map(toController),
-    bdevs: ('bdevs' in iostat ? iostat.bdevs : []).map((counts) => {
-      const bdev = described.get(counts.name);
-      return {
-        name: counts.name,
-        product: bdev?.product_name ?? '',
-        sizeBytes: bdev === undefined ? 0 : bdev.num_blocks * bdev.block_size,
-        ...toIo(counts, iostat.tick_rate),
-      };
-    }),
-  };
-}
-
-function toReactor(
-  { lcore, busy, idle, in_interrupt: isSleeping }: Result<'framework_get_reactors'>['reactors'][number],
-  tickRate: number,
-): ReactorSample {
-  return { core: lcore, busySeconds: busy / tickRate, idleSeconds: idle / tickRate, isSleeping: isSleeping === true };
-}
-
-function toController(controller: Result<'vhost_get_controllers'>[number]): ControllerSample {
-  const { backend_specific: backend } = controller;
-  const isBlk = 'block' in backend;
-  const names = isBlk
-    ? [backend.block.bdev]
-    : backend.scsi.flatMap(({ luns }) => luns.map(({ bdev_name: name }) => name));
-  const session = controller.sessions[0];
-  return {
-    name: controller.ctrlr,
-    kind: isBlk ? 'blk' : 'scsi',
-    socket: controller.socket,
-    mode: controller.mode,
-    bdevs: names.filter((name) => name !== null),
-    isConnected: session !== undefined,
-    queues: (session?.queues ?? []).map((queue) => ({
-      index: queue.index,
-      core: queue.lcore,
-      requests: queue.requests,
-      inFlight: queue.in_flight,
-      kicks: queue.kicks,
-      calls: queue.calls,
-      callsSaved: queue.calls_saved,
-      faults: queue.faults,
-    })),
-  };
-}
-
-type WireCounts = Extract<Result<'bdev_get_iostat'>, { bdevs: unknown }>['bdevs'][number];
-
-function toIo(counts: WireCounts, tickRate: number): Pick<BdevSample, 'io' | 'errors'> {
-  const count = (operations: number, bytes: number, ticks: number): IoCount => {
-    return { operations, bytes, latencySeconds: ticks / tickRate };
-  };
-  return {
-    io: {
-      read: count(counts.num_read_ops, counts.bytes_read, counts.read_latency_ticks),
-      write: count(counts.num_write_ops, counts.bytes_written, counts.write_latency_ticks),
-      unmap: count(counts.num_unmap_ops, counts.bytes_unmapped, counts.unmap_latency_ticks),
-    },
-    errors: Object.values(counts.io_error ?? {}).reduce<number>((sum, value) => sum + Number(value), 0),
-  };
 }

@@ -1,0 +1,21 @@
+/**
+ * `import { connect } from 'ringhost/client'`: the RPC methods of a running daemon, with the types of the method table.
+ *
+ *     const daemon = await connect();
+ *     await daemon.call('bdev_malloc_create', { name: 'Malloc0', block_size: 512, num_blocks: 65536 });
+ */
+import { DEFAULT_SOCKET_PATH, RpcClient, type RpcClientOptions } from './rpc/client.ts';
+
+export { TargetError } from './base/errors.ts';
+export { RpcCallError, type RpcClient, type RpcClientOptions } from './rpc/client.ts';
+export type { CallParams, MethodName, Result } from './rpc/methods.ts';
+
+/**
+ * Connects to a daemon: to `path`, or to what `RINGHOST_RPC_SOCKET` names, or to `/var/tmp/ringhost.sock`. `close` ends
+ * the connection, and so does `using`.
+ *
+ * @throws TargetError with a message that says what to look at: `ENOENT`, `ECONNREFUSED`, `EACCES`, …
+ */
+export function connect(path?: string, options: RpcClientOptions = {}): Promise<RpcClient> {
+  return RpcClient.connect(path ?? process.env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH, options);
+}
