@@ -228,7 +228,7 @@ test.each([
   expect(result.growth).toBeLessThan(HEAP_GROWTH_BYTES_MAX);
 });
 
-/** Bytes that were allocated while `work` ran, by the file whose function did it; one allocation in 64 bytes is seen. */
+/** Bytes that were allocated while `work` ran, by the file whose function did it, from a sample in every 64 bytes. */
 async function profile(work: () => void): Promise<Map<string, number>> {
   const session = new Session();
   session.connect();
