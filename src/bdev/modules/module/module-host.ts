@@ -24,6 +24,8 @@ const SETTLED_MS = 60_000;
 /** How long the first start is tried, and how often at least, however slow the machine is. */
 const START_MS_MAX = 10_000;
 const START_TRIES_MIN = 4;
+/** How long one start may take. */
+const START_ONE_MS_MAX = 60_000;
 const CLOSE_MS_MAX = 5_000;
 /** For requests of a disk that is being deleted, however long they may take otherwise. */
 const LEAVING_MS_MAX = 3_000;
@@ -144,6 +146,10 @@ export class ModuleHost {
     this.#startedMs = performance.now();
     const { promise, resolve, reject } = Promise.withResolvers<Geometry>();
     let death = new StartError(`the thread of disk "${name}" ended before the disk was there`, false);
+    const limit = setTimeout(() => {
+      death = new StartError(`disk "${name}" did not start in ${START_ONE_MS_MAX / 1000} s`, true);
+      void worker.terminate();
+    }, START_ONE_MS_MAX);
     worker.on('message', (message: FromModule) => {
       if (message.kind === 'ready') resolve(message.geometry);
       else if (message.kind === 'failed') {
@@ -156,10 +162,12 @@ export class ModuleHost {
       death = new StartError(`the thread of disk "${name}" ended: ${error.message}`, false);
     });
     worker.on('exit', () => {
+      clearTimeout(limit);
       reject(death);
       if (this.#worker === worker) this.#ended(death);
     });
     const geometry = await promise;
+    clearTimeout(limit);
     this.#checkGeometry(geometry);
     death = new StartError('its thread ended', false);
     this.#isRunning = true;
