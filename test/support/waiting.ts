@@ -4,11 +4,11 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 /** Generous: the machine may be loaded. A test that works never comes near it. */
 const LIMIT_MS = 20_000;
 
-/** @throws Error when `condition` has not come true after 20 s */
-export async function until(condition: () => boolean, what: string): Promise<void> {
-  const deadlineMs = Date.now() + LIMIT_MS;
+/** @throws Error when `condition` has not come true after `limitMs` */
+export async function until(condition: () => boolean, what: string, limitMs = LIMIT_MS): Promise<void> {
+  const deadlineMs = Date.now() + limitMs;
   while (!condition()) {
-    if (Date.now() > deadlineMs) throw new Error(`no ${what} within ${LIMIT_MS / 1000} s`);
+    if (Date.now() > deadlineMs) throw new Error(`no ${what} within ${limitMs / 1000} s`);
     await nextTurn();
   }
 }

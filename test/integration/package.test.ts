@@ -1,0 +1,77 @@
+/** The package as it is published: JavaScript only, with the addon in it. No compiler and no checkout is behind it. */
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { findNpmCli } from '../../scripts/setup/node.mjs';
+import { until } from '../support/waiting.ts';
+
+const ROOT = dirname(dirname(import.meta.dirname));
+const BUILD_LIMIT_MS = 10 * 60_000;
+const START_LIMIT_MS = 90_000;
+const PROGRAM = `
+  import { connect } from 'ringhost/client';
+  import { defineDisk } from 'ringhost';
+  using daemon = await connect(process.argv[2]);
+  const bdevs = await daemon.call('bdev_get_bdevs');
+  console.log(bdevs.map(({ name }) => name).join(), typeof defineDisk);
+`;
+
+let directory: string;
+const installed = (...path: string[]): string => join(directory, 'node_modules', ...path);
+
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), 'ringhost-package-'));
+  execFileSync(process.execPath, ['scripts/build.ts'], { cwd: ROOT });
+  const pack = [findNpmCli(), 'pack', '--ignore-scripts', '--json', '--pack-destination', directory];
+  const [{ filename }] = JSON.parse(execFileSync(process.execPath, pack, { cwd: ROOT, encoding: 'utf8' }));
+  mkdirSync(installed('ringhost'), { recursive: true });
+  execFileSync('tar', ['-xzf', join(directory, filename), '-C', installed('ringhost'), '--strip-components=1']);
+  // What `npm install` would fetch is here already.
+  for (const name of readdirSync(join(ROOT, 'node_modules'))) {
+    if (!name.startsWith('.')) symlinkSync(join(ROOT, 'node_modules', name), installed(name));
+  }
+  writeFileSync(join(directory, 'package.json'), '{ "type": "module" }');
+  writeFileSync(join(directory, 'program.js'), PROGRAM);
+}, BUILD_LIMIT_MS);
+
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+it('has no sources, and nothing that runs when it is installed', () => {
+  expect(readdirSync(installed('ringhost'))).not.toContain('src');
+  const { scripts = {} } = JSON.parse(
+    execFileSync('cat', [installed('ringhost', 'package.json')], { encoding: 'utf8' }),
+  );
+  for (const name of ['preinstall', 'install', 'postinstall']) expect(scripts).not.toHaveProperty(name);
+});
+
+it('serves a disk and the dashboard, and is called by a program', async () => {
+  const socket = join(directory, 'rpc.sock');
+  const args = ['serve', '-S', directory, '-r', socket, '--http', '127.0.0.1:0', '--default-config'];
+  const daemon = spawn(process.execPath, [installed('ringhost', 'bin', 'ringhost'), ...args], { cwd: directory });
+  let output = '';
+  for (const stream of [daemon.stdout, daemon.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+  }
+  const exit = once(daemon, 'exit');
+  try {
+    await until(() => output.includes('is ready') || daemon.exitCode !== null, 'daemon', START_LIMIT_MS);
+    const url = /HTTP +(\S+)/.exec(output)?.[1] ?? '';
+    const page = await (await fetch(url)).text();
+    const scripts = [...page.matchAll(/src="([^"]+)"/g)].map(([, path = '']) => path);
+    expect(scripts).toEqual(['/vendor/uplot.js', '/page/main.js']);
+    for (const path of [...scripts, '/observe/tables.js', '/page/style.css']) {
+      expect((await fetch(new URL(path, url))).status).toBe(200);
+    }
+    const program = [join(directory, 'program.js'), socket];
+    expect(execFileSync(process.execPath, program, { cwd: directory, encoding: 'utf8' })).toBe('Malloc0 function\n');
+    expect(output).not.toContain('Warning');
+  } finally {
+    daemon.kill('SIGTERM');
+  }
+  expect(await exit).toEqual([0, null]);
+});
