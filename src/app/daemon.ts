@@ -19,6 +19,7 @@ import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
 import { passthruRpc } from '../bdev/modules/passthru/passthru.rpc.ts';
+import { powerCutRpc } from '../bdev/modules/powercut/powercut.rpc.ts';
 import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
@@ -101,9 +102,11 @@ export class Daemon {
 
   #makeHandlers(): DaemonHandlers {
     const { options, reactors, log } = this;
+    const budget = new MemoryBudget(options.memoryBytes);
     return {
       ...bdevRpc(this.bdevs),
-      ...mallocRpc(this.bdevs, new MemoryBudget(options.memoryBytes)),
+      ...mallocRpc(this.bdevs, budget),
+      ...powerCutRpc(this.bdevs, budget, reactors.length),
       ...nullRpc(this.bdevs),
       ...nbdRpc(this.bdevs),
       ...virtioRpc(this.bdevs, log),

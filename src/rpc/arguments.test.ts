@@ -93,6 +93,8 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
     },
   ],
   ['construct_null_bdev Null0 1 512', { dif_is_head_of_md: false, name: 'Null0', num_blocks: 2048, block_size: 512 }],
+  ['bdev_powercut_create Cut0 2048 512', { name: 'Cut0', num_blocks: 2048, block_size: 512, ignore_flush: false }],
+  ['bdev_powercut_image Cut0 /tmp/cut.img 3', { name: 'Cut0', filename: '/tmp/cut.img', seed: 3 }],
   ['bdev_null_delete Null0', { name: 'Null0' }],
   ['delete_null_bdev Null0', { name: 'Null0' }],
   ['bdev_null_resize Null0 2', { name: 'Null0', new_size: 2 }],

@@ -12,6 +12,7 @@ import { fileMethods } from './methods/bdev-file.ts';
 import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
+import { powerCutMethods } from './methods/bdev-powercut.ts';
 import { rbdMethods } from './methods/bdev-rbd.ts';
 import { stackedMethods } from './methods/bdev-stacked.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
@@ -28,6 +29,7 @@ export const METHODS = {
   ...rbdMethods,
   ...stackedMethods,
   ...moduleMethods,
+  ...powerCutMethods,
   ...vhostMethods,
   ...frameworkMethods,
   ...configMethods,

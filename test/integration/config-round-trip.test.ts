@@ -173,6 +173,9 @@ const CASES: Readonly<Record<Making, Case>> = {
       },
     },
   },
+  bdev_powercut_create: {
+    params: { name: only('B'), num_blocks: blocks, block_size: blockSize, uuid, ignore_flush: maybe },
+  },
   bdev_passthru_create: { before: [MALLOC], params: stacked },
   bdev_delay_create: {
     before: [MALLOC],

@@ -10,6 +10,7 @@ import { NullChannel } from './null/null-channel.ts';
 import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
 import { PassthruChannel } from './passthru/passthru-channel.ts';
+import { PowerCutChannel } from './powercut/powercut-channel.ts';
 import { RbdChannel } from './rbd/rbd-channel.ts';
 import { SplitChannel } from './split/split-channel.ts';
 import { VirtioChannel } from './virtio/virtio-channel.ts';
@@ -27,5 +28,6 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   rbd: (description, context) => new RbdChannel(description, context),
   passthru: (description, context) => new PassthruChannel(description, context),
   split: (description, context) => new SplitChannel(description, context),
+  powercut: (description, context) => new PowerCutChannel(description, context),
   virtio: (description, context) => new VirtioChannel(description, context),
 };
