@@ -76,6 +76,7 @@ struct slot {
   struct channel *channel;
   int32_t next;
   double result; // bytes, or a negative errno
+  struct iovec *part; // the segments, where they hold more than is asked for: librbd reads the list until the end
 };
 
 struct channel {
@@ -387,6 +388,7 @@ static void finish(struct slot *slot, double result) {
   struct image *image = channel->image;
   int32_t at = (int32_t)(slot - channel->slots);
   slot->result = result;
+  free(slot->part), slot->part = NULL;
   if (result < 0 && atomic_exchange(&image->error, (int)result) != (int)result) on_update(image);
   slot->next = atomic_load(&channel->done);
   while (!atomic_compare_exchange_weak(&channel->done, &slot->next, at)) continue;
@@ -403,9 +405,8 @@ static void on_complete(void *completion, void *argument) {
 
 enum { READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES };
 
-static int submit(void *rbd, const double *record, void *completion) {
+static int submit(void *rbd, struct slot *slot, const double *record, void *completion) {
   const struct iovec *iov = (const struct iovec *)(uintptr_t)record[4];
-  struct iovec part[IOVS_MAX];
   uint64_t offset = (uint64_t)record[2];
   size_t length = (size_t)record[3], total = 0;
   int count = (int)record[5];
@@ -417,8 +418,10 @@ static int submit(void *rbd, const double *record, void *completion) {
   if (count < 1 || count > IOVS_MAX) return -EINVAL;
   for (int i = 0; i < count; i++) total += iov[i].iov_len;
   if (total < length) return -EINVAL;
-  if (total > length) { // the segments hold more than is asked for
+  if (total > length) {
     size_t left = length;
+    struct iovec *part = slot->part = calloc((size_t)count, sizeof *part);
+    if (part == NULL) return -ENOMEM;
     for (int i = 0; i < count; i++) {
       part[i] = (struct iovec){iov[i].iov_base, iov[i].iov_len < left ? iov[i].iov_len : left};
       left -= part[i].iov_len;
@@ -447,7 +450,7 @@ static napi_value rbd_submit(napi_env env, napi_callback_info info) {
     void *completion = NULL;
     atomic_fetch_add(&channel->unfinished, 1);
     int result = rbd_aio_create_completion(slot, on_complete, &completion);
-    if (result == 0) result = submit(channel->image->rbd, record, completion);
+    if (result == 0) result = submit(channel->image->rbd, slot, record, completion);
     if (result >= 0) continue;
     if (completion != NULL) rbd_aio_release(completion);
     finish(slot, result);
