@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -490,14 +489,6 @@ static napi_value rbd_arm(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(atomic_load(&channel->done) != NO_SLOT);
 }
 
-// lockFile(fd): 0, or -EAGAIN while another process has it locked. The lock ends with its holder.
-static napi_value lock_file(napi_env env, napi_callback_info info) {
-  ADDON_ARGS(1);
-  int32_t fd;
-  if (!addon_i32(env, argv[0], &fd)) return addon_throw(env, "fd must be an integer");
-  return ADDON_RESULT(flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0);
-}
-
 void rbd_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "rbdCall", rbd_call);
   addon_export(env, exports, "rbdCluster", rbd_cluster);
@@ -509,5 +500,4 @@ void rbd_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "rbdSubmit", rbd_submit);
   addon_export(env, exports, "rbdReap", rbd_reap);
   addon_export(env, exports, "rbdArm", rbd_arm);
-  addon_export(env, exports, "lockFile", lock_file);
 }

@@ -1,4 +1,5 @@
-// Files as disks: io_uring's three system calls, a batch of transfers that do not wait, and what a file says of itself.
+// Files as disks: io_uring's three system calls, a batch of transfers that do not wait, what a file says of itself, and
+// its lock.
 //
 // The rings are mapped by mapMemory and driven from TypeScript. The kernel itself checks every address in them, and
 // those of transferNow: a wrong one is an -EFAULT, not a crash.
@@ -108,10 +109,22 @@ static napi_value disk_info(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(0);
 }
 
+// lockFile(fd, isShared): 0. A lock of this open file, held until its last descriptor is closed and the kernel has
+// ended every request on it: a shared one on its first byte, an exclusive one on all of it. Never waits.
+static napi_value lock_file(napi_env env, napi_callback_info info) {
+  ADDON_ARGS(2);
+  int32_t fd, is_shared;
+  if (!addon_i32(env, argv[0], &fd) || !addon_i32(env, argv[1], &is_shared))
+    return addon_throw(env, "lockFile(fd, isShared)");
+  struct flock lock = {.l_type = is_shared ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET, .l_len = is_shared ? 1 : 0};
+  return ADDON_RESULT(fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0);
+}
+
 void uring_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "uringSetup", uring_setup);
   addon_export(env, exports, "uringEnter", uring_enter);
   addon_export(env, exports, "uringRegister", uring_register);
   addon_export(env, exports, "transferNow", transfer_now);
   addon_export(env, exports, "diskInfo", disk_info);
+  addon_export(env, exports, "lockFile", lock_file);
 }

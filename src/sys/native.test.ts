@@ -81,7 +81,7 @@ describe('ranges', () => {
     expect(native.setNonBlocking(-1)).toBe(-9);
     expect(native.peerCredentials(-1, fds)).toBe(-9);
     expect(native.truncateFile(-1, 0)).toBeLessThan(0);
-    expect(native.lockFile(-1)).toBe(-9);
+    expect(native.lockFile(-1, 0)).toBe(-9);
     expect(native.fileInfo(-1, new Float64Array(3))).toBe(-9);
     expect(native.diskInfo(-1, new Float64Array(6))).toBe(-9);
     expect(native.uringEnter(-1, 0, 0)).toBe(-9);

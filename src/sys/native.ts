@@ -54,6 +54,7 @@ export interface Native {
   uringRegister(fd: number, opcode: number, fds: Int32Array): number;
   transferNow(fd: number, flags: number, records: Float64Array, count: number): void;
   diskInfo(fd: number, out: Float64Array): number;
+  lockFile(fd: number, isShared: number): number;
 
   tcpConnect(address: string, port: number): number;
   streamTransfer(fd: number, isSend: boolean, list: Uint8Array, first: number, count: number): number;
@@ -70,7 +71,6 @@ export interface Native {
   rbdSubmit(channel: number, records: Float64Array, count: number): void;
   rbdReap(channel: number, out: Float64Array): number;
   rbdArm(channel: number, isArmed: number): number;
-  lockFile(fd: number): number;
 
   prefetchCreate(descriptors: number, availableEntries: number, size: number, regions: Float64Array): number;
   prefetchClose(id: number): number;

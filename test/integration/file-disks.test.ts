@@ -8,13 +8,15 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   readlinkSync,
   rmSync,
   statSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { FileBdev } from '../../src/bdev/modules/file/file.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
@@ -205,9 +207,9 @@ describe('a file disk', () => {
 
 describe.skipIf(whyNoLoopDevices() !== null)('as root,', () => {
   /** What to undo at the end of a test, last thing first. */
-  const undo: (() => void)[] = [];
-  afterEach(() => {
-    for (const step of undo.splice(0).toReversed()) step();
+  const undo: (() => void | Promise<void>)[] = [];
+  afterEach(async () => {
+    for (const step of undo.splice(0).toReversed()) await step();
   });
 
   function run(command: string, ...args: readonly string[]): string {
@@ -216,16 +218,91 @@ describe.skipIf(whyNoLoopDevices() !== null)('as root,', () => {
 
   function loopOver(file: string, ...options: readonly string[]): string {
     const device = run('losetup', '--find', '--show', ...options, file);
-    undo.push(() => run('losetup', '--detach', device));
+    undo.push(() => void run('losetup', '--detach', device));
     return device;
   }
+
+  /** A file system on a device. */
+  function mounted(device: string): string {
+    const directory = join(DIRECTORY, `mount${number++}`);
+    mkdirSync(directory);
+    run('mkfs.ext4', '-q', device);
+    run('mount', device, directory);
+    // What a killed daemon had open is closed when the kernel comes to it.
+    undo.push(() => expect.poll(() => run('umount', directory), { timeout: 60_000 }).toBe(''));
+    return directory;
+  }
+
+  /** A device whose file system can be frozen under it: what is written to it then ends after the thaw. */
+  function freezableDevice(): { device: string; freeze(): void; thaw(): void; requests(): number } {
+    const below = mounted(loopOver(fileOf(64 * MIB)));
+    const backing = fileOf(48 * MIB, below);
+    writeFileSync(backing, new Uint8Array(48 * MIB));
+    const device = loopOver(backing);
+    let isFrozen = false;
+    const thaw = () => {
+      if (isFrozen) run('fsfreeze', '--unfreeze', below);
+      isFrozen = false;
+    };
+    return {
+      device,
+      freeze() {
+        run('sync');
+        run('fsfreeze', '--freeze', below);
+        isFrozen = true;
+      },
+      thaw,
+      requests: () => {
+        const counts = readFileSync(`/sys/block/${basename(device)}/inflight`, 'utf8')
+          .trim()
+          .split(/\s+/);
+        return counts.reduce((sum, count) => sum + Number(count), 0);
+      },
+    };
+  }
+
+  test.each(['device', 'file'] as const)(
+    "a %s with a killed daemon's writes in flight is not served before they ended",
+    async (kind) => {
+      const below = freezableDevice();
+      const filename = kind === 'device' ? below.device : fileOf(MIB, mounted(below.device));
+      if (kind === 'file') writeFileSync(filename, new Uint8Array(MIB));
+      const daemon = await RinghostDaemon.start();
+      const host = await BlkInitiator.connect(await serveBlk(daemon, 'Late', { filename }), { keepsRequests: true });
+      try {
+        below.freeze();
+        host.write(0, pattern(4096, 1)).catch(() => {}); // nobody answers it
+        await expect.poll(below.requests, { timeout: 60_000 }).toBeGreaterThan(0);
+        await daemon.crash();
+        await daemon.restart();
+        let isServed = false;
+        const served = serveBlk(daemon, 'Late', { filename });
+        served.then(
+          () => (isServed = true),
+          () => {}, // told below
+        );
+        // Time enough to serve it, were it not for what is in flight.
+        await sleep(1000);
+        expect([isServed, below.requests() > 0]).toEqual([false, true]);
+        below.thaw();
+        const successor = await BlkInitiator.connect(await served);
+        sameBytes(await successor.read(0, 4096), pattern(4096, 1), 'what was in flight');
+        successor.close();
+        await daemon.close();
+      } finally {
+        below.thaw();
+        host.close();
+        await daemon.crash();
+      }
+    },
+  );
 
   /** A tmpfs of its own. */
   function smallFileSystem(mebibytes: number): string {
     const directory = join(DIRECTORY, `mount${number++}`);
     mkdirSync(directory);
     run('mount', '-t', 'tmpfs', '-o', `size=${mebibytes}m`, 'none', directory);
-    undo.push(() => run('umount', directory));
+    undo.push(() => void run('umount', directory));
     return directory;
   }
 
@@ -273,7 +350,7 @@ describe.skipIf(whyNoLoopDevices() !== null)('as root,', () => {
     const directory = join(DIRECTORY, 'mounted');
     mkdirSync(directory);
     run('mount', device, directory);
-    undo.push(() => run('umount', directory));
+    undo.push(() => void run('umount', directory));
     expect(open).toThrow(expect.objectContaining({ code: 'EBUSY' }));
     const reader = open({ isReadonly: true });
     void reader.destruct();

@@ -19,6 +19,13 @@ const ringParams = {
     .boolean()
     .optional()
     .describe('O_DIRECT. Default: where the file takes it at this block size. An addition of Ringhost.'),
+  unlocked: z
+    .boolean()
+    .optional()
+    .describe(
+      'Do not lock the file: another daemon may have it too, as in a live migration. Default: false. An addition of ' +
+        'Ringhost.',
+    ),
   iopoll: z
     .boolean()
     .optional()
@@ -37,7 +44,7 @@ const errors = [
   EEXIST,
   { code: 'ENOENT', when: 'there is no such file' },
   { code: 'EACCES', when: 'the daemon may not open it' },
-  { code: 'EBUSY', when: 'the device is mounted or otherwise in use' },
+  { code: 'EBUSY', when: 'the file or device is in use, or mounted, and still so after 30 s' },
   {
     code: 'EINVAL',
     when: 'it is neither a file nor a block device, has no whole block, or cannot be served with these options',
@@ -65,6 +72,7 @@ function rescanMethod(name: string) {
 
 const ringFlags: readonly CliFlag[] = [
   { names: ['--direct'], dest: 'direct', kind: 'switch', help: 'O_DIRECT or an error', isAddition: true },
+  { names: ['--unlocked'], dest: 'unlocked', kind: 'switch', help: 'do not lock the file', isAddition: true },
   { names: ['--iopoll'], dest: 'iopoll', kind: 'switch', help: 'poll the device for completions', isAddition: true },
   { names: ['--sqpoll-core'], dest: 'sqpoll_core', kind: 'int', help: 'core of a kernel thread that submits' },
 ];

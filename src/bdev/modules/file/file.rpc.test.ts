@@ -1,6 +1,6 @@
 /** The calls that make, rescan and delete file disks. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -72,19 +72,34 @@ describe('the calls of file disks', () => {
     const params = { readonly: true, fallocate: false, direct: false };
     expect(registry.get('A').bdev.toConfig()).toMatchObject({ params });
     const core0 = { name: 'B', filename: file('b'), sqpoll_core: 2 };
-    expect(() => rpc.bdev_uring_create(core0, context)).toThrow('core 2 has a reactor');
+    await expect(rpc.bdev_uring_create(core0, context)).rejects.toThrow('core 2 has a reactor');
     await rpc.bdev_uring_create({ ...core0, sqpoll_core: 1 }, context);
     expect(registry.get('B').bdev.toConfig()).toMatchObject({ params: { sqpoll_core: 1 } });
   });
 
-  it('refuse a second disk on the same file, unless it has a UUID of its own', async () => {
+  it('refuse a second disk on the same file, unless both only read it or do not lock it', async () => {
     const filename = file('disk');
+    const [second, third] = ['4bdc0aa3-6a6d-4d4f-8a7d-6e2ea5c6b5d1', '4bdc0aa3-6a6d-4d4f-8a7d-6e2ea5c6b5d2'];
     await rpc.bdev_aio_create({ name: 'A', filename }, context);
-    expect(() => rpc.bdev_uring_create({ name: 'B', filename }, context)).toThrow(
-      expect.objectContaining({ code: 'EEXIST' }),
-    );
-    const uuid = '4bdc0aa3-6a6d-4d4f-8a7d-6e2ea5c6b5d1';
-    expect(await rpc.bdev_uring_create({ name: 'B', filename, uuid }, context)).toBe('B');
+    await expect(rpc.bdev_uring_create({ name: 'B', filename }, context)).rejects.toMatchObject({ code: 'EEXIST' });
+    const link = join(directory, 'link');
+    symlinkSync(filename, link);
+    for (const readonly of [false, true]) {
+      await expect(rpc.bdev_aio_create({ name: 'B', filename: link, readonly }, context)).rejects.toMatchObject({
+        code: 'EBUSY',
+        message: `${link} is in use, by another bdev`,
+      });
+    }
+    expect(await rpc.bdev_uring_create({ name: 'B', filename: link, unlocked: true }, context)).toBe('B');
+    await rpc.bdev_uring_delete({ name: 'B' }, context);
+    await rpc.bdev_aio_delete({ name: 'A' }, context);
+    for (const [name, uuid] of [
+      ['A', second],
+      ['B', third],
+    ] as const) {
+      await rpc.bdev_aio_create({ name, filename, uuid, readonly: true }, context);
+    }
+    await expect(rpc.bdev_aio_create({ name: 'C', filename }, context)).rejects.toMatchObject({ code: 'EBUSY' });
   });
 
   it('leave disks of other kinds alone', async () => {

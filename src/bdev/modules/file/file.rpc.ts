@@ -1,8 +1,14 @@
 /** The RPC methods of file and block-device disks: one module under the names of two of SPDK's. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../../../base/errors.ts';
 import type { Handlers, Params } from '../../../rpc/methods.ts';
+import { lockHolders } from '../../../sys/lock-holders.ts';
 import { type BdevEntry, type BdevRegistry, checkResize } from '../../registry.ts';
 import { FileBdev, type FileFlavor, type FileParams, uuidOfPath } from './file.ts';
+
+/** How long a file that is in use is waited for. */
+const IN_USE_MS_MAX = 30_000;
+const IN_USE_RETRY_MS = 100;
 
 type FileHandlers = Pick<
   Handlers,
@@ -16,12 +22,14 @@ type FileHandlers = Pick<
 
 /** `reactorCores`: where a kernel thread that submits would take a reactor's time. */
 export function fileRpc(registry: BdevRegistry, reactorCores: readonly number[]): FileHandlers {
-  const create = (params: FileParams): string => {
+  const create = async (params: FileParams): Promise<string> => {
     const { name, filename, sqPollCore } = params;
     if (sqPollCore !== undefined && reactorCores.includes(sqPollCore)) {
       throw new TargetError('EINVAL', `core ${sqPollCore} has a reactor: sqpoll_core wants one for itself`);
     }
-    registry.create(name, params.uuid ?? uuidOfPath(filename), () => new FileBdev(params));
+    await whenFree(filename, () =>
+      registry.create(name, params.uuid ?? uuidOfPath(filename), () => new FileBdev(params)),
+    );
     return name;
   };
   const remove = async (name: string, flavor: FileFlavor): Promise<true> => {
@@ -56,6 +64,29 @@ export function fileRpc(registry: BdevRegistry, reactorCores: readonly number[])
   };
 }
 
+/**
+ * A file that is in use may be free soon: what a killed daemon had in flight ends after it. (What it wrote late would
+ * otherwise lie over what its successor writes.)
+ */
+async function whenFree(filename: string, create: () => void): Promise<void> {
+  const deadlineMs = Date.now() + IN_USE_MS_MAX;
+  for (;;) {
+    try {
+      return create();
+    } catch (error) {
+      if (!(error instanceof TargetError) || error.code !== 'EBUSY') throw error;
+      const holders = lockHolders(filename);
+      const isOurs = holders.some(({ pid }) => pid === process.pid);
+      if (!isOurs && Date.now() < deadlineMs) {
+        await sleep(IN_USE_RETRY_MS);
+        continue;
+      }
+      const who = holders.map(({ pid, command }) => (isOurs ? 'another bdev' : `process ${pid} (${command})`));
+      throw new TargetError('EBUSY', `${error.message}${who.length === 0 ? '' : `, by ${who.join(', ')}`}`);
+    }
+  }
+}
+
 function common(flavor: FileFlavor, params: Params<'bdev_uring_create'>): FileParams {
   return {
     flavor,
@@ -64,6 +95,7 @@ function common(flavor: FileFlavor, params: Params<'bdev_uring_create'>): FilePa
     blockSizeBytes: params.block_size || undefined,
     uuid: params.uuid,
     isDirect: params.direct,
+    isUnlocked: params.unlocked,
     isPolled: params.iopoll,
     sqPollCore: params.sqpoll_core,
   };

@@ -83,7 +83,7 @@ describe('a file disk', () => {
 
   it('keeps every option it was made with', () => {
     const path = fileOf(MIB);
-    const given = { blockSizeBytes: 4096, isReadonly: true, hasRanges: false, isDirect: false };
+    const given = { blockSizeBytes: 4096, isReadonly: true, hasRanges: false, isDirect: false, isUnlocked: true };
     const bdev = bdevOn(path, { ...given, uuid: '4BDC0AA3-6a6d-4d4f-8a7d-6e2ea5c6b5d1' });
     expect(bdev.toConfig().params).toEqual({
       name: 'Aio0',
@@ -93,6 +93,7 @@ describe('a file disk', () => {
       readonly: true,
       fallocate: false,
       direct: false,
+      unlocked: true,
     });
     expect(bdev.driverSpecific()).toMatchObject({ aio: { block_size_override: true, readonly: true, direct: false } });
     const uring = bdevOn(path, { flavor: 'uring', blockSizeBytes: 512 });
@@ -102,10 +103,11 @@ describe('a file disk', () => {
 
   it('has the same UUID whenever the same path is opened, and another one than other paths', () => {
     const [one, two] = [fileOf(MIB), fileOf(MIB)];
-    const uuid = bdevOn(one).uuid;
+    const isReadonly = true;
+    const uuid = bdevOn(one, { isReadonly }).uuid;
     expect(uuid).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
-    expect(bdevOn(one).uuid).toBe(uuid);
-    expect(bdevOn(join(DIRECTORY, '.', one.slice(DIRECTORY.length))).uuid).toBe(uuid);
+    expect(bdevOn(one, { isReadonly }).uuid).toBe(uuid);
+    expect(bdevOn(join(DIRECTORY, '.', one.slice(DIRECTORY.length)), { isReadonly }).uuid).toBe(uuid);
     expect(bdevOn(two).uuid).not.toBe(uuid);
   });
 

@@ -10,6 +10,7 @@ import { resolve } from 'node:path';
 import { errnoName, strerror, TargetError } from '../../../base/errors.ts';
 import { type DiskInfo, diskInfo } from '../../../sys/disk-file.ts';
 import { closeFd } from '../../../sys/events.ts';
+import { lockFile, lockFileShared } from '../../../sys/file-lock.ts';
 import type { Bdev, BdevConfig } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
@@ -36,6 +37,8 @@ export interface FileParams {
   readonly uuid?: string | undefined;
   /** O_DIRECT. Default: where the file takes it. */
   readonly isDirect?: boolean | undefined;
+  /** Others may have the file too. Default false. */
+  readonly isUnlocked?: boolean | undefined;
   /** Completions are polled from the device. */
   readonly isPolled?: boolean | undefined;
   /** A kernel thread on this core submits. */
@@ -60,7 +63,10 @@ export class FileBdev implements Bdev {
   readonly #params: FileParams;
   readonly #channel: FileChannelParams;
 
-  /** Opens the file. Throws what open(2) says, and `EINVAL` for what cannot be a disk or cannot be served as asked. */
+  /**
+   * Opens the file. Throws what open(2) says, `EBUSY` when another has it, and `EINVAL` for what cannot be a disk or
+   * cannot be served as asked.
+   */
   constructor(params: FileParams) {
     this.#params = params;
     this.flavor = params.flavor;
@@ -118,7 +124,7 @@ export class FileBdev implements Bdev {
 
   toConfig(): BdevConfig {
     const { name, filename, blockSizeBytes, uuid } = this;
-    const { isReadonly, hasRanges, isDirect, isPolled, sqPollCore } = this.#params;
+    const { isReadonly, hasRanges, isDirect, isUnlocked, isPolled, sqPollCore } = this.#params;
     const params = {
       name,
       filename,
@@ -127,6 +133,7 @@ export class FileBdev implements Bdev {
       ...(isReadonly === undefined ? {} : { readonly: isReadonly }),
       ...(hasRanges === undefined ? {} : { fallocate: hasRanges }),
       ...(isDirect === undefined ? {} : { direct: isDirect }),
+      ...(isUnlocked === undefined ? {} : { unlocked: isUnlocked }),
       ...(isPolled === undefined ? {} : { iopoll: isPolled }),
       ...(sqPollCore === undefined ? {} : { sqpoll_core: sqPollCore }),
     };
@@ -170,9 +177,21 @@ function openDisk(params: FileParams): OpenDisk {
     const flags = access | exclusive | (isDirect ? O_DIRECT : 0);
     // The same file once more, whatever its name means now; without O_NONBLOCK, which io_uring takes at its word.
     const fd = callOnFile(filename, () => openSync(`/proc/self/fd/${first}`, flags));
+    if (params.isUnlocked !== true) lock(fd, filename, isReadonly);
     return { fd, stat, info, isDirect, blockSizeBytes };
   } finally {
     closeSync(first);
+  }
+}
+
+/** Closes the descriptor when it cannot be locked. */
+function lock(fd: number, filename: string, isReadonly: boolean): void {
+  try {
+    if (!(isReadonly ? lockFileShared(fd) : lockFile(fd))) throw new TargetError('EBUSY', `${filename} is in use`);
+  } catch (error) {
+    closeSync(fd);
+    if ((error as TargetError).code === 'EBUSY') throw error;
+    throw new TargetError('EINVAL', `${filename}: ${(error as Error).message} (with "unlocked" it need not be)`);
   }
 }
 
