@@ -8,7 +8,6 @@
  *   disk.close();
  */
 import { EventEmitter } from 'node:events';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';
 import { BACKEND_REQUESTS, maskOf } from '../vhost-user/messages.ts';
@@ -42,7 +41,6 @@ export interface BlkRange {
 export type BlkRequestShape = Pick<BlkRequest, 'readable' | 'writable' | 'isIndirect' | 'queue' | 'place'>;
 
 const BLK_FEATURES = maskOf(...Object.values(BlkFeature));
-const RECONNECT_RETRY_MS = 20;
 
 export class BlkInitiator {
   readonly session: FrontendSession;
@@ -183,17 +181,7 @@ export class BlkInitiator {
 
   /** Connects again with the same memory and rings, waiting for the back-end to be there. */
   async reconnect(): Promise<void> {
-    this.disconnect();
-    const deadlineMs = Date.now() + this.session.timeoutMs;
-    for (;;) {
-      try {
-        await this.session.connect();
-        break;
-      } catch (error) {
-        if (Date.now() > deadlineMs) throw error;
-        await sleep(RECONNECT_RETRY_MS);
-      }
-    }
+    await this.session.reconnect();
     await this.readConfig();
     await this.start();
   }

@@ -2,8 +2,9 @@
  * A whole front-end, whatever the device: negotiation, memory and rings in the order in which QEMU sets a vhost-user
  * device up, stopping with GET_VRING_BASE, and reconnecting to a back-end that went away. BlkInitiator stands on it.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
-import { FdSet } from '../sys/events.ts';
+import { closeFd, FdSet } from '../sys/events.ts';
 import {
   BACKEND_REQUESTS,
   hasBit,
@@ -16,7 +17,7 @@ import { VirtioFeature } from '../virtio/features.ts';
 import { DriverQueue } from './driver-queue.ts';
 import type { RawMessage } from './message-reader.ts';
 import { OwnedMemory, type OwnedRegion, type OwnedRegionOptions } from './owned-memory.ts';
-import { VhostUserFrontend, type VringAddresses } from './vhost-user-frontend.ts';
+import { type InflightFile, VhostUserFrontend, type VringAddresses } from './vhost-user-frontend.ts';
 
 export interface SessionOptions {
   /** Default 1. */
@@ -45,6 +46,7 @@ export interface SessionOptions {
 
 const DEFAULT_MEMORY_BYTES = 64 << 20;
 const DEFAULT_TIMEOUT_MS = 10_000;
+const RECONNECT_RETRY_MS = 20;
 /** Legal as SET_MEM_TABLE without CONFIGURE_MEM_SLOTS (QEMU sends no more either). */
 const TABLE_REGIONS_MAX = 8;
 
@@ -54,6 +56,7 @@ export const STORAGE_PROTOCOL_FEATURES = maskOf(
   ProtocolFeature.REPLY_ACK,
   ProtocolFeature.BACKEND_REQ,
   ProtocolFeature.CONFIG,
+  ProtocolFeature.INFLIGHT_SHMFD,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.CONFIGURE_MEM_SLOTS,
   ProtocolFeature.LOG_SHMFD,
@@ -79,6 +82,8 @@ export class FrontendSession {
   #frontend: VhostUserFrontend | null = null;
   /** Regions that the back-end knows from ADD_MEM_REG. */
   #shared = new Set<OwnedRegion>();
+  /** Kept over connections, for whoever serves us next. */
+  #inflight: InflightFile | null = null;
   #isOpen = true;
 
   constructor(path: string, options: SessionOptions) {
@@ -117,6 +122,20 @@ export class FrontendSession {
     await frontend.setOwner();
   }
 
+  /** Connects again, waiting for the back-end to be there. `start` goes on with the same memory and rings. */
+  async reconnect(): Promise<void> {
+    this.disconnect();
+    const deadlineMs = Date.now() + this.timeoutMs;
+    for (;;) {
+      try {
+        return await this.connect();
+      } catch (error) {
+        if (Date.now() > deadlineMs) throw error;
+        await sleep(RECONNECT_RETRY_MS);
+      }
+    }
+  }
+
   /** Acks the features, shares the memory, and sets up and enables every ring. */
   async start(deviceFeatures: bigint): Promise<void> {
     const packed = this.#options.isPacked === true ? maskOf(VirtioFeature.RING_PACKED) : 0n;
@@ -124,8 +143,9 @@ export class FrontendSession {
     const vhost = maskOf(VHOST_USER_F_PROTOCOL_FEATURES);
     this.features = this.offered & (wanted | vhost);
     await this.frontend.setFeatures(this.features);
-    await this.shareMemory();
     if (this.queues.length === 0) this.#createQueues();
+    if (this.hasProtocolFeature('INFLIGHT_SHMFD')) await this.#shareInflight();
+    await this.shareMemory();
     for (const queue of this.queues) await this.startQueue(queue);
     if (hasBit(this.features, VHOST_USER_F_PROTOCOL_FEATURES)) {
       for (const queue of this.queues) await this.frontend.setVringEnable(queue.index, true);
@@ -215,6 +235,7 @@ export class FrontendSession {
     this.#isOpen = false;
     this.disconnect();
     for (const queue of this.queues) queue.close();
+    if (this.#inflight !== null) closeFd(this.#inflight.fd);
     this.fds.close();
     if (this.#ownsMemory) this.memory.close();
   }
@@ -232,6 +253,12 @@ export class FrontendSession {
         return 0;
       });
     }
+  }
+
+  async #shareInflight(): Promise<void> {
+    const [first] = this.queues;
+    this.#inflight ??= await this.frontend.getInflightFd(this.queues.length, first?.ring.size ?? 0);
+    await this.frontend.setInflightFd(this.#inflight);
   }
 
   #createQueues(): void {

@@ -197,6 +197,12 @@ export class ScsiInitiator {
     await this.session.start(SCSI_FEATURES);
   }
 
+  /** Connects again with the same memory and rings, waiting for the back-end to be there. */
+  async reconnect(): Promise<void> {
+    await this.session.reconnect();
+    await this.start();
+  }
+
   /** Frees everything; memory only if it was not the caller's. */
   close(): void {
     this.session.close();

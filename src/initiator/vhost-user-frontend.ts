@@ -13,6 +13,8 @@ import {
   encodeU64,
   HeaderFlag,
   hasBit,
+  INFLIGHT_BYTES,
+  InflightDescription,
   LogDescription,
   MemoryRegion,
   MemoryTableHead,
@@ -59,6 +61,11 @@ export interface VringAddresses {
   readonly available: number;
   readonly log?: number;
   readonly flags?: number;
+}
+
+/** What a back-end keeps what is in flight in, and how it lies in the file. */
+export interface InflightFile extends InflightDescription {
+  readonly fd: number;
 }
 
 interface Waiter {
@@ -257,6 +264,20 @@ export class VhostUserFrontend {
     ConfigHead.encode({ offset, size: bytes.length, flags }, payload);
     payload.set(bytes, ConfigHead.size);
     return this.#command('SET_CONFIG', payload);
+  }
+
+  /** A region for the back-end to keep what is in flight. Its descriptor is the caller's. */
+  async getInflightFd(queueCount: number, queueSize: number): Promise<InflightFile> {
+    const asked = encodeInflight({ mmapSize: 0, mmapOffset: 0, queueCount, queueSize });
+    const reply = await this.exchange(REQUESTS.GET_INFLIGHT_FD.code, asked);
+    const [fd, ...more] = reply.fds;
+    for (const extra of more) closeFd(extra);
+    if (fd === undefined) throw new TargetError('VHOST_REPLY', 'the back-end sent no in-flight region');
+    return { ...InflightDescription.decode(checkSize(reply, INFLIGHT_BYTES)), fd };
+  }
+
+  setInflightFd(file: InflightFile): Promise<void> {
+    return this.#command('SET_INFLIGHT_FD', encodeInflight(file), [file.fd]);
   }
 
   resetDevice(): Promise<void> {
@@ -461,6 +482,10 @@ function checkSize(message: RawMessage, sizeBytes: number): Uint8Array {
     'VHOST_REPLY',
     `the back-end answered ${describe(message.request)} with ${message.payload.length} bytes, not ${sizeBytes}`,
   );
+}
+
+function encodeInflight(description: InflightDescription): Uint8Array {
+  return InflightDescription.encode(description, new Uint8Array(INFLIGHT_BYTES));
 }
 
 function describe(code: number): string {

@@ -1,6 +1,6 @@
 /**
- * Advisory locks of whole files (fcntl(2), F_OFD_SETLK): an open file has one until its last descriptor is closed and the
- * kernel has ended every request on it, so also by requests that a killed process left. QEMU's locks are of this kind.
+ * Advisory locks of whole files (fcntl(2), F_OFD_SETLK): an open file has one until its last descriptor is closed and
+ * the kernel has ended every request on it, also those that a killed process left. QEMU's locks are of this kind.
  */
 import { checkErrno, Errno } from '../base/errors.ts';
 import { native } from './native.ts';

@@ -335,16 +335,15 @@ describe('writing', () => {
     expect(result).toMatchObject({ kind: 'message', message: { request: 3, flags: 5, payload: bytesOf(5) } });
     const fds = result.kind === 'message' ? result.message.fds : [];
     expect(fds).toHaveLength(1);
-    for (const fd of [event, ...fds]) closeFd(fd);
+    for (const fd of fds) closeFd(fd);
   });
 
   it('keeps what a slow peer has no room for, and sends it in order, descriptors where they belong', async () => {
-    const event = createEventFd();
     const reader = new MessageReader(rig.peer);
     // What a socket holds, then 20 messages more.
     const sizes = Array.from({ length: messagesUntilFull(2000) + 20 }, (_, i) => 2000 + (i % 50));
     sizes.forEach((size, i) => {
-      rig.connection.send(encodeMessage(i, 4, bytesOf(size, i)), i % 10 === 0 ? [event] : []);
+      rig.connection.send(encodeMessage(i, 4, bytesOf(size, i)), i % 10 === 0 ? [createEventFd()] : []);
     });
     expect(rig.closes).toHaveLength(0);
     const received: { code: number; size: number; fds: number }[] = [];
@@ -358,15 +357,13 @@ describe('writing', () => {
       return received.length === sizes.length;
     }, 'all messages');
     expect(received).toEqual(sizes.map((size, i) => ({ code: i, size, fds: i % 10 === 0 ? 1 : 0 })));
-    closeFd(event);
   });
 
   it('sends the descriptors of a message that is cut in two only once', async () => {
-    const event = createEventFd();
     const reader = new MessageReader(rig.peer);
     // The socket takes a part of the last one.
     const count = messagesUntilFull(60_000) + 1;
-    for (let i = 0; i < count; i++) rig.connection.send(encodeMessage(i, 4, bytesOf(60_000)), [event]);
+    for (let i = 0; i < count; i++) rig.connection.send(encodeMessage(i, 4, bytesOf(60_000)), [createEventFd()]);
     const fds: number[] = [];
     await until(() => {
       for (let result = reader.read(); result.kind === 'message'; result = reader.read()) {
@@ -376,7 +373,6 @@ describe('writing', () => {
       return fds.length === count;
     }, 'all messages');
     expect(new Set(fds)).toEqual(new Set([1]));
-    closeFd(event);
   });
 
   it('ends the connection of a peer that never reads, within a bound', () => {

@@ -73,15 +73,17 @@ export class Connection {
     });
   }
 
-  /**
-   * Sends now or, when the peer's buffer is full, later. The descriptors stay the caller's and must live until then.
-   */
+  /** Sends now or, when the peer's buffer is full, later. Takes the descriptors, whatever happens. */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {
-    if (this.#isClosed) return;
-    const sent = this.#unsent.length > 0 ? Errno.EAGAIN : sendMessage(this.#fd, bytes, 0, fds);
-    if (sent === bytes.length) return;
-    if (sent === Errno.EAGAIN) this.#queue(bytes, fds);
-    else if (sent < 0) this.close(peerError(sent));
+    const canSend = !this.#isClosed && this.#unsent.length === 0;
+    const sent = canSend ? sendMessage(this.#fd, bytes, 0, fds) : Errno.EAGAIN;
+    if (sent === Errno.EAGAIN && !this.#isClosed) {
+      this.#queue(bytes, fds);
+      return;
+    }
+    for (const fd of fds) closeFd(fd);
+    if (this.#isClosed || sent === bytes.length) return;
+    if (sent < 0) this.close(peerError(sent));
     else this.#queue(bytes.subarray(sent), []);
   }
 
@@ -92,6 +94,7 @@ export class Connection {
     closeFd(this.#fd);
     for (const fd of this.#fds) closeFd(fd);
     this.#fds = [];
+    for (const { fds } of this.#unsent) for (const fd of fds) closeFd(fd);
     this.#unsent = [];
     this.#handlers.onClose(error);
   }
@@ -174,12 +177,9 @@ export class Connection {
 
   #queue(bytes: Uint8Array, fds: readonly number[]): void {
     this.#unsentBytes += bytes.length;
-    if (this.#unsentBytes > UNSENT_BYTES_MAX) {
-      this.close(new TargetError('VHOST_MSG_UNREAD', 'the front-end does not read its replies'));
-      return;
-    }
     this.#unsent.push({ bytes, fds });
-    this.#watch();
+    if (this.#unsentBytes <= UNSENT_BYTES_MAX) this.#watch();
+    else this.close(new TargetError('VHOST_MSG_UNREAD', 'the front-end does not read its replies'));
   }
 
   #flush(): void {
@@ -191,6 +191,7 @@ export class Connection {
         return;
       }
       this.#unsentBytes -= sent;
+      for (const fd of next.fds) closeFd(fd);
       if (sent === next.bytes.length) this.#unsent.shift();
       else this.#unsent[0] = { bytes: next.bytes.subarray(sent), fds: [] };
     }

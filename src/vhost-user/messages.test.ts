@@ -87,7 +87,7 @@ describe('layouts', () => {
     const structs = [Header, U64, VringState, VringAddr, MemoryTableHead, MemoryRegion, SingleMemoryRegion];
     const others = [LogDescription, ConfigHead, InflightDescription];
     expect(structs.map(({ size }) => size)).toEqual([12, 8, 8, 40, 8, 32, 40]);
-    expect(others.map(({ size }) => size)).toEqual([16, 12, 24]);
+    expect(others.map(({ size }) => size)).toEqual([16, 12, 20]);
     expect([MEMORY_TABLE_REGIONS_MAX, CONFIG_BYTES_MAX]).toEqual([32, 256]);
   });
 

@@ -43,13 +43,15 @@ export const SingleMemoryRegion = struct('vhost_user_mem_reg', 40, {
 export const LogDescription = struct('vhost_user_log', 16, { sizeBytes: addr64, offset: addr64 });
 /** Followed by `size` bytes of configuration space. */
 export const ConfigHead = struct('vhost_user_config', 12, { offset: u32, size: u32, flags: u32 });
-export const InflightDescription = struct('vhost_user_inflight', 24, {
+/** Front-ends send it with 4 bytes of padding, as C has it, or without; they expect it with them. */
+export const InflightDescription = struct('vhost_user_inflight', 20, {
   mmapSize: addr64,
   mmapOffset: addr64,
   queueCount: u16,
   queueSize: u16,
-  padding: u32,
 });
+export type InflightDescription = StructValue<typeof InflightDescription extends Struct<infer F> ? F : never>;
+export const INFLIGHT_BYTES = 24;
 
 /** Offered and acked with GET/SET_PROTOCOL_FEATURES. */
 export const ProtocolFeature = {
@@ -72,6 +74,7 @@ export const PROTOCOL_FEATURES_OFFERED = [
   'LOG_SHMFD',
   'REPLY_ACK',
   'BACKEND_REQ',
+  'INFLIGHT_SHMFD',
   'RESET_DEVICE',
   'INBAND_NOTIFICATIONS',
   'CONFIGURE_MEM_SLOTS',
@@ -154,6 +157,22 @@ export const REQUESTS = {
     hasReply: false,
     fds: none,
     needs: 'CONFIG',
+  },
+  GET_INFLIGHT_FD: {
+    code: 31,
+    payload: InflightDescription,
+    payloadMax: INFLIGHT_BYTES,
+    hasReply: true,
+    fds: none,
+    needs: 'INFLIGHT_SHMFD',
+  },
+  SET_INFLIGHT_FD: {
+    code: 32,
+    payload: InflightDescription,
+    payloadMax: INFLIGHT_BYTES,
+    hasReply: false,
+    fds: one,
+    needs: 'INFLIGHT_SHMFD',
   },
   RESET_DEVICE: { code: 34, payload: null, hasReply: false, fds: none, needs: 'RESET_DEVICE' },
   VRING_KICK: { code: 35, payload: VringState, hasReply: false, fds: none, needs: 'INBAND_NOTIFICATIONS' },

@@ -3,6 +3,7 @@
  * own.
  */
 import assert from 'node:assert/strict';
+import { fstatSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';
 import {
@@ -20,10 +21,12 @@ import { TargetError } from '../base/errors.ts';
 import { MessageReader } from '../initiator/message-reader.ts';
 import { OwnedMemory } from '../initiator/owned-memory.ts';
 import { closeFd, createEventFd } from '../sys/events.ts';
+import { createMemoryFile, MappingViews, truncateFile } from '../sys/mapping.ts';
 import { socketPair } from '../sys/socket.ts';
 import {
   ConfigHead,
   encodeU64,
+  InflightDescription,
   LogDescription,
   maskOf,
   ProtocolFeature,
@@ -71,6 +74,11 @@ function config(offset: number, bytes: Uint8Array, flags = 0): Uint8Array {
   return Buffer.concat([ConfigHead.encode({ offset, size: bytes.length, flags }), bytes]);
 }
 
+/** For one queue of 128 entries. */
+function inflight(parts: Partial<InflightDescription> = {}): Uint8Array {
+  return InflightDescription.encode({ mmapSize: 0, mmapOffset: 0, queueCount: 1, queueSize: 128, ...parts });
+}
+
 /** A payload that the request accepts at this point, and how many descriptors go along. */
 function validPayload(name: RequestName): { payload: Uint8Array; fds: 'none' | 'memory' | 'event' | 'socket' } {
   const region = memory.regions[0] as OwnedMemory['regions'][number];
@@ -103,6 +111,10 @@ function validPayload(name: RequestName): { payload: Uint8Array; fds: 'none' | '
     case 'GET_CONFIG':
     case 'SET_CONFIG':
       return { payload: config(32, Uint8Array.of(1)), fds: 'none' };
+    case 'GET_INFLIGHT_FD':
+      return { payload: inflight(), fds: 'none' };
+    case 'SET_INFLIGHT_FD':
+      return { payload: inflight({ mmapSize: 4096 }), fds: 'memory' };
     default: {
       const { payload } = REQUESTS[name];
       return { payload: new Uint8Array(payload?.size ?? 0), fds: 'none' };
@@ -176,9 +188,11 @@ describe('a request', () => {
     const { payload, fds } = validPayload(name);
     for (const needReply of [false, true]) {
       const { fds: open, close } = openFds(fds);
-      const reply = await rig.ask(name, payload, { needReply, fds: open });
+      rig.send(name, payload, { needReply, fds: open });
+      const reply = await rig.receive();
       close();
-      expect(reply.length > 0).toBe(true);
+      expect([reply.request, reply.payload.length > 0]).toEqual([REQUESTS[name].code, true]);
+      for (const fd of reply.fds) closeFd(fd);
       await rig.settled();
     }
   });
@@ -271,6 +285,97 @@ describe('a request with the wrong form', () => {
       expect(await rig.disconnection()).toContain(`${name} needs protocol feature ${spec.needs}`);
     },
   );
+});
+
+describe('the in-flight region', () => {
+  /** The reply to GET_INFLIGHT_FD. The descriptor is the caller's. */
+  async function get(parts: Partial<InflightDescription> = {}) {
+    rig.send('GET_INFLIGHT_FD', inflight(parts));
+    const { payload, fds } = await rig.receive();
+    return { ...InflightDescription.decode(payload), bytes: payload.length, fds };
+  }
+
+  it('has a part for every queue, on cache lines of its own, and is made as often as it is asked for', async () => {
+    for (let i = 0; i < 3; i++) {
+      // The queue's header and 128 entries of 16 bytes each: 2064 bytes, which 64 does not divide.
+      const { mmapSize, mmapOffset, queueCount, queueSize, bytes, fds } = await get({ queueCount: 3 });
+      expect([mmapSize, mmapOffset, queueCount, queueSize, bytes]).toEqual([3 * 2112, 0, 3, 128, 24]);
+      expect(fds.map((fd) => fstatSync(fd).size)).toEqual([3 * 2112]);
+      for (const fd of fds) closeFd(fd);
+    }
+  });
+
+  it('is given to each queue that it has a part for, and taken away with the device', async () => {
+    const { mmapSize, fds } = await get({ queueCount: 2 });
+    const message = inflight({ queueCount: 2, mmapSize });
+    // With the padding that C gives it, and again: the rings go on in the new mapping.
+    await rig.shareMemory(memory);
+    for (const index of [0, 2]) {
+      await rig.accept('SET_VRING_NUM', vringState(index, 128));
+      await rig.accept('SET_VRING_ADDR', vringAddr(memory, index));
+      await rig.sendEvent('SET_VRING_KICK', index);
+      await rig.accept('SET_VRING_ENABLE', vringState(index, 1));
+    }
+    const areas = () => [0, 2].map((index) => rig.device.running.get(index)?.inflight);
+    expect(areas()).toEqual([null, null]);
+    for (let i = 0; i < 2; i++) {
+      await rig.accept('SET_INFLIGHT_FD', Buffer.concat([message, Buffer.alloc(4)]), fds);
+      expect(areas()).toEqual([{ address: expect.any(Number), entries: 128 }, null]);
+    }
+    for (const fd of fds) closeFd(fd);
+    await rig.accept('RESET_DEVICE');
+    await rig.accept('SET_VRING_NUM', vringState(0, 128));
+    await rig.accept('SET_VRING_ADDR', vringAddr(memory, 0));
+    await rig.accept('SET_FEATURES', encodeU64(0n));
+    await rig.sendEvent('SET_VRING_KICK', 0);
+    expect(areas()[0]).toBeNull();
+  });
+
+  it.each([
+    { queueCount: 0 },
+    { queueCount: 5 },
+    { queueSize: 0 },
+    { queueSize: 32_769 },
+    { mmapSize: 2063 },
+    { mmapOffset: 4 },
+    { mmapOffset: 62 * PAGE + 2048 },
+    { mmapOffset: 2 ** 63 },
+  ])('is refused when it cannot be what it says: %j (CVE-2021-3839)', async (parts) => {
+    const fd = createMemoryFile('test', 62 * PAGE);
+    expect(await rig.refusal('SET_INFLIGHT_FD', inflight({ mmapSize: 2 ** 62, ...parts }), [fd])).toContain(
+      'in-flight',
+    );
+    closeFd(fd);
+  });
+
+  it('for shorter queues than one that is to run is an error: nothing of it would be kept', async () => {
+    const { mmapSize, fds } = await get({ queueSize: 64 });
+    await rig.accept('SET_INFLIGHT_FD', inflight({ queueSize: 64, mmapSize }), fds);
+    for (const fd of fds) closeFd(fd);
+    await rig.shareMemory(memory);
+    await rig.accept('SET_VRING_NUM', vringState(0, 128));
+    await rig.accept('SET_VRING_ADDR', vringAddr(memory, 0));
+    await rig.sendEvent('SET_VRING_KICK', 0);
+    expect(await rig.refusal('SET_VRING_ENABLE', vringState(0, 1))).toContain('the in-flight region 64');
+  });
+
+  it('is noticed when it is cut off', async () => {
+    const fd = createMemoryFile('test', PAGE);
+    await rig.accept('SET_INFLIGHT_FD', inflight({ mmapSize: PAGE }), [fd]);
+    expect(rig.session.wasMemoryTruncated).toBe(false);
+    await rig.shareMemory(memory);
+    await rig.accept('SET_VRING_NUM', vringState(0, 128));
+    await rig.accept('SET_VRING_ADDR', vringAddr(memory, 0));
+    await rig.sendEvent('SET_VRING_KICK', 0);
+    await rig.accept('SET_VRING_ENABLE', vringState(0, 1));
+    truncateFile(fd, 0);
+    const area = rig.device.running.get(0)?.inflight as { address: number };
+    const views = new MappingViews();
+    const view = new Uint8Array(views.view({ address: area.address, lengthBytes: 16 }, 0, 16));
+    expect([view[0], rig.session.wasMemoryTruncated]).toEqual([0, true]);
+    views.close();
+    closeFd(fd);
+  });
 });
 
 describe('an error', () => {

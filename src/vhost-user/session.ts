@@ -19,6 +19,7 @@ import { BackendRequests } from './backend-requests.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
 import { InbandNotifications, type NotificationKind } from './inband.ts';
+import { createInflightFile, InflightRegion } from './inflight.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
 import { SharedLog } from './shared-log.ts';
@@ -26,7 +27,12 @@ import { isMappedPrivately } from './sharing.ts';
 import { Vring } from './vring.ts';
 
 /** A reply's payload, or nothing. */
-type Reply = Uint8Array | undefined;
+type Reply = Uint8Array | ReplyWithFd | undefined;
+/** The descriptor is closed when it was sent. */
+interface ReplyWithFd {
+  readonly payload: Uint8Array;
+  readonly fd: number;
+}
 type Handler<N extends wire.RequestName> = (payload: wire.PayloadOf<N>, message: Message) => Promise<Reply> | Reply;
 /** A missing or mistyped handler is a compile error. */
 type Handlers = { readonly [N in wire.RequestName]: Handler<N> };
@@ -67,6 +73,7 @@ export class Session {
   #protocolFeatures = 0n;
   /** Device status (virtio 1.3 §2.1), as the front-end tells it. */
   #status = 0n;
+  #inflight: InflightRegion | null = null;
   /** Of a migration. */
   readonly #dirtyLog = new SharedLog();
   /** What the session is doing: ending waits for it. */
@@ -95,7 +102,8 @@ export class Session {
 
   /** True when the front-end cut off memory that it shares. */
   get wasMemoryTruncated(): boolean {
-    return this.memory.wasTruncated || this.#dirtyLog.wasTruncated;
+    const extra = [this.#dirtyLog.wasTruncated, this.#inflight?.wasTruncated];
+    return this.memory.wasTruncated || extra.includes(true);
   }
 
   get runningVrings(): readonly Vring[] {
@@ -149,6 +157,7 @@ export class Session {
       await this.#stopAll();
       this.memory.clear();
       this.#dirtyLog.close();
+      this.#dropInflight();
       for (const vring of this.#vrings) vring.reset();
       this.#inband.close();
       this.#requests.close();
@@ -171,7 +180,7 @@ export class Session {
       const payload = spec.payload === null ? undefined : spec.payload.decode(message.payload);
       const handler = this.#handlers[name] as (payload: unknown, message: Message) => Promise<Reply> | Reply;
       const reply = await handler(payload, message);
-      if (spec.hasReply) this.#reply(message.code, reply ?? new Uint8Array(0));
+      if (spec.hasReply) this.#reply(message.code, reply);
       else if (wantsAck) this.#reply(message.code, wire.encodeU64(0));
     } catch (error) {
       const failure = error instanceof TargetError ? error : new TargetError('EIO', String(error), { cause: error });
@@ -203,8 +212,10 @@ export class Session {
     }
   }
 
-  #reply(code: number, payload: Uint8Array): void {
-    this.#connection.send(wire.encodeMessage(code, wire.HeaderFlag.reply, payload));
+  #reply(code: number, reply: Reply): void {
+    const { payload, fd } = reply instanceof Uint8Array || reply === undefined ? { payload: reply, fd: NO_FD } : reply;
+    const message = wire.encodeMessage(code, wire.HeaderFlag.reply, payload ?? new Uint8Array(0));
+    this.#connection.send(message, fd === NO_FD ? [] : [fd]);
   }
 
   #hasProtocol(feature: wire.ProtocolFeature): boolean {
@@ -234,6 +245,8 @@ export class Session {
       SET_BACKEND_REQ_FD: (_, message) => this.#setBackendFd(message),
       GET_CONFIG: ({ offset, size, flags }) => this.#getConfig(offset, size, flags),
       SET_CONFIG: ({ offset, size }, message) => this.#setConfig(offset, size, message),
+      GET_INFLIGHT_FD: (payload) => this.#getInflightFd(payload),
+      SET_INFLIGHT_FD: (payload, message) => this.#setInflightFd(payload, message),
       RESET_DEVICE: () => this.#resetDevice(),
       VRING_KICK: ({ index }) => this.#vringKick(this.#vring(index)),
       GET_MAX_MEM_SLOTS: () => wire.encodeU64(MEMORY_SLOTS_MAX),
@@ -460,6 +473,8 @@ export class Session {
       base: vring.checkedBase(this.#isPacked),
       isPacked: this.#isPacked,
       isInOrder: wire.hasBit(this.#features, VirtioFeature.IN_ORDER),
+      // Of packed rings nothing is kept.
+      inflight: this.#isPacked ? null : (this.#inflight?.part(vring.index, vring.size) ?? null),
       hasEventIdx: wire.hasBit(this.#features, VirtioFeature.EVENT_IDX),
       kickFd: vring.kickFd,
       callFd: vring.callFd,
@@ -520,9 +535,33 @@ export class Session {
   async #resetDevice(): Promise<undefined> {
     await this.#stopAll();
     for (const vring of this.#vrings) vring.reset();
+    this.#dropInflight();
     this.#features = 0n;
     this.#status = 0n;
     this.#device.reset();
+  }
+
+  // ---- requests in flight -------------------------------------------------------------------------------------------
+
+  #getInflightFd(asked: wire.InflightDescription): ReplyWithFd {
+    const { fd, description } = createInflightFile(asked, this.#vrings.length, this.#isPacked);
+    const payload = new Uint8Array(wire.INFLIGHT_BYTES);
+    wire.InflightDescription.encode(description, payload);
+    return { payload, fd };
+  }
+
+  async #setInflightFd(description: wire.InflightDescription, message: Message): Promise<undefined> {
+    const region = new InflightRegion(description, this.#vrings.length, message.takeFd());
+    await this.#restartAround(async () => {
+      this.#dropInflight();
+      this.#inflight = region;
+    });
+  }
+
+  /** No ring runs. */
+  #dropInflight(): void {
+    this.#inflight?.close();
+    this.#inflight = null;
   }
 
   // ---- configuration space ------------------------------------------------------------------------------------------

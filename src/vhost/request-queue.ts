@@ -83,11 +83,11 @@ export abstract class RequestQueue implements Source {
   protected abstract accept(chain: Chain): boolean;
 
   take(): number {
-    if (this.#isStopping) return 0;
     const ring = this.ring;
     let taken = 0;
     this.#isStarved = false;
-    const count = Math.min(ring.look(), PER_ROUND_MAX);
+    // What the back-end before us had in flight is part of what a stop must end.
+    const count = Math.min(this.#isStopping ? ring.againCount : ring.look(), PER_ROUND_MAX);
     while (taken < count && this.wantsMore() && ring.pop(CHAIN)) {
       if (this.#log !== null) this.#log.keep(CHAIN);
       if (!this.accept(CHAIN)) {
@@ -107,7 +107,7 @@ export abstract class RequestQueue implements Source {
     if (this.#log !== null) this.#log.published(this.ring);
     if (this.#isCallDue && this.#mayCall()) this.#call();
     this.#counters[IN_FLIGHT] = this.ring.inFlightCount;
-    if (this.#onDrained !== null && this.ring.inFlightCount === 0) {
+    if (this.#onDrained !== null && this.#isDrained) {
       const onDrained = this.#onDrained;
       this.#onDrained = null;
       onDrained();
@@ -141,7 +141,7 @@ export abstract class RequestQueue implements Source {
   /** Takes no more requests; resolves with where the ring stands when none is in flight. */
   async stop(): Promise<number> {
     this.#isStopping = true;
-    if (this.ring.inFlightCount > 0) await new Promise<void>((resolve) => (this.#onDrained = resolve));
+    if (!this.#isDrained) await new Promise<void>((resolve) => (this.#onDrained = resolve));
     this.publish();
     if (this.#isCallDue) this.#call();
     const { base } = this.ring;
@@ -168,6 +168,10 @@ export abstract class RequestQueue implements Source {
     this.#faults.warn(`request-${reason}`, `queue ${this.index}: a request ${reason}`);
     this.ring.push(chain.head, 0);
     return true;
+  }
+
+  get #isDrained(): boolean {
+    return this.ring.inFlightCount === 0 && (this.ring.againCount === 0 || !this.wantsMore());
   }
 
   #mayCall(): boolean {

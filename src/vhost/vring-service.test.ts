@@ -83,6 +83,7 @@ class Guest {
         availableAddress: memory.userAddressOf(driver.availableAddress),
         usedAddress: memory.userAddressOf(driver.usedAddress),
         base: parts.base ?? 0,
+        inflight: null,
         hasEventIdx: false,
         isPacked: false,
         isInOrder: false,

@@ -15,6 +15,7 @@ import type { Reactor, ReactorMode } from '../reactor/reactor.ts';
 import { IovArena } from '../sys/iov-arena.ts';
 import { NO_FD, type VringStart } from '../vhost-user/device.ts';
 import { createRing } from '../virtio/create-ring.ts';
+import type { Ring } from '../virtio/ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
 import type { CoalescingSettings } from './call-coalescing.ts';
@@ -159,8 +160,20 @@ class Service {
       throw error;
     }
     this.#running.set(key, { ...open, memory, kickFd: vring.kickFd });
+    this.#reportRecovery(call, ring);
     open.queue.setCoalescing(call.settings.coalescing);
     this.#reactor.add(open.queue, call.settings.mode);
+  }
+
+  #reportRecovery({ controller: ctrlr, vring }: StartCall, { recovery }: Ring): void {
+    const { heads, staleReason } = recovery;
+    if (heads.length > 0) {
+      this.#log.info(`queue ${vring.index}: takes up ${heads.length} requests of the back-end before`, { ctrlr });
+    }
+    if (staleReason === null) return;
+    this.#log.warn(`queue ${vring.index}: the in-flight region is not of this ring, and begun anew: ${staleReason}`, {
+      ctrlr,
+    });
   }
 
   #watchKick(kickFd: number, queue: OpenQueue['queue']): void {

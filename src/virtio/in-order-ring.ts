@@ -5,7 +5,7 @@
 import { assert } from '../base/assert.ts';
 import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { Chain, RingFault } from './chain.ts';
-import type { Ring } from './ring.ts';
+import type { Recovery, Ring } from './ring.ts';
 
 /** Of a head, in `#lengths`: what its chain will say is not known yet. */
 const PENDING = -1;
@@ -41,6 +41,14 @@ export class InOrderRing implements Ring {
   /** Those that wait for their turn count too. */
   get inFlightCount(): number {
     return this.#ring.inFlightCount;
+  }
+
+  get recovery(): Recovery {
+    return this.#ring.recovery;
+  }
+
+  get againCount(): number {
+    return this.#ring.againCount;
   }
 
   hasAvailable(): boolean {

@@ -21,7 +21,7 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
-import type { Ring } from './ring.ts';
+import { NOTHING_RECOVERED, type Ring } from './ring.ts';
 import { NOWHERE, packedSlotsInFlight, type RingSetup, ringBytes } from './ring-shape.ts';
 
 const DESC_NEXT = 1;
@@ -64,6 +64,8 @@ const TABLE_BYTES = INDIRECT_TABLE_BYTES;
 export class PackedRing implements Ring {
   readonly size: number;
   fault: RingFault = NO_FAULT;
+  readonly recovery = NOTHING_RECOVERED;
+  readonly againCount = 0;
   readonly #words: Uint32Array;
   readonly #halves: Uint16Array;
   /** What the driver wants, and what it is told. */

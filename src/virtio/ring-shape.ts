@@ -12,6 +12,21 @@ export interface RingSetup {
   readonly hasEventIdx: boolean;
   /** Where to go on, as SET_VRING_BASE gives it: see `Ring.base`. */
   readonly base: number;
+  /** Where it keeps what is in flight; null or left out for nowhere. Packed rings keep nothing. */
+  readonly inflight?: InflightArea | null;
+}
+
+/** A ring's part of the in-flight region (QEMU docs/interop/vhost-user.rst, "Inflight I/O tracking"). */
+export interface InflightArea {
+  /** Host address, aligned to 8. */
+  readonly address: number;
+  /** Heads that it has room for. */
+  readonly entries: number;
+}
+
+/** Bytes of the area of a ring of at most `entries`. */
+export function inflightBytes(isPacked: boolean, entries: number): number {
+  return isPacked ? 32 + 32 * entries : 16 + 16 * entries;
 }
 
 export interface RingFormat {

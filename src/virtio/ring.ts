@@ -2,6 +2,16 @@
 import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { Chain, RingFault } from './chain.ts';
 
+/** What the back-end before this one left in flight. */
+export interface Recovery {
+  /** Heads, in the order in which they were taken. */
+  readonly heads: readonly number[];
+  /** Why what was found is not of this ring, and was begun anew; null when it was of it, or nothing was found. */
+  readonly staleReason: string | null;
+}
+
+export const NOTHING_RECOVERED: Recovery = { heads: [], staleReason: null };
+
 /**
  * `pop` takes chains, `push` gives them back, `publish` makes what was given back visible. Between `pop` and `push` a
  * chain is known by its head, which is below `size`.
@@ -16,6 +26,9 @@ export interface Ring {
    */
   readonly base: number;
   readonly inFlightCount: number;
+  readonly recovery: Recovery;
+  /** Chains of `recovery` that are still to be taken. They come first. */
+  readonly againCount: number;
   /** True when the driver has made chains available that were not taken. */
   hasAvailable(): boolean;
   /**

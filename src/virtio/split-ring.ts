@@ -11,6 +11,9 @@
  * says whether the driver wants to be called. Indexes are free-running modulo 2^16.
  *
  * While the queue is polled the driver is asked not to kick; `armKick` asks for kicks again and looks once more.
+ *
+ * With a place for it (split-inflight.ts) the ring notes what is in flight; what a back-end before it left there is
+ * taken first, again.
  */
 import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
@@ -19,8 +22,9 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
-import type { Ring } from './ring.ts';
+import { NOTHING_RECOVERED, type Recovery, type Ring } from './ring.ts';
 import { type RingSetup, ringBytes } from './ring-shape.ts';
+import { SplitInflight } from './split-inflight.ts';
 
 const DESC_NEXT = 1;
 const DESC_WRITE = 2;
@@ -57,6 +61,11 @@ export class SplitRing implements Ring {
   readonly #hasEventIdx: boolean;
   /** 1 for a head that was taken and not yet pushed (CVE-2026-45782: the same head twice). */
   readonly #inFlight: Uint8Array;
+  readonly #tracker: SplitInflight | null;
+  readonly recovery: Recovery;
+  /** Heads of it that are still to be taken again; null once none is. */
+  #again: readonly number[] | null = null;
+  #nextAgain = 0;
   #nextAvail: number;
   /** Last available index read from memory. */
   #availIdx: number;
@@ -85,12 +94,20 @@ export class SplitRing implements Ring {
     this.#usedElements = new Uint32Array(used, 4, 2 * setup.size);
     const entriesAddress = setup.availableAddress + 2 * RING;
     this.#prefetch = ChainPrefetch.ofSplit(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
-    this.#nextAvail = setup.base & 0xffff;
-    this.#availIdx = this.#nextAvail;
     // The used index is the device's own: it goes on from what the last device left.
     this.#nextUsed = Atomics.load(this.#used, INDEX);
     this.#publishedUsed = this.#nextUsed;
     this.#markedUsed = this.#nextUsed;
+    const { inflight = null } = setup;
+    this.#tracker = inflight === null ? null : new SplitInflight(inflight, setup.size);
+    const pending = (Atomics.load(this.#avail, INDEX) - this.#nextUsed) & 0xffff;
+    this.recovery = this.#tracker?.recover(this.#nextUsed, pending) ?? NOTHING_RECOVERED;
+    const { heads } = this.recovery;
+    if (heads.length > 0) this.#again = heads;
+    // All that were taken are either shown as used or in flight. A front-end whose back-end vanished knows only those
+    // shown, and gives their number as the base.
+    this.#nextAvail = heads.length > 0 ? (this.#nextUsed + heads.length) & 0xffff : setup.base & 0xffff;
+    this.#availIdx = this.#nextAvail;
   }
 
   get base(): number {
@@ -101,18 +118,31 @@ export class SplitRing implements Ring {
     return this.#inFlightCount;
   }
 
+  get againCount(): number {
+    if (this.#again === null) return 0;
+    const count = this.#again.length - this.#nextAgain;
+    // From now on `unpop` puts back others.
+    if (count === 0) this.#again = null;
+    return count;
+  }
+
   /** One atomic load. */
   hasAvailable(): boolean {
+    if (this.fault !== NO_FAULT) return false;
+    if (this.againCount > 0) return true;
     // Acquire: what the driver wrote before it moved the index is seen by the reads that follow.
-    return this.fault === NO_FAULT && Atomics.load(this.#avail, INDEX) !== this.#nextAvail;
+    return Atomics.load(this.#avail, INDEX) !== this.#nextAvail;
   }
 
   look(): number {
+    const { againCount } = this;
+    if (againCount > 0) return againCount;
     if (this.#nextAvail === this.#availIdx && !this.#refresh()) return 0;
     return (this.#availIdx - this.#nextAvail) & 0xffff;
   }
 
   pop(chain: Chain): boolean {
+    if (this.againCount > 0) return this.#popAgain(chain);
     const position = this.#nextAvail;
     if (position === this.#availIdx && !this.#refresh()) return false;
     const head = this.#avail[RING + (position & this.#mask)] as number;
@@ -122,6 +152,7 @@ export class SplitRing implements Ring {
     if (fault !== NO_FAULT) return this.#break(fault);
     this.#inFlight[head] = 1;
     this.#inFlightCount++;
+    if (this.#tracker !== null) this.#tracker.take(head);
     this.#nextAvail = (position + 1) & 0xffff;
     return true;
   }
@@ -130,6 +161,12 @@ export class SplitRing implements Ring {
     assert(this.#inFlight[head] === 1, 'only a chain that was taken is put back');
     this.#inFlight[head] = 0;
     this.#inFlightCount--;
+    // Its mark stays while it is one of those to be taken again.
+    if (this.#again !== null) {
+      this.#nextAgain--;
+      return;
+    }
+    if (this.#tracker !== null) this.#tracker.untake(head);
     this.#nextAvail = (this.#nextAvail - 1) & 0xffff;
   }
 
@@ -138,6 +175,7 @@ export class SplitRing implements Ring {
     const at = (this.#nextUsed & this.#mask) * 2;
     this.#usedElements[at] = head;
     this.#usedElements[at + 1] = lengthBytes;
+    if (this.#tracker !== null) this.#tracker.done(head);
     this.#inFlight[head] = 0;
     this.#inFlightCount--;
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
@@ -147,9 +185,11 @@ export class SplitRing implements Ring {
     const before = this.#publishedUsed;
     const now = this.#nextUsed;
     if (now === before) return false;
+    if (this.#tracker !== null) this.#tracker.announce();
     // Release for the used elements and the data before it, and a full barrier before the look at what the driver
     // wants.
     Atomics.store(this.#used, INDEX, now);
+    if (this.#tracker !== null) this.#tracker.settle((now - before) & 0xffff, now);
     this.#publishedUsed = now;
     if (!this.#hasEventIdx) return (Atomics.load(this.#avail, FLAGS) & AVAIL_NO_INTERRUPT) === 0;
     const usedEvent = Atomics.load(this.#avail, RING + this.size);
@@ -186,7 +226,18 @@ export class SplitRing implements Ring {
 
   close(): void {
     this.#prefetch.close();
+    this.#tracker?.close();
     this.#views.close();
+  }
+
+  #popAgain(chain: Chain): boolean {
+    const head = (this.#again as readonly number[])[this.#nextAgain] as number;
+    const fault = this.#read(head, chain);
+    if (fault !== NO_FAULT) return this.#break(fault);
+    this.#inFlight[head] = 1;
+    this.#inFlightCount++;
+    this.#nextAgain++;
+    return true;
   }
 
   #refresh(): boolean {
@@ -205,6 +256,7 @@ export class SplitRing implements Ring {
     this.fault = fault;
     // What follows in the ring is not looked at any more.
     this.#availIdx = this.#nextAvail;
+    this.#again = null;
     return false;
   }
 

@@ -33,7 +33,7 @@ import { QUEUE_COUNTERS } from '../../src/vhost/queue-counters.ts';
 import { ScsiQueue } from '../../src/vhost/scsi-queue.ts';
 import { BlkRequestType } from '../../src/virtio/blk.ts';
 import { createRing } from '../../src/virtio/create-ring.ts';
-import { PACKED_BASE_FIRST } from '../../src/virtio/ring-shape.ts';
+import { inflightBytes, PACKED_BASE_FIRST } from '../../src/virtio/ring-shape.ts';
 import { encodeLun, SCSI_REQUEST_BYTES, SCSI_RESPONSE_BYTES, ScsiRequestOffset } from '../../src/virtio/scsi.ts';
 
 const RING_SIZE = 128;
@@ -83,6 +83,11 @@ function createPath(kind: 'blk' | 'scsi', layout: Layout, format: 'direct' | 'in
       usedAddress: hostOf(driver.usedAddress),
       hasEventIdx: true,
       base: isPacked ? PACKED_BASE_FIRST : 0,
+      // As with a front-end that keeps what is in flight: QEMU does.
+      inflight: {
+        address: hostOf(memory.allocate(inflightBytes(false, RING_SIZE), { alignment: 64 })),
+        entries: RING_SIZE,
+      },
     },
     guest,
   );

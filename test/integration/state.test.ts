@@ -153,7 +153,8 @@ function creation(name: string, kind: number): Change {
   const filename = join(directory, 'disk');
   const set = (text: string) => (m: Model) => (m.bdevs[name] = text);
   if (kind === 0) {
-    const params = { name, filename, block_size: BLOCK, uuid: uuidOf(name), fallocate: true };
+    // Several disks on one file.
+    const params = { name, filename, block_size: BLOCK, uuid: uuidOf(name), fallocate: true, unlocked: true };
     return change('bdev_aio_create', params, set('aio'));
   }
   const method = kind === 1 ? 'bdev_null_create' : 'bdev_malloc_create';

@@ -6,7 +6,7 @@ import type { DriverRing, DriverRingOptions, Segment } from '../../src/initiator
 import { OwnedMemory, type OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
 import { GuestMemory } from '../../src/memory/guest-memory.ts';
 import type { Ring } from '../../src/virtio/ring.ts';
-import type { RingSetup } from '../../src/virtio/ring-shape.ts';
+import type { InflightArea, RingSetup } from '../../src/virtio/ring-shape.ts';
 
 export interface RingRigOptions {
   /** Entries. Default 8. */
@@ -59,7 +59,7 @@ export class TwoSidedRing<Driver extends DriverRing, Device extends Ring> {
   }
 
   /** A device's ring over the same memory, as after a stop and a start. */
-  startDevice(base: number): Device {
+  startDevice(base: number, inflight: InflightArea | null = null): Device {
     const { size, hasEventIdx, driver } = this;
     const hostOf = (gpa: number): number => this.memory.userAddressOf(gpa);
     const setup = {
@@ -69,6 +69,7 @@ export class TwoSidedRing<Driver extends DriverRing, Device extends Ring> {
       usedAddress: hostOf(driver.usedAddress),
       hasEventIdx,
       base,
+      inflight,
     };
     return this.#layout.createDevice(setup, this.guest);
   }
