@@ -2,7 +2,7 @@
 import { formatBytes, formatCount, formatSeconds } from './format.ts';
 import type { Rates } from './rates.ts';
 
-export interface Column<R> {
+interface Column<R> {
   readonly title: string;
   /** What rows are sorted by. */
   key(row: R): string | number;
