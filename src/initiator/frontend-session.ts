@@ -256,8 +256,13 @@ export class FrontendSession {
   }
 
   async #shareInflight(): Promise<void> {
-    const [first] = this.queues;
-    this.#inflight ??= await this.frontend.getInflightFd(this.queues.length, first?.ring.size ?? 0);
+    const size = this.queues[0]?.ring.size ?? 0;
+    // Larger rings than before: the operating system's, after the firmware's. Nothing is in flight then.
+    if (this.#inflight !== null && this.#inflight.queueSize < size) {
+      closeFd(this.#inflight.fd);
+      this.#inflight = null;
+    }
+    this.#inflight ??= await this.frontend.getInflightFd(this.queues.length, size);
     await this.frontend.setInflightFd(this.#inflight);
   }
 

@@ -55,12 +55,11 @@ export class InflightRegion {
     }
   }
 
-  /** The part of a ring of `size` entries, or null when the region has none for it. Throws when it is too short. */
+  /** The part of a ring of `size` entries; null when the region has none for it, or one that is too short. */
   part(index: number, size: number): InflightArea | null {
-    if (index >= this.#queueCount) return null;
     const entries = this.#queueSize;
-    if (size <= entries) return { address: this.#address + index * partBytes(false, entries), entries };
-    throw new TargetError('VHOST_INFLIGHT', `queue ${index} has ${size} entries, the in-flight region ${entries}`);
+    if (index >= this.#queueCount || size > entries) return null;
+    return { address: this.#address + index * partBytes(false, entries), entries };
   }
 
   /** True when the front-end cut off what it shares. */

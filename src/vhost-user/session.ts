@@ -14,7 +14,7 @@ import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
 import { setNonBlocking } from '../sys/socket.ts';
 import { VirtioFeature } from '../virtio/features.ts';
-import { ringBytes } from '../virtio/ring-shape.ts';
+import { type InflightArea, ringBytes } from '../virtio/ring-shape.ts';
 import { BackendRequests } from './backend-requests.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
@@ -473,8 +473,7 @@ export class Session {
       base: vring.checkedBase(this.#isPacked),
       isPacked: this.#isPacked,
       isInOrder: wire.hasBit(this.#features, VirtioFeature.IN_ORDER),
-      // Of packed rings nothing is kept.
-      inflight: this.#isPacked ? null : (this.#inflight?.part(vring.index, vring.size) ?? null),
+      inflight: this.#inflightArea(vring),
       hasEventIdx: wire.hasBit(this.#features, VirtioFeature.EVENT_IDX),
       kickFd: vring.kickFd,
       callFd: vring.callFd,
@@ -485,6 +484,16 @@ export class Session {
     vring.isRunning = true;
     // A driver that missed the last interrupt of a back-end before us looks again.
     if (vring.callFd !== NO_FD) signalEventFd(vring.callFd);
+  }
+
+  /** Where the ring keeps what it has in flight; null: nowhere. Of packed rings nothing is kept. */
+  #inflightArea({ index, size }: Vring): InflightArea | null {
+    if (this.#isPacked || this.#inflight === null) return null;
+    const area = this.#inflight.part(index, size);
+    const lost = 'what it has in flight is forgotten when the daemon dies';
+    if (area === null)
+      this.#faults.warn('inflight', `queue ${index} of ${size} entries fits no in-flight region: ${lost}`);
+    return area;
   }
 
   async #stop(vring: Vring): Promise<void> {

@@ -117,6 +117,7 @@ const file = {
   // What the file takes is for the tests of files.
   direct: only(false),
   iopoll: only(false),
+  unlocked: maybe,
 };
 const stacked = { base_bdev_name: only('M'), name: only('B'), uuid };
 /** Microseconds. */

@@ -148,7 +148,7 @@ describe('targets', () => {
     const config = await rpc.call('framework_get_config', { name: 'vhost_scsi' });
     expect(config).toContainEqual({
       method: 'vhost_create_scsi_controller',
-      params: { ctrlr: 'late', cpumask: '0x1', delay: true },
+      params: { ctrlr: 'late', delay: true },
     });
     await rpc.call('vhost_start_scsi_controller', { ctrlr: 'late' });
     await rpc.call('vhost_start_scsi_controller', { ctrlr: 'late' });
