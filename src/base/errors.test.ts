@@ -8,8 +8,13 @@ const names = Object.keys(Errno) as ErrnoName[];
 
 describe('errno table', () => {
   it("has the kernel's numbers", () => {
-    const kernel: Readonly<Record<string, number>> = constants.errno;
-    for (const name of names) expect([name, -Errno[name]]).toEqual([name, kernel[name]]);
+    // Each of the runtime's two tables lacks one that we have: ESHUTDOWN, and EDQUOT.
+    const posix: Readonly<Record<string, number>> = constants.errno;
+    const system = new Map([...getSystemErrorMap()].map(([number, [name]]) => [name, -number]));
+    for (const name of names) {
+      const numbers = [posix[name], system.get(name)].filter((number) => number !== undefined);
+      expect([name, ...new Set(numbers)]).toEqual([name, -Errno[name]]);
+    }
   });
 
   it('names every number it has and calls the rest EIO', () => {
@@ -25,11 +30,6 @@ describe('errno table', () => {
     expect(strerror(Errno.EINVAL)).toBe('Invalid argument');
     expect(strerror(Errno.ENODEV)).toBe('No such device');
     expect(strerror(-4095)).toBe('Unknown error 4095');
-  });
-
-  it('knows only errors that the runtime knows by the same name', () => {
-    const runtime = getSystemErrorMap();
-    for (const name of names) expect(runtime.get(Errno[name])?.[0]).toBe(name);
   });
 });
 
