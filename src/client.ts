@@ -4,7 +4,7 @@
  *     const daemon = await connect();
  *     await daemon.call('bdev_malloc_create', { name: 'Malloc0', block_size: 512, num_blocks: 65536 });
  */
-import { DEFAULT_SOCKET_PATH, RpcClient, type RpcClientOptions } from './rpc/client.ts';
+import { clientSocketPath, RpcClient, type RpcClientOptions } from './rpc/client.ts';
 
 export { TargetError } from './base/errors.ts';
 export { RpcCallError, type RpcClient, type RpcClientOptions } from './rpc/client.ts';
@@ -17,5 +17,5 @@ export type { CallParams, MethodName, Result } from './rpc/methods.ts';
  * @throws TargetError with a message that says what to look at: `ENOENT`, `ECONNREFUSED`, `EACCES`, …
  */
 export function connect(path?: string, options: RpcClientOptions = {}): Promise<RpcClient> {
-  return RpcClient.connect(path ?? process.env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH, options);
+  return RpcClient.connect(path ?? clientSocketPath(), options);
 }

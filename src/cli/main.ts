@@ -2,13 +2,10 @@
 import { Command } from 'commander';
 import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
 import { VERSION } from '../app/version.ts';
-import { DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
+import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
 import type { ServeOptions } from './serve-command.ts';
 
 type ServeValues = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
-
-/** Of the commands that ask a running daemon. */
-const DEFAULT_RPC_SOCKET = process.env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH;
 
 async function main(argv: readonly string[]): Promise<void> {
   // `rpc` has the command line of SPDK's rpc.py, which is its own affair.
@@ -105,7 +102,7 @@ function addAttach(program: Command, format: AttachFormat): void {
     .command(format)
     .description(`print how to attach a controller: for ${format}`)
     .argument('<controller>', 'such as vhost.0')
-    .option('-s, --socket <path>', 'RPC socket of the daemon', DEFAULT_RPC_SOCKET)
+    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
     .action(async (controller: string, options: { socket: string }) => {
       const { runAttachCommand } = await import('./attach-command.ts');
       process.exitCode = await runAttachCommand(format, controller, options.socket);
@@ -116,7 +113,7 @@ function addDoctor(program: Command): void {
   program
     .command('doctor')
     .description('look at this machine for what keeps disks from working or from being fast, and say what to do')
-    .option('-s, --socket <path>', 'RPC socket of the daemon', DEFAULT_RPC_SOCKET)
+    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
     .action(async (options: { socket: string }) => {
       const { runDoctorCommand } = await import('./doctor-command.ts');
       process.exitCode = await runDoctorCommand(options.socket);
@@ -127,7 +124,7 @@ function addTop(program: Command): void {
   program
     .command('top')
     .description('what a running daemon does, once a second: reactors, controllers, queues, bdevs')
-    .option('-s, --socket <path>', 'RPC socket of the daemon', DEFAULT_RPC_SOCKET)
+    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
     .option('-d, --delay <seconds>', 'between two looks', '1')
     .option('--once', 'look once, print it, and end; so does it without a terminal')
     .option('--json', 'the same as JSON')

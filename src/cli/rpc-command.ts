@@ -9,7 +9,7 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
 import { argumentHelp, parseArguments, toParams, UsageError, usageLine } from '../rpc/arguments.ts';
-import { DEFAULT_SOCKET_PATH, RpcCallError, RpcClient } from '../rpc/client.ts';
+import { clientSocketPath, DEFAULT_SOCKET_PATH, RpcCallError, RpcClient } from '../rpc/client.ts';
 import type { CliSpec, CliValues } from '../rpc/define.ts';
 import { encodeJson } from '../rpc/framing.ts';
 import { cliOf, findMethod, methodNames, nearest } from '../rpc/lookup.ts';
@@ -114,7 +114,7 @@ class RpcCommand {
     const seconds = (values.timeout as number | undefined) ?? 60;
     if (seconds <= 0) throw new UsageError('-t must be greater than 0');
     return {
-      socketPath: (values.socket as string | undefined) ?? this.#io.env.RINGHOST_RPC_SOCKET ?? DEFAULT_SOCKET_PATH,
+      socketPath: (values.socket as string | undefined) ?? clientSocketPath(this.#io.env),
       timeoutMs: Math.min(seconds * 1000, 2 ** 31 - 1),
       retries: (values.retries as number | undefined) ?? 0,
       verbose: values.verbose === true,

@@ -8,6 +8,11 @@ import type { CallParams, MethodName, Result } from './methods.ts';
 
 export const DEFAULT_SOCKET_PATH = '/var/tmp/ringhost.sock';
 
+/** Where a client looks for a daemon when it is not told. */
+export function clientSocketPath(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  return env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH;
+}
+
 const DEFAULT_TIMEOUT_MS = 60_000;
 
 const BACKLOG_ATTEMPTS_MAX = 50;
