@@ -1,0 +1,143 @@
+/** What `ringhost` takes: commands and options. Their help, completion, man pages and docs/cli.md come from here. */
+import { Command } from 'commander';
+import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
+import { VERSION } from '../app/version.ts';
+import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
+import type { ServeOptions } from './serve-command.ts';
+
+type ServeValues = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
+
+/** Each command loads what carries it out when it runs. */
+export function createProgram(): Command {
+  const program = new Command('ringhost')
+    .description('User-space vhost-user storage target: block devices for virtual machines.')
+    .version(VERSION, '--version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .showHelpAfterError('(ringhost --help lists the options)');
+  addServe(program);
+  addSetup(program);
+  addTop(program);
+  addDoctor(program);
+  for (const format of ATTACH_FORMATS) addAttach(program, format);
+  program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
+  return program;
+}
+
+function addServe(program: Command): void {
+  program
+    .command('serve', { isDefault: true })
+    .description('run the daemon (the default), or serve a disk that is written in TypeScript')
+    .argument('[disk]', 'file with a disk: serve it, with sockets of its own (docs/write-a-bdev.md)')
+    .argument('[key=value...]', 'what the disk is made with')
+    .option('-S, --socket-directory <dir>', "directory of the controllers' sockets", '/var/tmp')
+    .option(
+      '-m, --core-mask <mask>',
+      'cores to run reactors on: a hex mask (0x3) or a list (0-3,8 or [0,1]); default: the first',
+    )
+    .option('-s, --memory <MiB>', 'most memory for RAM disks; default: no limit')
+    .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_SOCKET_PATH)
+    .option('-c, --config <file>', 'JSON configuration, in SPDK\'s "subsystems" format')
+    .option('--json <file>', 'the same, as SPDK spells it')
+    .option('--json-ignore-init-errors', 'start although calls of the configuration fail')
+    .option('--state-dir <dir>', 'keep what RPC makes in this directory, and make it again at the next start')
+    .option('--default-config', 'without -c: serve a 256 MiB RAM disk as vhost.0')
+    .option('--mode <mode>', 'how reactors wait: poll, adaptive or interrupt', 'adaptive')
+    .option(
+      '--socket-mode <mode>',
+      'mode of the RPC socket and of controllers; default: 0600, with --socket-group 0660',
+    )
+    .option('--socket-group <group>', 'group of those sockets')
+    .option('--user <name>', 'become this user when everything is started')
+    .option('--confine', 'reach no files but those needed, and those of --allow-path (Landlock)')
+    .option('--allow-path <path...>', 'with --confine: files and directories for disks and state')
+    .option('--http <address:port>', 'serve the dashboard and /metrics there, such as 127.0.0.1:9009')
+    .option('--http-token-file <file>', 'who has no token of this file gets nothing; needed where others can connect')
+    .option('--log-format <format>', 'text or json; default: text on a terminal')
+    .action(async (disk: string | undefined, pairs: readonly string[], options: ServeValues, command: Command) => {
+      const isGiven = (name: string): boolean => command.getOptionValueSource(name) !== 'default';
+      const hasOwnSockets = !isGiven('socketDirectory') && !isGiven('rpcSocket');
+      const raw = { ...serveOptions(options), disk, diskOptions: pairs, hasOwnSockets };
+      // Before the daemon's modules are loaded: the process may start again.
+      if (options.confine === true) {
+        const { confineProcess } = await import('../app/confinement.ts');
+        confineProcess(raw, (options.allowPath ?? []) as readonly string[]);
+      }
+      const { runServeCommand } = await import('./serve-command.ts');
+      process.exitCode = await runServeCommand(raw);
+    });
+}
+
+function serveOptions(options: ServeValues): ServeOptions {
+  return {
+    socketDirectory: options.socketDirectory as string,
+    coreMask: options.coreMask as string | undefined,
+    memoryMib: options.memory as string | undefined,
+    rpcSocket: options.rpcSocket as string,
+    configFile: (options.config ?? options.json) as string | undefined,
+    ignoreConfigErrors: options.jsonIgnoreInitErrors as boolean | undefined,
+    stateDirectory: options.stateDir as string | undefined,
+    defaultConfig: options.defaultConfig as boolean | undefined,
+    mode: options.mode as string,
+    socketMode: options.socketMode as string | undefined,
+    socketGroup: options.socketGroup as string | undefined,
+    user: options.user as string | undefined,
+    http: options.http as string | undefined,
+    httpTokenFile: options.httpTokenFile as string | undefined,
+    logFormat: options.logFormat as string | undefined,
+  };
+}
+
+function addAttach(program: Command, format: AttachFormat): void {
+  program
+    .command(format)
+    .description(`print how to attach a controller: for ${format}`)
+    .argument('<controller>', 'such as vhost.0')
+    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
+    .action(async (controller: string, options: { socket: string }) => {
+      const { runAttachCommand } = await import('./attach-command.ts');
+      process.exitCode = await runAttachCommand(format, controller, options.socket);
+    });
+}
+
+function addDoctor(program: Command): void {
+  program
+    .command('doctor')
+    .description('look at this machine for what keeps disks from working or from being fast, and say what to do')
+    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
+    .action(async (options: { socket: string }) => {
+      const { runDoctorCommand } = await import('./doctor-command.ts');
+      process.exitCode = await runDoctorCommand(options.socket);
+    });
+}
+
+function addTop(program: Command): void {
+  program
+    .command('top')
+    .description('what a running daemon does, once a second: reactors, controllers, queues, bdevs')
+    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
+    .option('-d, --delay <seconds>', 'between two looks', '1')
+    .option('--once', 'look once, print it, and end; so does it without a terminal')
+    .option('--json', 'the same as JSON')
+    .action(async (options: Record<string, string | boolean | undefined>) => {
+      const { runTopCommand } = await import('./top-command.ts');
+      process.exitCode = await runTopCommand({
+        socket: options.socket as string,
+        delay: options.delay as string,
+        isOnce: options.once === true,
+        isJson: options.json === true,
+      });
+    });
+}
+
+function addSetup(program: Command): void {
+  program
+    .command('setup')
+    .description("give the machine's NVMe drives to the daemon (config), show them (status), or give them back (reset)")
+    .argument('[action]', 'config, status or reset', 'config')
+    .option('--devices <addresses>', 'PCI addresses, separated by commas; default: every NVMe drive')
+    .option('--hugepages <MiB>', 'reserve so much memory in huge pages')
+    .action(async (action: string, options: Record<string, string | undefined>) => {
+      const { setUpHost } = await import('./setup-host.ts');
+      process.exitCode = setUpHost(action, options.devices, options.hugepages);
+    });
+}
