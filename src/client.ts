@@ -11,11 +11,12 @@ export { RpcCallError, type RpcClient, type RpcClientOptions } from './rpc/clien
 export type { CallParams, MethodName, Result } from './rpc/methods.ts';
 
 /**
- * Connects to a daemon: to `path`, or to what `RINGHOST_RPC_SOCKET` names, or to `/var/tmp/ringhost.sock`. `close` ends
- * the connection, and so does `using`.
+ * Connects to a daemon: to the socket at `where`, or to what `RINGHOST_RPC_SOCKET` names, or to
+ * `/var/tmp/ringhost.sock`. A daemon on another machine is `https://HOST:PORT` (`--rpc-https`), with `token` and `ca`
+ * in the options. `close` ends the connection, and so does `using`.
  *
  * @throws TargetError with a message that says what to look at: `ENOENT`, `ECONNREFUSED`, `EACCES`, …
  */
-export function connect(path?: string, options: RpcClientOptions = {}): Promise<RpcClient> {
-  return RpcClient.connect(path ?? clientSocketPath(), options);
+export function connect(where?: string, options: RpcClientOptions = {}): Promise<RpcClient> {
+  return RpcClient.connect(where ?? clientSocketPath(), options);
 }

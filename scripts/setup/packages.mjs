@@ -45,6 +45,7 @@ export const TOOLS = {
     packages: ['nbdkit', 'qemu-utils', 'openssl'],
     purpose: 'for the tests of disks over NBD',
   },
+  curl: { commands: ['curl'], packages: ['curl'], purpose: 'for the tests of RPC over TCP' },
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
   chromium: { commands: ['chromium'], packages: ['chromium'], purpose: 'for the tests of the dashboard' },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },

@@ -8,6 +8,7 @@ const MIB = 2 ** 20;
 
 export function readyBanner(daemon: Daemon): string {
   const lines = [`Ringhost ${VERSION} is ready.`, '', `  RPC      ${daemon.options.rpcSocket}`];
+  if (daemon.rpcUrl !== null) lines.push(`           ${daemon.rpcUrl}`);
   if (daemon.dashboardUrl !== null) lines.push(`  HTTP     ${daemon.dashboardUrl}`);
   const controllers = daemon.vhost.list();
   for (const controller of controllers) {

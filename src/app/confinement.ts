@@ -23,12 +23,13 @@ const DEVICES = ['/dev/null', '/dev/hugepages', '/dev/shm'];
  * Ends the process with a message when it cannot be confined, such as on a kernel without Landlock.
  */
 export function confineProcess(options: RawOptions, allowed: readonly string[]): void {
-  const { socketDirectory, rpcSocket, configFile, stateDirectory } = options;
+  const { socketDirectory, rpcSocket, stateDirectory } = options;
   const { execPath, execArgv, argv, env } = process;
   if (env[MARK] === '1') return;
   const program = fileURLToPath(new URL('../..', import.meta.url));
-  const config = configFile === undefined ? [] : [configFile];
-  const readable = [...SYSTEM, dirname(execPath), program, ...config];
+  const { configFile, httpTokenFile, rpcCert, rpcKey, rpcTokenFile } = options;
+  const given = [configFile, httpTokenFile, rpcCert, rpcKey, rpcTokenFile].filter((path) => path !== undefined);
+  const readable = [...SYSTEM, dirname(execPath), program, ...given];
   try {
     // What is not there cannot be named.
     if (stateDirectory !== undefined) mkdirSync(stateDirectory, { mode: 0o700, recursive: true });

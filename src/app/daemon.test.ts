@@ -36,6 +36,7 @@ function start(parts: Partial<DaemonOptions> = {}): Promise<Daemon> {
     access: OWNER_ONLY,
     account: null,
     http: null,
+    rpcHttps: null,
     ...parts,
   };
   return Daemon.start(options, log, (error) => deaths.push(error.message));

@@ -177,6 +177,7 @@ export class Daemon {
     try {
       // The RPC socket first: a second daemon with the same one must not touch the controllers' sockets.
       await daemon.#server.listen(options.rpcSocket);
+      if (options.rpcHttps !== null) await daemon.#server.listenHttps(options.rpcHttps);
       await daemon.#configure();
       await daemon.#openDashboard();
       daemon.#giveUpPrivileges();
@@ -190,6 +191,11 @@ export class Daemon {
   /** Where the dashboard is; null: there is none. */
   get dashboardUrl(): string | null {
     return this.#dashboard?.url ?? null;
+  }
+
+  /** Where RPC is served over TCP; null: nowhere. */
+  get rpcUrl(): string | null {
+    return this.#server.httpsUrl;
   }
 
   /** Resolves when everything that is configured or kept was made. */

@@ -29,6 +29,7 @@ describe('options', () => {
       access: { mode: 0o600, uid: -1, gid: -1 },
       account: null,
       http: null,
+      rpcHttps: null,
     });
   });
 
@@ -92,6 +93,26 @@ describe('options', () => {
     });
     expect(check({ user: '65534' }).account?.name).toBe('nobody');
     expect(refusal({ user: 'no-such-user' })).toBe('EINVAL: --user no-such-user: this machine knows no such user');
+  });
+
+  it('never serve RPC over TCP without TLS and a token', () => {
+    for (const rpcSocket of ['127.0.0.1:5260', '0.0.0.0:1', '[::1]:5260', 'localhost:5260', 'host:0']) {
+      expect(refusal({ rpcSocket })).toBe(
+        `EINVAL: -r ${rpcSocket}: RPC goes over TCP with TLS and a token only: give --rpc-https ${rpcSocket} ` +
+          '--rpc-cert FILE --rpc-key FILE --rpc-token-file FILE beside the path of a socket',
+      );
+    }
+    for (const rpcSocket of ['/run/a:1', './a:1', 'rpc.sock', 'a:b'])
+      expect(check({ rpcSocket }).rpcSocket).toBe(rpcSocket);
+    const files = { rpcCert: '/dev/null', rpcKey: '/dev/null', rpcTokenFile: '/dev/null' };
+    expect(refusal(files)).toMatch(/need --rpc-https ADDRESS:PORT/);
+    expect(refusal({ rpcHttps: '127.0.0.1:1' })).toMatch(
+      /it needs --rpc-cert FILE, --rpc-key FILE and --rpc-token-file/,
+    );
+    expect(refusal({ rpcHttps: '5260', ...files })).toMatch(/--rpc-https 5260: give an address and a port/);
+    expect(refusal({ rpcHttps: '[::1]:1', ...files, rpcCert: '/none' })).toMatch(/^ENOENT: --rpc-cert: .*\/none/);
+    // Everybody may read it.
+    expect(refusal({ rpcHttps: '[::1]:1', ...files })).toMatch(/^EACCES: --rpc-key \/dev\/null: .*chmod 600/);
   });
 
   it('serve the default disk only when asked to, and not with a configuration', () => {

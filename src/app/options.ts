@@ -1,10 +1,13 @@
 /** What the daemon is started with, checked. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { parseCpuset } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
+import { type NetworkAddress, parseNetworkAddress } from '../base/network-address.ts';
 import type { SocketAccess } from '../base/socket-access.ts';
-import { checkToken, type HttpAddress, parseHttpAddress } from '../dashboard/access.ts';
+import { checkToken } from '../base/token.ts';
+import { requireToken } from '../dashboard/access.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
+import type { HttpsOptions } from '../rpc/https-listener.ts';
 import { allowedCores } from '../sys/thread.ts';
 import type { ConfigFile } from './config-file.ts';
 import { type Account, findAccount, findGroup } from './privileges.ts';
@@ -29,6 +32,11 @@ export interface RawOptions {
   /** `ADDRESS:PORT` of the dashboard. Default: none. */
   readonly http?: string | undefined;
   readonly httpTokenFile?: string | undefined;
+  /** `ADDRESS:PORT` for RPC over TCP. Default: none. */
+  readonly rpcHttps?: string | undefined;
+  readonly rpcCert?: string | undefined;
+  readonly rpcKey?: string | undefined;
+  readonly rpcTokenFile?: string | undefined;
 }
 
 export interface DaemonOptions {
@@ -55,16 +63,19 @@ export interface DaemonOptions {
   readonly account: Account | null;
   /** The dashboard; null: none. */
   readonly http: HttpOptions | null;
+  /** RPC over TCP; null: none. */
+  readonly rpcHttps: HttpsOptions | null;
 }
 
 interface HttpOptions {
-  readonly address: HttpAddress;
+  readonly address: NetworkAddress;
   /** Null: none is needed. */
   readonly token: string | null;
 }
 
 const MODES: readonly ReactorMode[] = ['poll', 'adaptive', 'interrupt'];
 const MIB = 2 ** 20;
+const READABLE_BY_ALL = 0o004;
 
 /** Throws a TargetError that says which option to change. */
 export function checkOptions(raw: RawOptions): DaemonOptions {
@@ -83,7 +94,7 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     socketDirectory: raw.socketDirectory,
     cores,
     memoryBytes: raw.memoryMib === undefined ? Number.POSITIVE_INFINITY : parseMib(raw.memoryMib) * MIB,
-    rpcSocket: raw.rpcSocket,
+    rpcSocket: checkRpcSocket(raw.rpcSocket),
     configFile: raw.configFile,
     ignoreConfigErrors: raw.ignoreConfigErrors ?? false,
     stateDirectory: raw.stateDirectory,
@@ -91,6 +102,7 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     mode,
     ...checkAccess(raw),
     http: checkHttp(raw),
+    rpcHttps: checkRpcHttps(raw),
   };
 }
 
@@ -114,17 +126,56 @@ function checkHttp({ http, httpTokenFile }: RawOptions): HttpOptions | null {
     if (httpTokenFile === undefined) return null;
     throw new TargetError('EINVAL', '--http-token-file needs --http ADDRESS:PORT');
   }
-  const address = parseHttpAddress(http);
+  const address = parseNetworkAddress(http, '--http');
   const token = httpTokenFile === undefined ? null : readToken(httpTokenFile);
-  checkToken(address, token);
+  requireToken(address, token);
   return { address, token };
 }
 
+/** SPDK listens on TCP, in plain text and for everybody, when it is given an address here. */
+function checkRpcSocket(path: string): string {
+  if (!/^(\[[\da-f:]+\]|[^/:]+):\d+$/i.test(path)) return path;
+  const options = '--rpc-cert FILE --rpc-key FILE --rpc-token-file FILE';
+  const instead = `give --rpc-https ${path} ${options} beside the path of a socket`;
+  throw new TargetError('EINVAL', `-r ${path}: RPC goes over TCP with TLS and a token only: ${instead}`);
+}
+
+function checkRpcHttps({ rpcHttps, rpcCert, rpcKey, rpcTokenFile }: RawOptions): HttpsOptions | null {
+  if (rpcHttps === undefined) {
+    if ((rpcCert ?? rpcKey ?? rpcTokenFile) === undefined) return null;
+    throw new TargetError('EINVAL', '--rpc-cert, --rpc-key and --rpc-token-file need --rpc-https ADDRESS:PORT');
+  }
+  const address = parseNetworkAddress(rpcHttps, '--rpc-https');
+  if (rpcCert === undefined || rpcKey === undefined || rpcTokenFile === undefined) {
+    const detail = 'it needs --rpc-cert FILE, --rpc-key FILE and --rpc-token-file FILE (docs/remote-rpc.md makes them)';
+    throw new TargetError('EINVAL', `--rpc-https ${rpcHttps}: ${detail}`);
+  }
+  return {
+    address,
+    certificate: readOptionFile(rpcCert, '--rpc-cert'),
+    key: readSecret(rpcKey, '--rpc-key'),
+    token: checkToken(readSecret(rpcTokenFile, '--rpc-token-file').trim(), `--rpc-token-file ${rpcTokenFile}`),
+  };
+}
+
 function readToken(path: string): string {
+  const option = '--http-token-file';
+  return checkToken(readOptionFile(path, option).trim(), `${option} ${path}`);
+}
+
+/** A file that gives full power over the daemon: not for everybody to read. */
+function readSecret(path: string, option: string): string {
+  const text = readOptionFile(path, option);
+  if ((statSync(path).mode & READABLE_BY_ALL) === 0) return text;
+  throw new TargetError('EACCES', `${option} ${path}: every user of this machine can read it: chmod 600 ${path}`);
+}
+
+function readOptionFile(path: string, option: string): string {
   try {
-    return readFileSync(path, 'utf8').trim();
+    return readFileSync(path, 'utf8');
   } catch (error) {
-    throw new TargetError('ENOENT', `--http-token-file: ${(error as Error).message}`);
+    const { code = 'EIO', message } = error as NodeJS.ErrnoException;
+    throw new TargetError(code, `${option}: ${message}`);
   }
 }
 

@@ -1,12 +1,17 @@
 /** `ringhost qemu|libvirt|cloud-hypervisor|systemd CONTROLLER`: how to attach a controller of a running daemon. */
 import { type AttachFormat, type Attachment, attachText } from '../app/attach.ts';
 import { TargetError } from '../base/errors.ts';
-import { RpcCallError, RpcClient } from '../rpc/client.ts';
+import { RpcCallError, type RpcClient } from '../rpc/client.ts';
+import { connectTo, type DaemonAccess } from './daemon-access.ts';
 
 /** Prints it. Resolves with the exit code. */
-export async function runAttachCommand(format: AttachFormat, controller: string, socket: string): Promise<number> {
+export async function runAttachCommand(
+  format: AttachFormat,
+  controller: string,
+  daemon: DaemonAccess,
+): Promise<number> {
   try {
-    using client = await RpcClient.connect(socket);
+    using client = await connectTo(daemon);
     process.stdout.write(attachText(format, await findController(client, controller)));
     return 0;
   } catch (error) {

@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
 import { VERSION } from '../app/version.ts';
 import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
+import { type DaemonAccess, withDaemonAccess } from './daemon-access.ts';
 import type { ServeOptions } from './serve-command.ts';
 
 type ServeValues = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
@@ -52,6 +53,10 @@ function addServe(program: Command): void {
     .option('--allow-path <path...>', 'with --confine: files and directories for disks and state')
     .option('--http <address:port>', 'serve the dashboard and /metrics there, such as 127.0.0.1:9009')
     .option('--http-token-file <file>', 'who has no token of this file gets nothing; needed where others can connect')
+    .option('--rpc-https <address:port>', 'serve RPC over TCP there, with TLS and a token (docs/remote-rpc.md)')
+    .option('--rpc-cert <file>', 'for it: the certificate (PEM), with those of its signers')
+    .option('--rpc-key <file>', 'for it: the key of the certificate (PEM)')
+    .option('--rpc-token-file <file>', 'for it: who has no token of this file gets nothing')
     .option('--log-format <format>', 'text or json; default: text on a terminal')
     .action(async (disk: string | undefined, pairs: readonly string[], options: ServeValues, command: Command) => {
       const isGiven = (name: string): boolean => command.getOptionValueSource(name) !== 'default';
@@ -83,20 +88,23 @@ function serveOptions(options: ServeValues): ServeOptions {
     user: options.user as string | undefined,
     http: options.http as string | undefined,
     httpTokenFile: options.httpTokenFile as string | undefined,
+    rpcHttps: options.rpcHttps as string | undefined,
+    rpcCert: options.rpcCert as string | undefined,
+    rpcKey: options.rpcKey as string | undefined,
+    rpcTokenFile: options.rpcTokenFile as string | undefined,
     logFormat: options.logFormat as string | undefined,
   };
 }
 
 function addAttach(program: Command, format: AttachFormat): void {
-  program
+  const command = program
     .command(format)
     .description(`print how to attach a controller: for ${format}`)
-    .argument('<controller>', 'such as vhost.0')
-    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
-    .action(async (controller: string, options: { socket: string }) => {
-      const { runAttachCommand } = await import('./attach-command.ts');
-      process.exitCode = await runAttachCommand(format, controller, options.socket);
-    });
+    .argument('<controller>', 'such as vhost.0');
+  withDaemonAccess(command).action(async (controller: string, daemon: DaemonAccess) => {
+    const { runAttachCommand } = await import('./attach-command.ts');
+    process.exitCode = await runAttachCommand(format, controller, daemon);
+  });
 }
 
 function addDoctor(program: Command): void {
@@ -111,17 +119,17 @@ function addDoctor(program: Command): void {
 }
 
 function addTop(program: Command): void {
-  program
+  const command = program
     .command('top')
-    .description('what a running daemon does, once a second: reactors, controllers, queues, bdevs')
-    .option('-s, --socket <path>', 'RPC socket of the daemon', clientSocketPath())
+    .description('what a running daemon does, once a second: reactors, controllers, queues, bdevs');
+  withDaemonAccess(command)
     .option('-d, --delay <seconds>', 'between two looks', '1')
     .option('--once', 'look once, print it, and end; so does it without a terminal')
     .option('--json', 'the same as JSON')
-    .action(async (options: Record<string, string | boolean | undefined>) => {
+    .action(async (options: DaemonAccess & Record<string, string | boolean | undefined>) => {
       const { runTopCommand } = await import('./top-command.ts');
       process.exitCode = await runTopCommand({
-        socket: options.socket as string,
+        daemon: options,
         delay: options.delay as string,
         isOnce: options.once === true,
         isJson: options.json === true,

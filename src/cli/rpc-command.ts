@@ -9,10 +9,11 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
 import { argumentHelp, parseArguments, toParams, UsageError, usageLine } from '../rpc/arguments.ts';
-import { clientSocketPath, DEFAULT_SOCKET_PATH, RpcCallError, RpcClient } from '../rpc/client.ts';
+import { clientSocketPath, DEFAULT_SOCKET_PATH, RpcCallError, type RpcClient } from '../rpc/client.ts';
 import type { CliSpec, CliValues } from '../rpc/define.ts';
 import { encodeJson } from '../rpc/framing.ts';
 import { cliOf, findMethod, methodNames, nearest } from '../rpc/lookup.ts';
+import { CA_HELP, connectTo, type DaemonAccess, TOKEN_HELP, WHERE_HELP } from './daemon-access.ts';
 
 /** Where the command reads and writes. */
 export interface RpcCommandIo {
@@ -34,8 +35,16 @@ const GLOBAL_OPTIONS: CliSpec = {
       names: ['-s'],
       dest: 'socket',
       kind: 'string',
-      help: `RPC socket of the daemon (default ${DEFAULT_SOCKET_PATH})`,
+      help: `${WHERE_HELP} (default ${DEFAULT_SOCKET_PATH})`,
     },
+    {
+      names: ['-p'],
+      dest: 'port',
+      kind: 'int',
+      help: "rpc.py's plain TCP, which ringhost does not have: -s https://…",
+    },
+    { names: ['--ca-file'], dest: 'caFile', kind: 'string', help: CA_HELP },
+    { names: ['--token-file'], dest: 'tokenFile', kind: 'string', help: TOKEN_HELP },
     { names: ['-t'], dest: 'timeout', kind: 'float', help: 'seconds to wait for an answer (default 60)' },
     { names: ['-r'], dest: 'retries', kind: 'int', help: 'try so often to connect, every 0.2 s (default 0)' },
     { names: ['-v'], dest: 'verbose', kind: 'switch', help: 'show requests and answers' },
@@ -45,7 +54,7 @@ const GLOBAL_OPTIONS: CliSpec = {
 };
 
 interface Settings {
-  readonly socketPath: string;
+  readonly daemon: DaemonAccess;
   readonly timeoutMs: number;
   readonly retries: number;
   readonly verbose: boolean;
@@ -113,8 +122,13 @@ class RpcCommand {
   #settings(values: Readonly<Record<string, unknown>>): Settings {
     const seconds = (values.timeout as number | undefined) ?? 60;
     if (seconds <= 0) throw new UsageError('-t must be greater than 0');
+    const socket = (values.socket as string | undefined) ?? clientSocketPath(this.#io.env);
+    const [caFile, tokenFile] = [values.caFile as string | undefined, values.tokenFile as string | undefined];
+    if (values.port !== undefined) {
+      throw new UsageError(`-p: RPC goes over TCP with TLS and a token only: -s https://HOST:${values.port}`);
+    }
     return {
-      socketPath: (values.socket as string | undefined) ?? clientSocketPath(this.#io.env),
+      daemon: { socket, caFile, tokenFile },
       timeoutMs: Math.min(seconds * 1000, 2 ** 31 - 1),
       retries: (values.retries as number | undefined) ?? 0,
       verbose: values.verbose === true,
@@ -148,7 +162,7 @@ class RpcCommand {
   }
 
   async #sendAll(calls: readonly Call[], settings: Settings): Promise<number> {
-    const client = await connectWithRetries(settings);
+    const client = await connectWithRetries(settings, this.#io.env);
     try {
       for (const call of calls) {
         const code = await this.#send(client, call, settings);
@@ -238,22 +252,23 @@ class RpcCommand {
 
 /** The method is the first word that is neither a global option nor the value of one. */
 function findMethodIndex(argv: readonly string[]): number {
-  const takesValue = new Set(['-s', '-t', '-r']);
+  const takesValue = new Set(['-s', '-p', '-t', '-r', '--ca-file', '--token-file']);
   let index = 0;
   while (index < argv.length && (argv[index] as string).startsWith('-'))
     index += takesValue.has(argv[index] as string) ? 2 : 1;
   return Math.min(index, argv.length);
 }
 
-async function connectWithRetries(settings: Settings): Promise<RpcClient> {
+async function connectWithRetries(settings: Settings, env: RpcCommandIo['env']): Promise<RpcClient> {
+  const { daemon, timeoutMs } = settings;
   for (let attempt = 0; attempt < settings.retries; attempt++) {
     try {
-      return await RpcClient.connect(settings.socketPath, { timeoutMs: settings.timeoutMs });
+      return await connectTo(daemon, { timeoutMs }, env);
     } catch {
       await sleep(RETRY_MS);
     }
   }
-  return await RpcClient.connect(settings.socketPath, { timeoutMs: settings.timeoutMs });
+  return await connectTo(daemon, { timeoutMs }, env);
 }
 
 async function readAll(stream: AsyncIterable<string | Uint8Array> | Iterable<never>): Promise<string> {
@@ -286,7 +301,7 @@ function generalHelp(): string {
     return `  ${name.padEnd(32)}${found?.spec.summary ?? ''}`;
   });
   const older = methodNames(true).filter((name) => findMethod(name)?.alias !== null);
-  return `usage: ringhost rpc [-s SOCKET] [-t SECONDS] [-r RETRIES] [-v] [--dry-run] METHOD ...
+  return `usage: ringhost rpc [-s WHERE] [-t SECONDS] [-r RETRIES] [-v] [--dry-run] METHOD ...
 
 Call a method of a running daemon. \`ringhost rpc METHOD --help\` shows what a method takes.
 Without METHOD, calls are read from standard input, one a line.
@@ -294,7 +309,8 @@ Without METHOD, calls are read from standard input, one a line.
 options:
 ${argumentHelp(GLOBAL_OPTIONS)}
 
-The environment variable RINGHOST_RPC_SOCKET names another default for -s.
+The environment variables RINGHOST_RPC_SOCKET, RINGHOST_CA_FILE and RINGHOST_TOKEN_FILE name other defaults for -s,
+--ca-file and --token-file.
 
 methods:
 ${methods.join('\n')}

@@ -5,11 +5,12 @@ import { createElement as h, type ReactNode, useEffect, useState } from 'react';
 import { TargetError } from '../base/errors.ts';
 import { type Rates, ratesBetween } from '../observe/rates.ts';
 import { takeSample } from '../observe/take-sample.ts';
-import { RpcClient } from '../rpc/client.ts';
+import type { RpcClient } from '../rpc/client.ts';
+import { connectTo, type DaemonAccess } from './daemon-access.ts';
 import { NOTHING_CHOSEN, press, TopView } from './top-view.ts';
 
 export interface TopOptions {
-  readonly socket: string;
+  readonly daemon: DaemonAccess;
   /** Seconds between two looks, as typed. */
   readonly delay: string;
   /** One look, then the end. */
@@ -40,7 +41,7 @@ async function runTop(options: TopOptions): Promise<void> {
   if (!(seconds >= SECONDS_MIN && seconds <= SECONDS_MAX)) {
     throw new TargetError('EINVAL', `--delay ${options.delay}: give ${SECONDS_MIN} to ${SECONDS_MAX} seconds`);
   }
-  using client = await RpcClient.connect(options.socket);
+  using client = await connectTo(options.daemon);
   const next = await rateReader(client, seconds * 1000);
   if (options.isOnce || options.isJson || !process.stdout.isTTY) {
     const rates = await next();

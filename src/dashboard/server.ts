@@ -10,14 +10,15 @@ import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import { TargetError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { hostInUrl, type NetworkAddress } from '../base/network-address.ts';
 import { Feed, type FeedSource } from '../observe/feed.ts';
 import type { Frame } from '../observe/frame.ts';
 import { METRICS_CONTENT_TYPE, metricsText } from '../observe/metrics-text.ts';
-import { checkToken, guard, type HttpAddress } from './access.ts';
+import { guard, requireToken } from './access.ts';
 import { findAsset } from './assets.ts';
 
 export interface DashboardOptions {
-  readonly address: HttpAddress;
+  readonly address: NetworkAddress;
   /** Null: none is needed, on a loopback address. */
   readonly token: string | null;
   readonly source: FeedSource;
@@ -45,7 +46,7 @@ export class Dashboard {
   /** @throws TargetError `EINVAL` for an address that needs a token, `EADDRINUSE`, `EACCES`, … */
   static async listen(options: DashboardOptions): Promise<Dashboard> {
     const { address, log } = options;
-    checkToken(address, options.token);
+    requireToken(address, options.token);
     const feed = new Feed(options.source, (error) => log.error(`the dashboard has no figures: ${error.message}`));
     const server = createAdaptorServer({ fetch: routes(options, feed).fetch }) as Server;
     server.listen(address.port, address.host);
@@ -53,7 +54,7 @@ export class Dashboard {
       await once(server, 'listening');
     } catch (error) {
       const { code = 'EIO', message } = error as NodeJS.ErrnoException;
-      throw new TargetError(code, `--http ${address.host}:${address.port}: ${message}: choose another port`);
+      throw new TargetError(code, `--http ${hostInUrl(address.host)}:${address.port}: ${message}: choose another port`);
     }
     const dashboard = new Dashboard(server, feed);
     log.info(`dashboard on ${dashboard.url}`);
@@ -61,8 +62,8 @@ export class Dashboard {
   }
 
   get url(): string {
-    const { address, family, port } = this.#server.address() as AddressInfo;
-    return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}/`;
+    const { address, port } = this.#server.address() as AddressInfo;
+    return `http://${hostInUrl(address)}:${port}/`;
   }
 
   async close(): Promise<void> {

@@ -1,22 +1,19 @@
 /** A client of the RPC server, typed by the method table. */
-import { connect, type Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
-import { encodeJson, JsonStreamParser } from './framing.ts';
-import { RESPONSE_MAX_BYTES } from './limits.ts';
+import { encodeJson } from './framing.ts';
+import { HttpsLink } from './https-link.ts';
+import type { Link, LinkEvents } from './link.ts';
 import type { CallParams, MethodName, Result } from './methods.ts';
+import { SocketLink } from './socket-link.ts';
 
 export const DEFAULT_SOCKET_PATH = '/var/tmp/ringhost.sock';
 
-/** Where a client looks for a daemon when it is not told. */
+/** Where a client looks for a daemon when it is not told: a path, or `https://HOST:PORT`. */
 export function clientSocketPath(env: Readonly<Record<string, string | undefined>> = process.env): string {
   return env['RINGHOST_RPC_SOCKET'] ?? DEFAULT_SOCKET_PATH;
 }
 
 const DEFAULT_TIMEOUT_MS = 60_000;
-
-const BACKLOG_ATTEMPTS_MAX = 50;
-const BACKLOG_RETRY_MS = 20;
 
 /** The daemon answered a call with an error. */
 export class RpcCallError extends Error {
@@ -37,7 +34,11 @@ export class RpcCallError extends Error {
 
 export interface RpcClientOptions {
   /** How long a call may take. Default: 60 s, as in rpc.py. */
-  readonly timeoutMs?: number;
+  readonly timeoutMs?: number | undefined;
+  /** For `https:`: what the daemon's `--rpc-token-file` has. */
+  readonly token?: string | undefined;
+  /** For `https:`: certificates (PEM) of who may have signed the daemon's. Default: those that Node.js trusts. */
+  readonly ca?: string | undefined;
 }
 
 interface PendingCall {
@@ -51,41 +52,39 @@ type CallArguments<N extends MethodName> =
   Record<never, never> extends CallParams<N> ? [params?: CallParams<N>] : [params: CallParams<N>];
 
 export class RpcClient {
-  readonly #socket: Socket;
-  readonly #path: string;
   readonly #timeoutMs: number;
-  /** The daemon's counters are doubles: a large one is exact as it is, and the table says number. */
-  readonly #parser = new JsonStreamParser({ maxBytes: RESPONSE_MAX_BYTES, exactIntegers: false });
   readonly #pending = new Map<number, PendingCall>();
+  #link: Link | null = null;
   #lastId = 0;
   #closed: TargetError | null = null;
 
-  private constructor(socket: Socket, path: string, options: RpcClientOptions) {
-    this.#socket = socket;
-    this.#path = path;
+  private constructor(options: RpcClientOptions) {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-    socket.on('data', (chunk: Buffer) => this.#onData(chunk));
-    // A reset or a broken pipe says no more than that the daemon is gone.
-    socket.on('error', (error) => this.#fail(`the daemon closed the connection to ${path}`, error));
-    socket.on('close', () => this.#fail(`the daemon closed the connection to ${path}`));
   }
 
   /**
-   * Connects to a daemon.
+   * Connects to a daemon: to the path of its socket, or to `https://HOST:PORT` (`--rpc-https`) with its token.
    *
    * @throws TargetError `ENOENT`, `ECONNREFUSED`, `EACCES`, … with a message that says what to look at.
    */
-  static async connect(path: string = DEFAULT_SOCKET_PATH, options: RpcClientOptions = {}): Promise<RpcClient> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return new RpcClient(await openSocket(path), path, options);
-      } catch (error) {
-        // The daemon lives, but more clients want to connect than its backlog holds.
-        const isFull = (error as NodeJS.ErrnoException).code === 'EAGAIN';
-        if (!isFull || attempt === BACKLOG_ATTEMPTS_MAX) throw connectError(path, error as NodeJS.ErrnoException);
-        await sleep(BACKLOG_RETRY_MS);
-      }
+  static async connect(where: string = DEFAULT_SOCKET_PATH, options: RpcClientOptions = {}): Promise<RpcClient> {
+    const client = new RpcClient(options);
+    const events: LinkEvents = {
+      value: (value) => client.#onAnswer(value),
+      lost: (error) => client.#fail(error),
+    };
+    if (where.startsWith('https:')) {
+      client.#link = new HttpsLink(checkUrl(where), { ca: options.ca, token: requireToken(options.token) }, events);
+      // What is wrong with the address, the certificate or the token is said now, not at the first call.
+      await client.call('spdk_get_version').catch((error: Error) => {
+        client.close();
+        throw error;
+      });
+    } else {
+      refuseAddress(where);
+      client.#link = await SocketLink.connect(where, events);
     }
+    return client;
   }
 
   /**
@@ -110,27 +109,18 @@ export class RpcClient {
       }, this.#timeoutMs);
       this.#pending.set(id, { resolve, reject, timer });
       const hasParams = params !== undefined && Object.keys(params).length > 0;
-      this.#socket.write(encodeJson({ jsonrpc: '2.0', method, id, ...(hasParams ? { params } : {}) }));
+      this.#link?.send(encodeJson({ jsonrpc: '2.0', method, id, ...(hasParams ? { params } : {}) }));
     });
   }
 
   /** Ends the connection. Calls that have not been answered fail. */
   close(): void {
-    this.#fail('the connection was closed here');
-    this.#socket.destroy();
+    this.#fail(new TargetError('EPIPE', 'the connection was closed here'));
+    this.#link?.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
-  }
-
-  #onData(chunk: Buffer): void {
-    const { values, error } = this.#parser.push(chunk);
-    for (const value of values) this.#onAnswer(value);
-    if (error !== null) {
-      this.#fail(`what answers on ${this.#path} does not speak JSON-RPC: ${error.detail}`);
-      this.#socket.destroy();
-    }
   }
 
   #onAnswer(value: unknown): void {
@@ -139,7 +129,8 @@ export class RpcClient {
     const refusal = typeof error === 'object' && error !== null ? new RpcCallError({ ...error }) : null;
     if (typeof id !== 'number') {
       // An error without an id is about the connection itself.
-      if (refusal !== null) this.#fail(`the daemon refused the connection: ${refusal.message}`, refusal);
+      const detail = `the daemon refused the connection: ${refusal?.message}`;
+      if (refusal !== null) this.#fail(new TargetError('EPIPE', detail, { cause: refusal }));
       return;
     }
     const call = this.#pending.get(id);
@@ -150,35 +141,32 @@ export class RpcClient {
     else call.reject(refusal);
   }
 
-  #fail(message: string, cause?: Error): void {
-    this.#closed ??= new TargetError('EPIPE', message, { cause, fields: { path: this.#path } });
-    const error = this.#closed;
+  #fail(reason: TargetError): void {
+    this.#closed ??= reason;
     for (const call of this.#pending.values()) {
       clearTimeout(call.timer);
-      call.reject(error);
+      call.reject(this.#closed);
     }
     this.#pending.clear();
   }
 }
 
-function openSocket(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.once('error', reject);
-    socket.once('connect', () => {
-      socket.off('error', reject);
-      resolve(socket);
-    });
-  });
+function checkUrl(text: string): string {
+  const url = URL.parse(text);
+  if (url !== null && url.pathname === '/' && url.search === '' && url.username === '') return url.origin;
+  throw new TargetError('EINVAL', `${text}: give https://HOST:PORT`);
 }
 
-function connectError(path: string, error: NodeJS.ErrnoException): TargetError {
-  const hints: Readonly<Record<string, string>> = {
-    ENOENT: 'it does not exist. Is ringhost running? Start it with -r PATH, and name the same path with -s PATH',
-    ECONNREFUSED: 'nobody answers on it. Is ringhost running? Its socket may be elsewhere: name it with -s PATH',
-    EACCES: 'permission denied. The socket belongs to the user who started ringhost: use that account, or root',
-    EPERM: 'permission denied. The socket belongs to the user who started ringhost: use that account, or root',
-  };
-  const hint = hints[error.code ?? ''] ?? error.message;
-  return new TargetError(error.code ?? 'EIO', `cannot connect to ${path}: ${hint}`, { cause: error, fields: { path } });
+function requireToken(token: string | undefined): string {
+  if (token !== undefined && token !== '') return token;
+  throw new TargetError(
+    'EINVAL',
+    'a daemon over TCP wants its token: give --token-file FILE with that of its operator',
+  );
+}
+
+/** What rpc.py would take for TCP in plain text. */
+function refuseAddress(where: string): void {
+  if (!/^([a-z]+:\/\/|(\[[\da-f:]+\]|[^/:]+):\d+$)/i.test(where)) return;
+  throw new TargetError('EINVAL', `${where}: RPC goes over TCP with TLS and a token only: https://HOST:PORT`);
 }

@@ -36,5 +36,17 @@ export const OUTPUT_STALL_MS = 60_000;
 /** A client that has closed its sending side is disconnected after this time, answered or not. */
 export const HALF_CLOSED_MS = 60_000;
 
+/** Open connections over TCP. A client's library keeps one or two; everybody who can reach the port can open some. */
+export const HTTPS_CONNECTIONS_MAX = 256;
+
+/** A connection over TCP whose TLS handshake, or whose request's headers, take longer is closed. */
+export const HTTPS_HEADERS_MS = 10_000;
+
+/** A request over TCP that takes longer to come is refused. */
+export const HTTPS_REQUEST_MS = 60_000;
+
+/** A connection over TCP on which nothing is asked is closed after this time. */
+export const HTTPS_IDLE_MS = 65_000;
+
 /** `sizeof(sockaddr_un.sun_path)` less the terminating NUL (unix(7)). */
 export const SOCKET_PATH_MAX_BYTES = 107;

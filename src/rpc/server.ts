@@ -1,4 +1,4 @@
-/** The RPC server: a Unix socket on which clients call the methods of the table. */
+/** The RPC server: a Unix socket on which clients call the methods of the table, and HTTPS when it is asked for. */
 import { createServer, type Server, type Socket } from 'node:net';
 import { assert } from '../base/assert.ts';
 import type { Logger } from '../base/log.ts';
@@ -8,9 +8,14 @@ import type { RpcState } from './define.ts';
 import { Dispatcher } from './dispatch.ts';
 import { RpcCode, standardError } from './errors.ts';
 import { encodeJson } from './framing.ts';
+import { type HttpsLimits, HttpsListener, type HttpsOptions } from './https-listener.ts';
 import {
   CONNECTIONS_MAX,
   HALF_CLOSED_MS,
+  HTTPS_CONNECTIONS_MAX,
+  HTTPS_HEADERS_MS,
+  HTTPS_IDLE_MS,
+  HTTPS_REQUEST_MS,
   OUTPUT_MAX_BYTES,
   OUTPUT_PAUSE_BYTES,
   OUTPUT_STALL_MS,
@@ -19,7 +24,7 @@ import {
 import type { DaemonHandlers } from './methods.ts';
 import { type ClaimedPath, listenOnPath } from './socket-path.ts';
 
-export interface RpcServerLimits extends ConnectionLimits {
+export interface RpcServerLimits extends ConnectionLimits, HttpsLimits {
   readonly connectionsMax: number;
 }
 
@@ -30,6 +35,10 @@ const DEFAULT_LIMITS: RpcServerLimits = {
   outputMaxBytes: OUTPUT_MAX_BYTES,
   outputStallMs: OUTPUT_STALL_MS,
   halfClosedMs: HALF_CLOSED_MS,
+  httpsConnectionsMax: HTTPS_CONNECTIONS_MAX,
+  httpsHeadersMs: HTTPS_HEADERS_MS,
+  httpsRequestMs: HTTPS_REQUEST_MS,
+  httpsIdleMs: HTTPS_IDLE_MS,
 };
 
 export interface RpcServerOptions {
@@ -59,6 +68,7 @@ export class RpcServer {
   readonly #server: Server;
   readonly #connections = new Map<Socket, Connection>();
   #path: ClaimedPath | null = null;
+  #https: HttpsListener | null = null;
   #connectionNumber = 0;
   #wasFull = false;
 
@@ -90,6 +100,19 @@ export class RpcServer {
     this.#log.info(`RPC socket ${path} is open`);
   }
 
+  /** Serves those, too, who come over TCP. @throws TargetError `EINVAL` for a bad certificate, `EADDRINUSE`, … */
+  async listenHttps(options: HttpsOptions): Promise<void> {
+    assert(this.#https === null, 'an RpcServer listens once');
+    const nextNumber = (): number => ++this.#connectionNumber;
+    const context = { dispatcher: this.#dispatcher, log: this.#log, limits: this.#limits, nextNumber };
+    this.#https = await HttpsListener.listen(options, context);
+  }
+
+  /** Where clients over TCP connect; null: nowhere. */
+  get httpsUrl(): string | null {
+    return this.#https?.url ?? null;
+  }
+
   /** Stops listening, removes the socket file, lets running requests finish for a second, disconnects all clients. */
   async close(): Promise<void> {
     this.#path?.release();
@@ -102,7 +125,7 @@ export class RpcServer {
     const timer = setTimeout(() => {
       for (const connection of this.#connections.values()) connection.close(true);
     }, CLOSE_GRACE_MS);
-    await closed;
+    await Promise.all([closed, this.#https?.close(CLOSE_GRACE_MS)]);
     clearTimeout(timer);
     this.#connections.clear();
   }

@@ -77,6 +77,7 @@ beforeAll(async () => {
       access: OWNER_ONLY,
       account: null,
       http: null,
+      rpcHttps: null,
     },
     log,
     (error) => expect.fail(error.message),
