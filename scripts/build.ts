@@ -1,10 +1,11 @@
 /**
- * Makes what the published package holds beside the sources: JavaScript and types in dist/, and the addon in
- * prebuilds/. `npm pack` runs it first.
+ * Makes what the published package holds beside the sources: JavaScript and types in dist/, the addon in prebuilds/,
+ * man pages in man/. `npm pack` runs it first.
  */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { writeManPages } from './man-pages.ts';
 
 const ROOT = dirname(import.meta.dirname);
 const DIST = join(ROOT, 'dist');
@@ -22,7 +23,8 @@ if (compile('tsconfig.build.json') && compile('tsconfig.page.json')) {
   }
   mkdirSync(PREBUILD_DIR, { recursive: true });
   copyFileSync(join(ROOT, 'build', 'ringhost.node'), join(PREBUILD_DIR, 'ringhost.node'));
-  console.log(`built dist/ and prebuilds/linux-${process.arch}/ringhost.node`);
+  writeManPages(join(ROOT, 'man'));
+  console.log(`built dist/, man/ and prebuilds/linux-${process.arch}/ringhost.node`);
 } else {
   process.exitCode = 1;
 }

@@ -18,6 +18,7 @@ import {
 } from '../src/rpc/limits.ts';
 import { METHODS } from '../src/rpc/methods.ts';
 import { describeParams, type JsonSchema, jsonSchema } from '../src/rpc/openrpc.ts';
+import { cliReference } from './cli-reference.ts';
 import { scsiReference } from './scsi-docs.ts';
 
 const MIB = 1024 * 1024;
@@ -195,6 +196,7 @@ function rpcReference(): string {
 }
 
 const PAGES: Readonly<Record<string, () => string>> = {
+  'docs/cli.md': cliReference,
   'docs/rpc.md': rpcReference,
   'docs/scsi.md': scsiReference,
 };

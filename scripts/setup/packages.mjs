@@ -47,6 +47,8 @@ export const TOOLS = {
   },
   curl: { commands: ['curl'], packages: ['curl'], purpose: 'for the tests of RPC over TCP' },
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
+  shells: { commands: ['zsh', 'fish'], packages: ['zsh', 'fish'], purpose: 'for the tests of completion' },
+  mandoc: { commands: ['mandoc'], packages: ['mandoc'], purpose: 'for the tests of man pages' },
   chromium: { commands: ['chromium'], packages: ['chromium'], purpose: 'for the tests of the dashboard' },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
   ceph: {

@@ -1,8 +1,9 @@
 /** What `ringhost` takes: commands and options. Their help, completion, man pages and docs/cli.md come from here. */
-import { Command } from 'commander';
+import { Argument, Command, Option } from 'commander';
 import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
 import { VERSION } from '../app/version.ts';
 import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
+import { completionScript, SHELLS, type Shell } from './completion-scripts.ts';
 import { type DaemonAccess, withDaemonAccess } from './daemon-access.ts';
 import type { ServeOptions } from './serve-command.ts';
 
@@ -21,6 +22,7 @@ export function createProgram(): Command {
   addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
+  addCompletion(program);
   return program;
 }
 
@@ -42,7 +44,9 @@ function addServe(program: Command): void {
     .option('--json-ignore-init-errors', 'start although calls of the configuration fail')
     .option('--state-dir <dir>', 'keep what RPC makes in this directory, and make it again at the next start')
     .option('--default-config', 'without -c: serve a 256 MiB RAM disk as vhost.0')
-    .option('--mode <mode>', 'how reactors wait: poll, adaptive or interrupt', 'adaptive')
+    .addOption(
+      new Option('--mode <mode>', 'how reactors wait').choices(['poll', 'adaptive', 'interrupt']).default('adaptive'),
+    )
     .option(
       '--socket-mode <mode>',
       'mode of the RPC socket and of controllers; default: 0600, with --socket-group 0660',
@@ -57,7 +61,7 @@ function addServe(program: Command): void {
     .option('--rpc-cert <file>', 'for it: the certificate (PEM), with those of its signers')
     .option('--rpc-key <file>', 'for it: the key of the certificate (PEM)')
     .option('--rpc-token-file <file>', 'for it: who has no token of this file gets nothing')
-    .option('--log-format <format>', 'text or json; default: text on a terminal')
+    .addOption(new Option('--log-format <format>', 'default: text on a terminal').choices(['text', 'json']))
     .action(async (disk: string | undefined, pairs: readonly string[], options: ServeValues, command: Command) => {
       const isGiven = (name: string): boolean => command.getOptionValueSource(name) !== 'default';
       const hasOwnSockets = !isGiven('socketDirectory') && !isGiven('rpcSocket');
@@ -141,11 +145,29 @@ function addSetup(program: Command): void {
   program
     .command('setup')
     .description("give the machine's NVMe drives to the daemon (config), show them (status), or give them back (reset)")
-    .argument('[action]', 'config, status or reset', 'config')
+    .addArgument(new Argument('[action]', 'what to do').choices(['config', 'status', 'reset']).default('config'))
     .option('--devices <addresses>', 'PCI addresses, separated by commas; default: every NVMe drive')
     .option('--hugepages <MiB>', 'reserve so much memory in huge pages')
     .action(async (action: string, options: Record<string, string | undefined>) => {
       const { setUpHost } = await import('./setup-host.ts');
       process.exitCode = setUpHost(action, options.devices, options.hugepages);
+    });
+}
+
+function addCompletion(program: Command): void {
+  program
+    .command('completion')
+    .description('print the script that teaches a shell to complete command lines: source <(ringhost completion bash)')
+    .addArgument(new Argument('<shell>').choices(SHELLS))
+    .action((shell: Shell) => {
+      process.stdout.write(completionScript(shell));
+    });
+  program
+    .command('complete', { hidden: true })
+    .argument('[word...]')
+    .allowUnknownOption()
+    .action(async (words: readonly string[]) => {
+      const { runCompleteCommand } = await import('./completion-command.ts');
+      await runCompleteCommand(program, words);
     });
 }

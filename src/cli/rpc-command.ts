@@ -29,7 +29,7 @@ const Exit = { ok: 0, failed: 1, usage: 2 } as const;
 
 const RETRY_MS = 200;
 
-const GLOBAL_OPTIONS: CliSpec = {
+export const RPC_OPTIONS: CliSpec = {
   flags: [
     {
       names: ['-s'],
@@ -103,7 +103,7 @@ class RpcCommand {
 
   async run(argv: readonly string[]): Promise<number> {
     const methodIndex = findMethodIndex(argv);
-    const globals = parseArguments(GLOBAL_OPTIONS, argv.slice(0, methodIndex));
+    const globals = parseArguments(RPC_OPTIONS, argv.slice(0, methodIndex));
     if (globals.wantsHelp) {
       this.#io.stdout.write(generalHelp());
       return Exit.ok;
@@ -307,7 +307,7 @@ Call a method of a running daemon. \`ringhost rpc METHOD --help\` shows what a m
 Without METHOD, calls are read from standard input, one a line.
 
 options:
-${argumentHelp(GLOBAL_OPTIONS)}
+${argumentHelp(RPC_OPTIONS)}
 
 The environment variables RINGHOST_RPC_SOCKET, RINGHOST_CA_FILE and RINGHOST_TOKEN_FILE name other defaults for -s,
 --ca-file and --token-file.

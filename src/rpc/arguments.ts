@@ -192,7 +192,7 @@ function valueName(spec: CliPositional | CliFlag): string {
   return 'dest' in spec ? spec.dest.toUpperCase() : spec.name;
 }
 
-function flagText(flag: CliFlag, names: readonly string[]): string {
+export function flagText(flag: CliFlag, names: readonly string[]): string {
   if (flag.kind === 'yesno') return names.map((name) => name.replace(/^--/, '--[no-]')).join(', ');
   return flag.kind === 'switch' ? names.join(', ') : `${names.join(', ')} ${valueName(flag)}`;
 }

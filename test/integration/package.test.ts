@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { findNpmCli } from '../../scripts/setup/node.mjs';
+import { whyNoTool } from '../e2e/requirements.ts';
 import { until } from '../support/waiting.ts';
 
 const ROOT = dirname(dirname(import.meta.dirname));
@@ -45,6 +46,16 @@ it('has no sources, and nothing that runs when it is installed', () => {
     execFileSync('cat', [installed('ringhost', 'package.json')], { encoding: 'utf8' }),
   );
   for (const name of ['preinstall', 'install', 'postinstall']) expect(scripts).not.toHaveProperty(name);
+});
+
+it.skipIf(whyNoTool('mandoc') !== null)('has a man page of every command, which is well formed', () => {
+  const pages = readdirSync(installed('ringhost', 'man'));
+  expect(pages).toEqual(expect.arrayContaining(['ringhost.1', 'ringhost-serve.1', 'ringhost-rpc.1']));
+  for (const page of pages) {
+    const path = installed('ringhost', 'man', page);
+    execFileSync('mandoc', ['-T', 'lint', '-W', 'error', path]);
+    expect(execFileSync('mandoc', ['-T', 'html', path], { encoding: 'utf8' })).toContain('SYNOPSIS');
+  }
 });
 
 it('serves a disk and the dashboard, and is called by a program', async () => {

@@ -1,0 +1,25 @@
+/** `ringhost complete WORD...`, which the scripts for the shells call. */
+import type { Command } from 'commander';
+import { clientSocketPath, RpcClient } from '../rpc/client.ts';
+import { complete, type NameKind } from './completion.ts';
+import { PATH_MARK } from './completion-scripts.ts';
+
+/** Somebody waits with a finger on the key. */
+const ANSWER_LIMIT_MS = 1000;
+
+/** Prints a candidate a line, with its explanation behind a tab. Never fails: there is nobody to tell. */
+export async function runCompleteCommand(program: Command, words: readonly string[]): Promise<void> {
+  const { candidates, takesPath } = await complete(program, words, findNames);
+  const lines = candidates.map(({ word, help }) => `${word}\t${help}\n`);
+  process.stdout.write(`${lines.join('')}${takesPath ? `${PATH_MARK}\t\n` : ''}`);
+}
+
+async function findNames(kind: NameKind, socket = clientSocketPath()): Promise<readonly string[]> {
+  try {
+    using client = await RpcClient.connect(socket, { timeoutMs: ANSWER_LIMIT_MS });
+    if (kind === 'bdev') return (await client.call('bdev_get_bdevs')).map(({ name }) => name);
+    return (await client.call('vhost_get_controllers')).map(({ ctrlr }) => ctrlr);
+  } catch {
+    return [];
+  }
+}
