@@ -1,8 +1,9 @@
 /** `ringhost complete WORD...`, which the scripts for the shells call. */
 import type { Command } from 'commander';
-import { clientSocketPath, RpcClient } from '../rpc/client.ts';
+import { clientSocketPath } from '../rpc/client.ts';
 import { complete, type NameKind } from './completion.ts';
 import { PATH_MARK } from './completion-scripts.ts';
+import { connectTo } from './daemon-access.ts';
 
 /** Somebody waits with a finger on the key. */
 const ANSWER_LIMIT_MS = 1000;
@@ -16,7 +17,7 @@ export async function runCompleteCommand(program: Command, words: readonly strin
 
 async function findNames(kind: NameKind, socket = clientSocketPath()): Promise<readonly string[]> {
   try {
-    using client = await RpcClient.connect(socket, { timeoutMs: ANSWER_LIMIT_MS });
+    using client = await connectTo({ socket }, { timeoutMs: ANSWER_LIMIT_MS });
     if (kind === 'bdev') return (await client.call('bdev_get_bdevs')).map(({ name }) => name);
     return (await client.call('vhost_get_controllers')).map(({ ctrlr }) => ctrlr);
   } catch {

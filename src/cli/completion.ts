@@ -99,7 +99,7 @@ async function valuesOf(
 ): Promise<Completion> {
   if (spec.argChoices !== undefined) return ofWords(spec.argChoices);
   const name = 'flags' in spec ? (/[<[]([\w:-]+)/.exec(spec.flags)?.[1] ?? '') : spec.name();
-  if (/^(path|file|dir|disk)$/.test(name)) return PATH;
+  if (/^(path|where|file|dir|disk)$/.test(name)) return PATH;
   return name === 'controller' || name === 'bdev' ? ofWords(await ask(name)) : NOTHING;
 }
 
