@@ -32,7 +32,8 @@ export const DEFAULT_CONFIG: ConfigFile = {
 
 /** The subsystems that have a configuration here, in the order in which it works. */
 export const SUBSYSTEMS = [
-  { subsystem: 'bdev', depends_on: [] },
+  { subsystem: 'accel', depends_on: [] },
+  { subsystem: 'bdev', depends_on: ['accel'] },
   { subsystem: 'vhost_blk', depends_on: ['bdev'] },
   { subsystem: 'vhost_scsi', depends_on: ['bdev'] },
 ] as const;
@@ -126,9 +127,9 @@ export async function applyConfig(
   }
 }
 
-/** Whether a call without a method here may be passed over. */
+/** Whether a call without a method here may be passed over: those of `accel` choose how SPDK does its arithmetic. */
 export function isOfSpdkOnly(subsystem: string, { method }: ConfigCall): boolean {
-  return SPDK_SETTINGS.has(method) || !SUBSYSTEMS.some((own) => own.subsystem === subsystem);
+  return SPDK_SETTINGS.has(method) || subsystem === 'accel' || !SUBSYSTEMS.some((own) => own.subsystem === subsystem);
 }
 
 export function failureText({ message, data }: CallFailure): string {

@@ -50,7 +50,7 @@ export function configRpc({ sources, state, load, restore }: ConfigRpcOptions): 
       if (names === undefined) return currentConfig(sources, false);
       for (const name of names.split(',')) configOf(name);
       const wanted = new Set<string>(names.split(','));
-      for (const { subsystem, depends_on: needs } of SUBSYSTEMS) {
+      for (const { subsystem, depends_on: needs } of SUBSYSTEMS.toReversed()) {
         if (wanted.has(subsystem)) for (const need of needs) wanted.add(need);
       }
       const all = currentConfig(sources, false).subsystems;

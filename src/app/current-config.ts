@@ -1,5 +1,8 @@
 /** What there is now, as the calls that would make it again: bdevs before what serves them. */
+
 import { limitConfig } from '../bdev/bdev.rpc.ts';
+import type { BdevConfig } from '../bdev/bdev.ts';
+import type { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
 import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import type { RbdDisks } from '../bdev/modules/rbd/rbd.rpc.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
@@ -11,6 +14,7 @@ export interface ConfigSources {
   readonly bdevs: BdevRegistry;
   readonly nvme: NvmeControllers;
   readonly rbd: RbdDisks;
+  readonly keys: CryptoKeys;
   readonly vhost: VhostRegistry;
 }
 
@@ -24,6 +28,8 @@ export function subsystemConfig(
   includesBereft: boolean,
 ): ConfigCall[] | undefined {
   switch (name) {
+    case 'accel':
+      return plain(sources.keys.toConfig());
     case 'bdev':
       return bdevConfig(sources);
     case 'vhost_blk':
@@ -52,5 +58,9 @@ function bdevConfig({ bdevs, nvme, rbd }: ConfigSources): ConfigCall[] {
     .filter(({ isRemoving }) => !isRemoving)
     .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry)].flat());
   const all = [...rbd.clusters.toConfig(), ...attached, ...made];
-  return all.map(({ method, params }) => ({ method, params: { ...params } }));
+  return plain(all);
+}
+
+function plain(configs: readonly BdevConfig[]): ConfigCall[] {
+  return configs.map(({ method, params }) => ({ method, params: { ...params } }));
 }

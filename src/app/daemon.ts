@@ -6,6 +6,8 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
+import { cryptoRpc } from '../bdev/modules/crypto/crypto.rpc.ts';
+import { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
 import { delayRpc } from '../bdev/modules/delay/delay.rpc.ts';
 import { errorRpc } from '../bdev/modules/error/error.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
@@ -63,6 +65,7 @@ export class Daemon {
   readonly bdevs: BdevRegistry;
   readonly nvme: NvmeControllers;
   readonly rbd: RbdDisks;
+  readonly keys = new CryptoKeys();
   readonly vhost: VhostRegistry;
   /** Null without `--state-dir`. */
   readonly state: State | null;
@@ -117,6 +120,7 @@ export class Daemon {
       ]),
       ...rbdRpc(this.rbd, this.bdevs),
       ...passthruRpc(this.bdevs),
+      ...cryptoRpc(this.bdevs, this.keys),
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
       ...splitRpc(this.bdevs),

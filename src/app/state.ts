@@ -245,6 +245,7 @@ function identityOf(call: ConfigCall): string {
   if (method.startsWith('vhost_')) return `${method} ${is('ctrlr')}`;
   // A controller that has several paths is attached by several calls.
   if (method === 'bdev_nvme_attach_controller') return `nvme ${is('name', 'traddr', 'trsvcid')}`;
+  if (method === 'accel_crypto_key_create') return `key ${is('name')}`;
   if (method === 'bdev_rbd_register_cluster') return `cluster ${is('name')}`;
   if (method === 'bdev_split_create') return `parts ${is('base_bdev')}`;
   if (method === 'bdev_set_qos_limit') return `limits ${is('name')}`;
@@ -261,7 +262,7 @@ function nameOf({ params = {} }: ConfigCall): string {
 }
 
 /** Methods that may change what is kept, by what they are called. Others read, or are about the daemon itself. */
-const CHANGES = /^(?:bdev_(?!get_)|vhost_(?!get_)|delete_|load_)/;
+const CHANGES = /^(?:accel_crypto_key_|bdev_(?!get_)|vhost_(?!get_)|delete_|load_)/;
 
 /** Handlers that answer when what they changed is kept. */
 export function keepChanges(handlers: DaemonHandlers, state: State): DaemonHandlers {

@@ -35,8 +35,8 @@ export abstract class StackedChannel implements IoChannel, IoOwner {
 
   abstract submit(io: BdevIo): void;
 
-  /** A request below has ended: by default so has that above. */
-  protected baseDone(io: BdevIo, status: IoStatus): void {
+  /** A request below has ended: by default so has that above. `tag`: what the module gave the one below. */
+  protected baseDone(io: BdevIo, status: IoStatus, _tag: number): void {
     io.complete(status);
   }
 
@@ -62,11 +62,11 @@ export abstract class StackedChannel implements IoChannel, IoOwner {
 
   ioDone(below: BdevIo): void {
     const io = below.parent as BdevIo;
-    const { status } = below;
+    const { status, tag } = below;
     below.parent = null;
     this.#free.push(below);
     // A device that is gone takes its own bdev away, and that one the bdevs over it.
-    this.baseDone(io, status === GONE ? FAILED : status);
+    this.baseDone(io, status === GONE ? FAILED : status, tag);
   }
 
   poll(): number {

@@ -267,6 +267,15 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
     'bdev_set_qos_limit Malloc0 --rw-ios-per-sec 20000 --w-mbytes-per-sec 0 --burst-ms 10',
     { name: 'Malloc0', rw_ios_per_sec: 20000, w_mbytes_per_sec: 0, burst_ms: 10 },
   ],
+  ['bdev_crypto_create Malloc0 Crypt0 -n K', { base_bdev_name: 'Malloc0', name: 'Crypt0', key_name: 'K' }],
+  ['bdev_crypto_delete Crypt0', { name: 'Crypt0' }],
+  [
+    'accel_crypto_key_create -c AES_XTS -k 00 -e 11 -t SIMPLE_LBA -n K',
+    { cipher: 'AES_XTS', key: '00', key2: '11', tweak_mode: 'SIMPLE_LBA', name: 'K' },
+  ],
+  ['accel_crypto_key_create -c AES_XTS --key-file /k -n K', { cipher: 'AES_XTS', key_file: '/k', name: 'K' }],
+  ['accel_crypto_keys_get -k K', { key_name: 'K' }],
+  ['accel_crypto_key_destroy -n K', { key_name: 'K' }],
   ['bdev_passthru_create -b Malloc0 -p Pass0', { base_bdev_name: 'Malloc0', name: 'Pass0' }],
   ['bdev_passthru_delete Pass0', { name: 'Pass0' }],
   [

@@ -106,6 +106,8 @@ export interface MethodSpec<P extends z.ZodObject = z.ZodObject, R extends z.Zod
   normalize?(params: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
   /** The shape that SPDK's clients read. Not checked at run time in production; tests check it. */
   readonly result: R;
+  /** Parameters whose value no error repeats. */
+  readonly secrets?: readonly string[];
   readonly states: readonly RpcState[];
   readonly errorStyle: ErrorStyle;
   readonly errors: readonly ErrorCase[];

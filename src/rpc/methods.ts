@@ -7,6 +7,7 @@
  */
 import type { z } from 'zod';
 import type { MethodSpec } from './define.ts';
+import { accelMethods } from './methods/accel.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
 import { moduleMethods } from './methods/bdev-module.ts';
@@ -28,6 +29,7 @@ export const METHODS = {
   ...nvmeMethods,
   ...rbdMethods,
   ...stackedMethods,
+  ...accelMethods,
   ...moduleMethods,
   ...powerCutMethods,
   ...vhostMethods,

@@ -30,17 +30,19 @@ function isValueIssue(issue: z.core.$ZodIssue, given: unknown): boolean {
 }
 
 function describeIssue(issue: z.core.$ZodIssue, spec: MethodSpec, given: unknown): string {
+  const isSecret = spec.secrets?.includes(String(issue.path[0])) === true;
   const known = Object.keys(spec.params.shape);
   if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => describeUnknown(key, known)).join('; ');
   const path = issue.path.map(String).join('.');
   const value = valueAt(issue.path, given);
   const field = path === '' ? 'params' : path;
   if (value === undefined) return `${field} is missing`;
-  if (typeof value === 'bigint') return `${field} must be at most ${Number.MAX_SAFE_INTEGER}, but it is ${show(value)}`;
+  if (typeof value === 'bigint' && !isSecret)
+    return `${field} must be at most ${Number.MAX_SAFE_INTEGER}, but it is ${show(value)}`;
   if (issue.code === 'invalid_value') return `${field} must be ${oneOf(issue.values)}, but it is ${show(value)}`;
   const complaint = issue.message.replace(/^Invalid input: /, '').replace(/, received .*$/, '');
   const sentence = complaint.startsWith(field) ? complaint : `${field}: ${lowerFirst(complaint)}`;
-  return `${sentence}, but it is ${show(value)}`;
+  return isSecret ? sentence : `${sentence}, but it is ${show(value)}`;
 }
 
 function oneOf(values: readonly unknown[]): string {

@@ -2,6 +2,7 @@
  * Every call that makes something, with parameters of any kind: what is saved makes the same again. A method that makes
  * something and is not here does not compile.
  */
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Daemon } from '../../src/app/daemon.ts';
 import { DaemonLog } from '../../src/app/logger.ts';
 import { OWNER_ONLY } from '../../src/base/socket-access.ts';
+import { TWEAK_MODES } from '../../src/bdev/modules/crypto/xts.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { METHODS, type MethodName, type Result } from '../../src/rpc/methods.ts';
 import { allowedCores } from '../../src/sys/thread.ts';
@@ -21,6 +23,7 @@ import { VhostUserTarget } from '../support/vhost-user-target.ts';
 type Making = Exclude<
   Extract<
     MethodName,
+    | 'accel_crypto_key_create'
     | `bdev_${string}_create`
     | `bdev_${string}_attach_controller`
     | `vhost_create_${string}`
@@ -46,6 +49,7 @@ interface Case {
 
 const RUNS = 6;
 const SIZE_BYTES = 1 << 20;
+const KEY_FILE = join(tmpdir(), `ringhost-round-trip-key-${process.pid}`);
 
 let directory: string;
 let daemon: Daemon;
@@ -58,6 +62,7 @@ beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), 'ringhost-round-trip-'));
   writeFileSync(join(directory, 'disk'), '');
   truncateSync(join(directory, 'disk'), SIZE_BYTES);
+  writeFileSync(KEY_FILE, randomBytes(64));
   nbd = await FakeNbdServer.listen(SIZE_BYTES);
   nvme = await new NvmeTcpTarget().listen();
   vhostTarget = await VhostUserTarget.start(SIZE_BYTES);
@@ -91,6 +96,7 @@ afterAll(async () => {
   await nvme.kill();
   await nbd.close();
   rmSync(directory, { recursive: true });
+  rmSync(KEY_FILE);
 });
 
 const only = (value: unknown) => fc.constant(value);
@@ -108,6 +114,7 @@ const mode = fc.constantFrom('poll', 'adaptive', 'interrupt');
 const metadata = { md_size: zero, dif_type: zero, dif_is_head_of_md: maybe, dif_pi_format: zero };
 const METADATA = Object.keys(metadata);
 const MALLOC = ['bdev_malloc_create', { name: 'M', num_blocks: 8, block_size: 512 }] as const;
+const KEY = ['accel_crypto_key_create', { name: 'K', cipher: 'AES_XTS', key_file: KEY_FILE }] as const;
 const BLK = ['vhost_create_blk_controller', { ctrlr: 'c', dev_name: 'M' }] as const;
 const SCSI = ['vhost_create_scsi_controller', { ctrlr: 'c', delay: true }] as const;
 const file = {
@@ -177,6 +184,16 @@ const CASES: Readonly<Record<Making, Case>> = {
   },
   bdev_powercut_create: {
     params: { name: only('B'), num_blocks: blocks, block_size: blockSize, uuid, ignore_flush: maybe },
+  },
+  accel_crypto_key_create: {
+    params: {
+      ...{ name: only('K'), cipher: only('AES_XTS'), key: only(undefined), key2: only(undefined) },
+      ...{ key_file: only(KEY_FILE), tweak_mode: fc.constantFrom(...TWEAK_MODES) },
+    },
+  },
+  bdev_crypto_create: {
+    before: [MALLOC, KEY],
+    params: { base_bdev_name: only('M'), name: only('B'), key_name: only('K') },
   },
   bdev_passthru_create: { before: [MALLOC], params: stacked },
   bdev_delay_create: {
@@ -254,7 +271,7 @@ function requiredOf(method: MethodName): string[] {
 function arbitraryOf(method: Making): fc.Arbitrary<Values> {
   const { params } = CASES[method];
   const known = requiredOf(method)
-    .concat('name', 'trsvcid', 'subnqn')
+    .concat('name', 'trsvcid', 'subnqn', 'key_file')
     .filter((name) => name in params);
   return fc
     .record(params, { requiredKeys: known })
@@ -272,6 +289,8 @@ async function deleteAll(): Promise<void> {
       await rpc.call('delete_bdev', { name: `EE_${String(params?.['base_name'])}` });
     else if (method === 'bdev_split_create')
       await rpc.call('bdev_split_delete', { base_bdev: String(params?.['base_bdev']) });
+    else if (method === 'accel_crypto_key_create')
+      await rpc.call('accel_crypto_key_destroy', { key_name: String(params?.['name']) });
     else if (method.startsWith('bdev_')) await rpc.call('delete_bdev', { name: String(params?.['name']) });
     else if (method.startsWith('vhost_create_')) {
       await rpc.call('vhost_delete_controller', { ctrlr: String(params?.['ctrlr']), force: true });

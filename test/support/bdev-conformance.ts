@@ -22,12 +22,14 @@ const LIMIT_MS = 30_000;
 const UNTOUCHED = 0xcc;
 
 export interface Kind {
-  /** A new disk of `sizeBytes`, all zeroes. What it stands on is put into the registry. */
+  /** A new disk of `sizeBytes`. What it stands on is put into the registry. */
   make(name: string, sizeBytes: number, registry: BdevRegistry): Bdev | Promise<Bdev>;
   /** The guest's memory, `GUEST_BYTES` of it. Default: this process's own. */
   memory?(): MappingInfo & { close(): void };
   /** Takes away what `make` left, after `destruct`. */
   clean?(): void | Promise<void>;
+  /** Default true: a new disk is all zeroes. Otherwise they are written to it first. */
+  readonly isZeroed?: boolean;
   /** Default true: reads give what was written. */
   readonly keepsData?: boolean;
   /** Default false: completions need polling, and nobody sleeps while requests are in flight. */
@@ -44,7 +46,11 @@ class TestedDisk extends DiskRig {
 
   static async make(kind: Kind, name: string): Promise<TestedDisk> {
     const registry = new BdevRegistry(1);
-    return new TestedDisk(kind, await kind.make(name, DISK_BYTES, registry), registry);
+    const disk = new TestedDisk(kind, await kind.make(name, DISK_BYTES, registry), registry);
+    if (kind.isZeroed === false && (await disk.run(IoType.writeZeroes, 0, disk.blocks)) !== success) {
+      throw new Error('zeroes could not be written');
+    }
+    return disk;
   }
 
   expectBytes(found: Uint8Array, wanted: Uint8Array): void {

@@ -33,11 +33,12 @@ export class DiskRig implements IoOwner {
   readonly #ended = new Map<BdevIo, (status: IoStatus) => void>();
   readonly #table: ChannelTable;
 
-  /** Stands on whatever is in the registry already. */
+  /** Stands by default on whatever is in the registry already. */
   constructor(
     bdev: Bdev,
     memory: MappingInfo & { close(): void } = Mapping.anonymous(GUEST_BYTES),
     registry = new BdevRegistry(1),
+    bases: readonly BdevEntry[] = registry.list(),
   ) {
     this.registry = registry;
     const host = {
@@ -47,7 +48,7 @@ export class DiskRig implements IoOwner {
     this.#table = new ChannelTable(host, 0, { arena: this.arena });
     this.memory = memory;
     this.guest = new Uint8Array(this.#views.view(this.memory, 0, GUEST_BYTES));
-    this.entry = registry.create(bdev.name, bdev.uuid, () => bdev, { bases: registry.list() });
+    this.entry = registry.create(bdev.name, bdev.uuid, () => bdev, { bases });
     this.entry.users.add({
       bdevChanged: async (entry) => {
         for (const channel of this.channels) channel.update(entry.describe());

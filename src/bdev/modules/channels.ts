@@ -1,5 +1,6 @@
 /** The channel factory of every kind of bdev: what a reactor thread needs to know of the modules. */
 import type { ChannelFactory } from '../bdev.ts';
+import { CryptoChannel } from './crypto/crypto-channel.ts';
 import { DelayChannel } from './delay/delay-channel.ts';
 import { ErrorChannel } from './error/error-channel.ts';
 import { FileChannel } from './file/file-channel.ts';
@@ -16,6 +17,7 @@ import { SplitChannel } from './split/split-channel.ts';
 import { VirtioChannel } from './virtio/virtio-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
+  crypto: (description, context) => new CryptoChannel(description, context),
   delay: (description, context) => new DelayChannel(description, context),
   error: (description, context) => new ErrorChannel(description, context),
   file: (description, context) => new FileChannel(description, context),

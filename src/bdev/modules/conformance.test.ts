@@ -7,6 +7,8 @@ import { describeConformance, type Kind } from '../../../test/support/bdev-confo
 import { allowedCores } from '../../sys/thread.ts';
 import type { Bdev } from '../bdev.ts';
 import type { StackedParams } from '../stacked.ts';
+import { CryptoBdev } from './crypto/crypto.ts';
+import { CryptoKey } from './crypto/keys.ts';
 import { DelayBdev } from './delay/delay.ts';
 import { ErrorBdev } from './error/error.ts';
 import { FileBdev, type FileParams } from './file/file.ts';
@@ -39,6 +41,12 @@ function fileIn(directory: string, params: Partial<FileParams> = {}): Kind {
       return new FileBdev({ flavor: 'aio', name, filename, ...params });
     },
   };
+}
+
+function cryptOver(base: Kind, hexDigits: 32 | 64): Kind {
+  const hex = ['1', '2'].map((digit) => digit.repeat(hexDigits)) as [string, string];
+  const key = new CryptoKey({ name: 'K', tweakMode: 'SIMPLE_LBA', hex });
+  return { ...over(base, (params) => new CryptoBdev({ ...params, key })), isZeroed: false };
 }
 
 /** A stacked bdev over a disk of another kind. */
@@ -83,6 +91,11 @@ describeConformance(
 describeConformance(
   'an error disk without errors over a RAM disk',
   over(mallocOf(512), (params) => new ErrorBdev(params)),
+);
+describeConformance('an encrypted RAM disk', cryptOver(mallocOf(512), 32));
+describeConformance(
+  'an encrypted file of 4096-byte blocks',
+  cryptOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), 64),
 );
 describeConformance('the second part of a RAM disk', {
   canWake: true,

@@ -121,7 +121,8 @@ export const frameworkMethods = {
     example: {
       params: {},
       result: [
-        { subsystem: 'bdev', depends_on: [] },
+        { subsystem: 'accel', depends_on: [] },
+        { subsystem: 'bdev', depends_on: ['accel'] },
         { subsystem: 'vhost_blk', depends_on: ['bdev'] },
       ],
     },
