@@ -4,6 +4,7 @@ import { limitConfig } from '../bdev/bdev.rpc.ts';
 import type { BdevConfig } from '../bdev/bdev.ts';
 import type { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
 import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
+import type { Discoveries } from '../bdev/modules/nvme/discovery.ts';
 import type { RbdDisks } from '../bdev/modules/rbd/rbd.rpc.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import type { VhostRegistry } from '../vhost/registry.ts';
@@ -13,6 +14,7 @@ import { type ConfigCall, type ConfigFile, SUBSYSTEMS } from './config-file.ts';
 export interface ConfigSources {
   readonly bdevs: BdevRegistry;
   readonly nvme: NvmeControllers;
+  readonly discoveries: Discoveries;
   readonly rbd: RbdDisks;
   readonly keys: CryptoKeys;
   readonly vhost: VhostRegistry;
@@ -51,14 +53,14 @@ export function currentConfig(sources: ConfigSources, includesBereft: boolean): 
 }
 
 /** In the order of creation, so that a bdev over another comes after it. Clusters and controllers stand on nothing. */
-function bdevConfig({ bdevs, nvme, rbd }: ConfigSources): ConfigCall[] {
+function bdevConfig({ bdevs, nvme, discoveries, rbd }: ConfigSources): ConfigCall[] {
   const attached = nvme.list().flatMap(({ configs, isDetaching }) => (isDetaching ? [] : configs));
   const made = bdevs
     .list()
     .filter(({ isRemoving }) => !isRemoving)
     .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry)].flat());
-  const all = [...rbd.clusters.toConfig(), ...attached, ...made];
-  return plain(all);
+  const services = discoveries.list().map((service) => service.toConfig());
+  return plain([...rbd.clusters.toConfig(), ...attached, ...services, ...made]);
 }
 
 function plain(configs: readonly BdevConfig[]): ConfigCall[] {

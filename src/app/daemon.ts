@@ -17,6 +17,8 @@ import { moduleRpc } from '../bdev/modules/module/module.rpc.ts';
 import { nbdRpc } from '../bdev/modules/nbd/nbd.rpc.ts';
 import { nullRpc } from '../bdev/modules/null/null.rpc.ts';
 import { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
+import { discoveryRpc } from '../bdev/modules/nvme/discovery.rpc.ts';
+import { Discoveries } from '../bdev/modules/nvme/discovery.ts';
 import { nvmeRpc } from '../bdev/modules/nvme/nvme.rpc.ts';
 import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
@@ -64,6 +66,7 @@ export class Daemon {
   readonly reactors: readonly ReactorThread[];
   readonly bdevs: BdevRegistry;
   readonly nvme: NvmeControllers;
+  readonly discoveries: Discoveries;
   readonly rbd: RbdDisks;
   readonly keys = new CryptoKeys();
   readonly vhost: VhostRegistry;
@@ -83,6 +86,7 @@ export class Daemon {
     this.reactors = reactors;
     this.bdevs = new BdevRegistry(reactors.length);
     this.nvme = new NvmeControllers(this.bdevs, log);
+    this.discoveries = new Discoveries(this.nvme, tcpTransport(log), log);
     this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, log);
     const { socketDirectory } = options;
     const { access, mode } = options;
@@ -92,6 +96,7 @@ export class Daemon {
       state.current = () => currentConfig(this, true);
       this.bdevs.on('gone', (entries, calls) => state.keepGone(entries, calls));
       this.bdevs.on('deleted', (entry) => state.bdevDeleted(entry));
+      this.discoveries.onChange = () => void state.keep().catch((error: Error) => log.error(error.message));
     }
     this.#handlers = this.#makeHandlers();
     const handlers = this.#handlers;
@@ -114,10 +119,12 @@ export class Daemon {
       ...nbdRpc(this.bdevs),
       ...virtioRpc(this.bdevs, log),
       ...fileRpc(this.bdevs, options.cores),
-      ...nvmeRpc(this.nvme, [
-        new PcieTransport({ reactors: reactors.length, mode: options.mode, log }),
-        tcpTransport(log),
-      ]),
+      ...nvmeRpc(
+        this.nvme,
+        [new PcieTransport({ reactors: reactors.length, mode: options.mode, log }), this.discoveries.transport],
+        this.discoveries,
+      ),
+      ...discoveryRpc(this.discoveries),
       ...rbdRpc(this.rbd, this.bdevs),
       ...passthruRpc(this.bdevs),
       ...cryptoRpc(this.bdevs, this.keys),
@@ -217,6 +224,7 @@ export class Daemon {
     await this.#dashboard?.close();
     await this.state?.close();
     await this.vhost.close();
+    await this.discoveries.close();
     await this.nvme.close();
     // Stacked ones before what they stand on.
     for (const entry of this.bdevs.list().toReversed()) if (!entry.isRemoving) await this.bdevs.delete(entry);

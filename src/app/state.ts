@@ -246,6 +246,7 @@ function identityOf(call: ConfigCall): string {
   // A controller that has several paths is attached by several calls.
   if (method === 'bdev_nvme_attach_controller') return `nvme ${is('name', 'traddr', 'trsvcid')}`;
   if (method === 'accel_crypto_key_create') return `key ${is('name')}`;
+  if (method === 'bdev_nvme_start_discovery') return `discovery ${is('name')}`;
   if (method === 'bdev_rbd_register_cluster') return `cluster ${is('name')}`;
   if (method === 'bdev_split_create') return `parts ${is('base_bdev')}`;
   if (method === 'bdev_set_qos_limit') return `limits ${is('name')}`;

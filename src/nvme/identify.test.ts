@@ -90,7 +90,6 @@ describe('a controller', () => {
       firmwareRevision: '1.0',
       mdts: 5,
       controllerId: 3,
-      asyncEventsMax: 4,
       keepAliveGranularityMs: 1000,
       hasDatasetManagement: true,
       hasWriteZeroes: true,

@@ -10,8 +10,6 @@ export interface ControllerIdentity {
   /** Largest transfer: 2^n pages of the smallest size; 0 without a limit. */
   readonly mdts: number;
   readonly controllerId: number;
-  /** Asynchronous Event Requests that may be outstanding. */
-  readonly asyncEventsMax: number;
   /** Granularity of the keep-alive timer in milliseconds; 0 without one. */
   readonly keepAliveGranularityMs: number;
   readonly hasDatasetManagement: boolean;
@@ -59,7 +57,6 @@ export function parseController(bytes: Buffer): ControllerIdentity {
     firmwareRevision: text(bytes, 64, 72),
     mdts: bytes.readUInt8(77),
     controllerId: bytes.readUInt16LE(78),
-    asyncEventsMax: bytes.readUInt8(259) + 1,
     keepAliveGranularityMs: bytes.readUInt16LE(320) * 100,
     hasDatasetManagement: (optional & (1 << 2)) !== 0,
     hasWriteZeroes: (optional & (1 << 3)) !== 0,

@@ -46,6 +46,10 @@ export const ALL_NAMESPACES = 0xffff_ffff;
 
 /** Completion of an Asynchronous Event Request, dword 0. */
 export const AsyncEventType = { error: 0, health: 1, notice: 2 } as const;
-export const AsyncEventNotice = { namespaceAttributes: 0x00, asymmetricNamespaceAccess: 0x03 } as const;
+export const AsyncEventNotice = {
+  namespaceAttributes: 0x00,
+  asymmetricNamespaceAccess: 0x03,
+  discoveryLog: 0xf0,
+} as const;
 /** Feature 0Bh: all health warnings, and notices of namespaces and their access. */
 export const ASYNC_EVENTS_WANTED = 0xff | (1 << 8) | (1 << 11);

@@ -26,6 +26,7 @@ type Making = Exclude<
     | 'accel_crypto_key_create'
     | `bdev_${string}_create`
     | `bdev_${string}_attach_controller`
+    | `bdev_nvme_start_${string}`
     | `vhost_create_${string}`
     | `vhost_controller_set_${string}`
     | `vhost_scsi_controller_add_${string}`
@@ -65,6 +66,7 @@ beforeAll(async () => {
   writeFileSync(KEY_FILE, randomBytes(64));
   nbd = await FakeNbdServer.listen(SIZE_BYTES);
   nvme = await new NvmeTcpTarget().listen();
+  nvme.list(nvme.listed);
   vhostTarget = await VhostUserTarget.start(SIZE_BYTES);
   const log = new DaemonLog('json');
   log.level = 'ERROR';
@@ -133,6 +135,14 @@ const latency = fc.nat(1_000_000);
 /** Whether the queues are spread is the daemon's answer to a controller that says nothing. */
 const placing = { cpumask, mode };
 
+/** Of connections to a target. */
+const connection = {
+  hostnqn: only('nqn.2014-08.org.nvmexpress:uuid:00112233-4455-6677-8899-aabbccddeeff'),
+  ...{ hdgst: maybe, ddgst: maybe, keep_alive_timeout_ms: fc.integer({ min: 1000, max: 9000 }) },
+  ...{ ctrlr_loss_timeout_sec: fc.integer({ min: 10, max: 20 }), reconnect_delay_sec: fc.integer({ min: 1, max: 5 }) },
+  fast_io_fail_timeout_sec: fc.integer({ min: 0, max: 9 }),
+};
+
 const CASES: Readonly<Record<Making, Case>> = {
   bdev_malloc_create: {
     params: {
@@ -170,17 +180,18 @@ const CASES: Readonly<Record<Making, Case>> = {
       ...{ name: only('B'), trtype: only('TCP'), traddr: only('127.0.0.1'), adrfam: only('IPv4') },
       ...{ trsvcid: fc.constant(0).map(() => String(nvme.port)), subnqn: only(TARGET_NQN) },
       ...{ num_io_queues: fc.integer({ min: 4, max: 8 }), psk: only(undefined) },
-      hostnqn: only('nqn.2014-08.org.nvmexpress:uuid:00112233-4455-6677-8899-aabbccddeeff'),
-      ...{ hdgst: maybe, ddgst: maybe, keep_alive_timeout_ms: fc.integer({ min: 1000, max: 9000 }) },
-      ...{
-        ctrlr_loss_timeout_sec: fc.integer({ min: 10, max: 20 }),
-        reconnect_delay_sec: fc.integer({ min: 1, max: 5 }),
-      },
-      ...{
-        fast_io_fail_timeout_sec: fc.integer({ min: 0, max: 9 }),
-        multipath: fc.constantFrom('disable', 'failover'),
-      },
+      ...{ ...connection, multipath: fc.constantFrom('disable', 'failover') },
     },
+  },
+  bdev_nvme_start_discovery: {
+    params: {
+      ...{ name: only('B'), trtype: only('TCP'), traddr: only('127.0.0.1'), adrfam: only('IPv4') },
+      ...{ trsvcid: fc.constant(0).map(() => String(nvme.port)), ...connection },
+      ...{ wait_for_attach: maybe, attach_timeout_ms: fc.integer({ min: 60_000, max: 90_000 }) },
+      controller_names: only({ B7: TARGET_NQN }),
+    },
+    // What stands on its disks is made after they are there.
+    unsaved: ['wait_for_attach'],
   },
   bdev_powercut_create: {
     params: { name: only('B'), num_blocks: blocks, block_size: blockSize, uuid, ignore_flush: maybe },
@@ -285,6 +296,8 @@ async function deleteAll(): Promise<void> {
   for (const { method, params } of callsOf(await save()).toReversed()) {
     if (method === 'bdev_nvme_attach_controller')
       await rpc.request('bdev_nvme_detach_controller', { name: params?.['name'] });
+    else if (method === 'bdev_nvme_start_discovery')
+      await rpc.call('bdev_nvme_stop_discovery', { name: String(params?.['name']) });
     else if (method === 'bdev_error_create')
       await rpc.call('delete_bdev', { name: `EE_${String(params?.['base_name'])}` });
     else if (method === 'bdev_split_create')

@@ -23,11 +23,11 @@ const HOST: FabricHost = {
 };
 
 export function idOf(target: NvmeTcpTarget) {
-  return { trtype: 'TCP', traddr: '127.0.0.1', trsvcid: String(target.port), subnqn: TARGET_NQN } as const;
+  return { trtype: 'TCP', traddr: target.address, trsvcid: String(target.port), subnqn: TARGET_NQN } as const;
 }
 
 export function addressOf(target: NvmeTcpTarget) {
-  return { address: '127.0.0.1', port: target.port };
+  return { address: target.address, port: target.port };
 }
 
 /** Connects to a target that listens. */
@@ -66,9 +66,9 @@ export class TcpDiskRig {
     this.disk = new DiskRig(diskOf('Nvme0n1', controller));
   }
 
-  static async open(target: NvmeTcpTarget, options: TcpRigOptions = {}): Promise<TcpDiskRig> {
+  static async open(target: NvmeTcpTarget, options: TcpRigOptions = {}, address?: string): Promise<TcpDiskRig> {
     const gone: string[] = [];
-    await target.listen();
+    await target.listen(address);
     const events = { onNamespaces() {}, onGone: (reason: string) => gone.push(reason) };
     return new TcpDiskRig(target, await connectTo(target, options, events), gone);
   }

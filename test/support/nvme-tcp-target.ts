@@ -54,6 +54,20 @@ const LIMITS: Readonly<TargetLimits> = {
   queues: 16,
 };
 
+export interface ListedSubsystem {
+  readonly traddr: string;
+  readonly trsvcid: string;
+  readonly subnqn: string;
+  /** 1: another discovery service. Default: 2, a subsystem. */
+  readonly subtype?: number;
+  /** Default: 3, TCP. */
+  readonly transport?: number;
+  /** 1: TLS is required. */
+  readonly treq?: number;
+}
+
+const DISCOVERY_CHANGED = (0x70 << 16) | (0xf0 << 8) | 2;
+
 /** ANA states. */
 export const Ana = { optimized: 1, nonOptimized: 2, inaccessible: 3, persistentLoss: 4, change: 15 } as const;
 
@@ -100,13 +114,17 @@ export class NvmeTcpTarget {
   /** Commands that were carried out, by opcode. */
   readonly done = new Map<number, number>();
   /** Entries of the discovery log. */
-  discovery: { traddr: string; trsvcid: string; subnqn: string }[] = [];
+  discovery: ListedSubsystem[] = [];
   generation = 1;
+  /** Called when part of the discovery log was read. */
+  onLogRead: () => void = () => undefined;
   keepAlives = 0;
   admissions = 0;
   /** Connects are refused with this status. */
   refusal = 0;
+  address = '127.0.0.1';
   port = 0;
+  nqn = TARGET_NQN;
   /** Part of the identifiers of namespaces. */
   identityByte = 0;
   nextController = 1;
@@ -123,12 +141,13 @@ export class NvmeTcpTarget {
   }
 
   /** On the port it had before, if it had one. */
-  async listen(host = '127.0.0.1'): Promise<this> {
+  async listen(address = this.address): Promise<this> {
+    this.address = address;
     const server = createServer((socket) => {
       this.connections.add(new TargetConnection(this, socket));
     });
     this.#server = server;
-    server.listen(this.port, host);
+    server.listen(this.port, address);
     await once(server, 'listening');
     this.port = (server.address() as AddressInfo).port;
     return this;
@@ -157,7 +176,19 @@ export class NvmeTcpTarget {
 
   /** Tells every host that something changed (an asynchronous event's dword 0). */
   announce(dword0: number): void {
-    for (const connection of this.connections) connection.announce(dword0);
+    for (const connection of this.connections) if (!connection.isDiscovery) connection.announce(dword0);
+  }
+
+  /** As an entry of a discovery log. */
+  get listed(): ListedSubsystem {
+    return { traddr: this.address, trsvcid: String(this.port), subnqn: this.nqn };
+  }
+
+  /** Changes the discovery log, and tells the hosts that want to know. */
+  list(...entries: readonly ListedSubsystem[]): void {
+    this.discovery = [...entries];
+    this.generation++;
+    for (const connection of this.connections) if (connection.isDiscovery) connection.announce(DISCOVERY_CHANGED);
   }
 }
 
@@ -411,7 +442,7 @@ export class TargetConnection {
       const subsystem = connect.toString('latin1', 256, 256 + connect.subarray(256, 512).indexOf(0));
       this.isDiscovery = subsystem === DISCOVERY_NQN;
       if (target.refusal !== 0) this.complete(commandId, target.refusal);
-      else if (subsystem !== TARGET_NQN && !this.isDiscovery) this.complete(commandId, 0x4182);
+      else if (subsystem !== target.nqn && !this.isDiscovery) this.complete(commandId, 0x4182);
       else {
         this.queueId = sqe.readUInt16LE(42);
         const wanted = connect.readUInt16LE(16);
@@ -492,7 +523,7 @@ export class TargetConnection {
     data.writeUInt16LE((1 << 2) | (1 << 3), 520);
     data.writeUInt8(1, 525);
     data.writeUInt32LE((1 << 20) | 1, 536);
-    data.write(TARGET_NQN, 768);
+    data.write(this.target.nqn, 768);
     data.writeUInt32LE((64 + limits.capsuleDataBytes) / 16, 1792);
     data.writeUInt32LE(1, 1796);
   }
@@ -501,30 +532,38 @@ export class TargetConnection {
     const { sqe } = command;
     const page = sqe.readUInt8(40);
     const offset = sqe.readUInt32LE(48);
-    const log = Buffer.alloc(64 * 1024);
+    const { target } = this;
+    const log = Buffer.alloc(page === 0x70 ? 1024 * (target.discovery.length + 1) : 64 * 1024);
     if (page === 0x0c) {
       log.writeUInt16LE(1, 8);
       log.writeUInt32LE(1, 16);
       log.writeUInt32LE(1, 20);
-      log.writeUInt8(this.target.ana, 32);
+      log.writeUInt8(target.ana, 32);
       log.writeUInt32LE(1, 48);
     } else if (page === 0x70) {
-      log.writeBigUInt64LE(BigInt(this.target.generation), 0);
-      log.writeBigUInt64LE(BigInt(this.target.discovery.length), 8);
-      for (const [i, entry] of this.target.discovery.entries()) {
-        const at = 1024 * (i + 1);
-        log.writeUInt8(3, at);
-        log.writeUInt8(1, at + 1);
-        log.writeUInt8(2, at + 2);
-        log.writeUInt16LE(1, at + 4);
-        log.writeUInt16LE(0xffff, at + 6);
-        log.write(entry.trsvcid.padEnd(32), at + 32);
-        log.write(entry.subnqn, at + 256);
-        log.write(entry.traddr.padEnd(256), at + 512);
-      }
+      log.writeBigUInt64LE(BigInt(target.generation), 0);
+      log.writeBigUInt64LE(BigInt(target.discovery.length), 8);
+      for (const [i, entry] of target.discovery.entries()) writeDiscoveryEntry(log.subarray(1024 * (i + 1)), entry);
+      target.onLogRead();
+    }
+    if (offset + command.length > log.length) {
+      this.complete(command.commandId, 0x4002);
+      return;
     }
     this.answerRead(command, log.subarray(offset));
   }
+}
+
+function writeDiscoveryEntry(bytes: Buffer, entry: ListedSubsystem): void {
+  bytes.writeUInt8(entry.transport ?? 3, 0);
+  bytes.writeUInt8(entry.traddr.includes(':') ? 2 : 1, 1);
+  bytes.writeUInt8(entry.subtype ?? 2, 2);
+  bytes.writeUInt8(entry.treq ?? 0, 3);
+  bytes.writeUInt16LE(1, 4);
+  bytes.writeUInt16LE(0xffff, 6);
+  bytes.write(entry.trsvcid.padEnd(32), 32);
+  bytes.write(entry.subnqn, 256);
+  bytes.write(entry.traddr.padEnd(256), 512);
 }
 
 function le32(value: number): Buffer {

@@ -265,6 +265,8 @@ describe('a drive that is pulled out', () => {
     model.fateOf = () => 'hold';
     const request = disk.submit(IoType.read, 0, 1, [{ offset: 0, length: 512 }]);
     disk.channel.poll();
+    // Until then there is no request that the drive could be cut off from.
+    await until(() => model.held.length > 0, 'the command at the drive');
     model.isRequested = true;
     expect(await disk.polled(request)).toBe(failed);
     expect([controller.state, model.isBusMaster]).toEqual(['failed', false]);

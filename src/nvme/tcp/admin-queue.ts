@@ -3,7 +3,7 @@ import { TargetError } from '../../base/errors.ts';
 import { FdSet } from '../../sys/events.ts';
 import type { AdminPort } from '../admin.ts';
 import { type AdminCommand, encodeCommand } from '../command.ts';
-import { AdminOpcode } from '../spec.ts';
+import { AdminOpcode, FeatureId } from '../spec.ts';
 import { checkStatus, Status, statusCode } from '../status.ts';
 import { Direction, NO_SLOT } from './command-slots.ts';
 import {
@@ -117,6 +117,26 @@ export class AdminQueue implements AdminPort, TcpQueueOwner {
       if (this.#queue.slots.free === 0) this.#held.push(start);
       else start();
     });
+  }
+
+  /**
+   * Asks for asynchronous events (feature 0Bh's bits), one after another for as long as the connection lives. A
+   * controller that has none is left alone.
+   */
+  hearEvents(wanted: number, onEvent: (type: number, info: number, page: number) => Promise<void>): void {
+    const hear = async (): Promise<void> => {
+      const configure = { opcode: AdminOpcode.setFeatures, cdw10: FeatureId.asyncEventConfiguration, cdw11: wanted };
+      let { status } = await this.execute(configure);
+      while (statusCode(status) === Status.success) {
+        const event = await this.execute({ opcode: AdminOpcode.asyncEventRequest }, 0, false);
+        ({ status } = event);
+        const { dword0 } = event;
+        if (statusCode(status) === Status.success) {
+          await onEvent(dword0 & 7, (dword0 >>> 8) & 0xff, (dword0 >>> 16) & 0xff);
+        }
+      }
+    };
+    hear().catch(() => undefined);
   }
 
   /** Tells the controller that we go, as far as it listens, and closes. */

@@ -184,6 +184,11 @@ export class TcpController implements NvmeController {
   #pathGone(path: TcpPath, reason: string): void {
     this.#options.log.error(`the path by ${path.target.address} port ${path.target.port} is given up: ${reason}`);
     if (this.paths.every(({ isGone }) => isGone)) this.#events.onGone(reason);
+    else {
+      // It can be added again.
+      this.#drop(path);
+      void path.close();
+    }
   }
 }
 

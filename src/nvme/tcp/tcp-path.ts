@@ -12,7 +12,7 @@ import type { Logger } from '../../base/log.ts';
 import { identifyController, identifyNamespaces, requestQueues } from '../admin.ts';
 import { COMMAND_BYTES, getLogPage } from '../command.ts';
 import type { ControllerIdentity, NamespaceIdentity } from '../identify.ts';
-import { AdminOpcode, AsyncEventNotice, AsyncEventType, FeatureId, LogPageId } from '../spec.ts';
+import { AsyncEventNotice, AsyncEventType, LogPageId } from '../spec.ts';
 import { Status, statusCode } from '../status.ts';
 import { ADMIN_DATA_BYTES, AdminQueue, type FabricHost, type TcpAddress } from './admin-queue.ts';
 import { type Access, PathState, type PathTable, QUEUES_MAX } from './path-table.ts';
@@ -144,7 +144,8 @@ export class TcpPath {
       if (this.#isClosed) throw new Error('closed');
       this.admin = admin;
       await this.#readAccess();
-      this.#watchEvents(admin, identity);
+      const wanted = identity.reportsAccess ? NAMESPACE_EVENTS | ACCESS_EVENTS : NAMESPACE_EVENTS;
+      admin.hearEvents(wanted, (type, notice, page) => this.#event(admin, type, notice, page));
       const { commandCapsuleBytes, inCapsuleDataOffsetBytes, mdts } = identity;
       const hasCapsuleData = inCapsuleDataOffsetBytes === 0 && commandCapsuleBytes > COMMAND_BYTES;
       this.#table.setUp(this.index, {
@@ -230,26 +231,8 @@ export class TcpPath {
     this.#events.onChange(this);
   }
 
-  #watchEvents(admin: AdminQueue, { asyncEventsMax }: ControllerIdentity): void {
-    const wanted = this.identity?.reportsAccess === true ? NAMESPACE_EVENTS | ACCESS_EVENTS : NAMESPACE_EVENTS;
-    const configure = { opcode: AdminOpcode.setFeatures, cdw10: FeatureId.asyncEventConfiguration, cdw11: wanted };
-    admin
-      .execute(configure)
-      .then(async ({ status }) => {
-        if (statusCode(status) !== Status.success || asyncEventsMax < 1) return;
-        for (;;) {
-          const event = await admin.execute({ opcode: AdminOpcode.asyncEventRequest }, 0, false);
-          if (statusCode(event.status) !== Status.success) return;
-          await this.#event(admin, event.dword0);
-        }
-      })
-      .catch(() => undefined);
-  }
-
-  async #event(admin: AdminQueue, dword0: number): Promise<void> {
-    const page = (dword0 >>> 16) & 0xff;
-    const notice = (dword0 >>> 8) & 0xff;
-    if ((dword0 & 7) !== AsyncEventType.notice) {
+  async #event(admin: AdminQueue, type: number, notice: number, page: number): Promise<void> {
+    if (type !== AsyncEventType.notice) {
       // Reading its page is what makes the controller tell the next one.
       await admin.execute(getLogPage(page, 512, 0xffff_ffff), 512);
     } else if (notice === AsyncEventNotice.asymmetricNamespaceAccess) {

@@ -25,17 +25,10 @@ const address = [
   { names: ['-n', '--subnqn'], dest: 'subnqn', kind: 'string', help: 'NQN of the subsystem' },
 ] as const satisfies readonly CliFlag[];
 
-const fabricFlags = [
+const hostFlags = [
   { names: ['-q', '--hostnqn'], dest: 'hostnqn', kind: 'string', help: 'NQN of this host' },
   { names: ['-e', '--hdgst'], dest: 'hdgst', kind: 'switch', help: 'TCP header digests', isAddition: true },
   { names: ['-d', '--ddgst'], dest: 'ddgst', kind: 'switch', help: 'TCP data digests', isAddition: true },
-  {
-    names: ['-x', '--multipath'],
-    dest: 'multipath',
-    kind: 'string',
-    choices: ['disable', 'failover', 'multipath'],
-    help: 'what to do when the name exists',
-  },
   { names: ['-l', '--ctrlr-loss-timeout-sec'], dest: 'ctrlr_loss_timeout_sec', kind: 'int', help: '-1: for ever' },
   { names: ['-o', '--reconnect-delay-sec'], dest: 'reconnect_delay_sec', kind: 'int', help: 'between attempts' },
   {
@@ -44,21 +37,25 @@ const fabricFlags = [
     kind: 'int',
     help: 'how long requests are held',
   },
+] as const satisfies readonly CliFlag[];
+
+const fabricFlags = [
+  ...hostFlags,
+  {
+    names: ['-x', '--multipath'],
+    dest: 'multipath',
+    kind: 'string',
+    choices: ['disable', 'failover', 'multipath'],
+    help: 'what to do when the name exists',
+  },
   { names: ['-k', '--psk'], dest: 'psk', kind: 'string', help: 'not served' },
 ] as const satisfies readonly CliFlag[];
 
 /** Of targets on a network. */
-const fabricFields = {
+const hostFields = {
   hostnqn: z.string().optional().describe('NQN of this host. Default: one made of the machine ID, always the same.'),
   hdgst: z.boolean().optional().describe('Header digests. Default: false.'),
   ddgst: z.boolean().optional().describe('Data digests: writes are copied once more. Default: false.'),
-  multipath: z
-    .enum(['disable', 'failover', 'multipath'])
-    .optional()
-    .describe(
-      'When a controller of this name exists: `disable` is an error, the others add a path to the same subsystem. ' +
-        'One path is used at a time, the best by its ANA state. Default: `multipath`.',
-    ),
   ctrlr_loss_timeout_sec: z
     .int()
     .min(-1)
@@ -78,6 +75,16 @@ const fabricFields = {
     .describe(
       'Without an answer for so long the connection is lost; 0: never. Default: 10000. An addition of Ringhost.',
     ),
+};
+const fabricFields = {
+  ...hostFields,
+  multipath: z
+    .enum(['disable', 'failover', 'multipath'])
+    .optional()
+    .describe(
+      'When a controller of this name exists: `disable` is an error, the others add a path to the same subsystem. ' +
+        'One path is used at a time, the best by its ANA state. Default: `multipath`.',
+    ),
   psk: z.string().optional().describe('TLS is not served: an error, see docs/nvme.md.'),
 };
 
@@ -89,6 +96,28 @@ const attachCli: CliSpec = {
     ...fabricFlags,
   ],
   print: 'words',
+};
+
+const startDiscoveryCli: CliSpec = {
+  flags: [
+    { names: ['-b', '--name'], dest: 'name', kind: 'string', help: 'beginning of the names of controllers' },
+    ...address.filter(({ dest }) => dest !== 'subnqn'),
+    ...hostFlags,
+    { names: ['-w', '--wait-for-attach'], dest: 'wait_for_attach', kind: 'switch', help: 'wait for what it finds' },
+    {
+      names: ['-T', '--attach-timeout-ms'],
+      dest: 'attach_timeout_ms',
+      kind: 'int',
+      help: 'how long to wait; implies --wait-for-attach',
+    },
+    {
+      names: ['--controller-name'],
+      dest: 'controller_names',
+      kind: 'pairs',
+      help: 'NAME=NQN: the name for a subsystem; may be repeated',
+    },
+  ],
+  print: 'nothing',
 };
 
 const byController = (text: string) => z.strictObject({ name: controllerName.describe(text) });
@@ -261,5 +290,91 @@ export const nvmeMethods = {
       flags: [{ names: ['-c', '--cntlid'], dest: 'cntlid', kind: 'int', help: 'ignored' }],
     },
     example: { params: { name: 'Nvme0' }, result: true },
+  }),
+
+  bdev_nvme_start_discovery: defineMethod({
+    summary: 'Attach what a discovery service names, from now on',
+    details:
+      'Subsystems that the discovery log names are attached, and detached when it does not name them any more. Their ' +
+      'controllers are called `name` and a number: `Nvme0`, `Nvme1`, … Several ways to a subsystem are paths of one ' +
+      'controller. Referrals are shown by `bdev_nvme_get_discovery_info`, and not followed.',
+    params: z.strictObject({
+      name: controllerName.describe('Of the service, and the beginning of the names of its controllers.'),
+      trtype: z.string().describe('Transport: `TCP`, in any case.'),
+      traddr: z.string().min(1).describe('IP address of the discovery service.'),
+      adrfam: z.string().optional().describe('`IPv4` or `IPv6`. Default: what `traddr` is.'),
+      trsvcid: z.string().optional().describe('TCP port. Default: 8009.'),
+      ...hostFields,
+      wait_for_attach: z
+        .boolean()
+        .optional()
+        .describe('Answer when everything that the log names was tried; what failed is tried again. Default: false.'),
+      attach_timeout_ms: z
+        .int()
+        .min(0)
+        .max(2 ** 31 - 1)
+        .optional()
+        .describe('How long to wait; implies `wait_for_attach`. Default: 0, which means 30 s (SPDK: for ever).'),
+      controller_names: z
+        .record(z.string().min(1), z.string().min(1))
+        .optional()
+        .describe(
+          'NQNs of subsystems by the names of their controllers, as saved: disks keep their names. An addition.',
+        ),
+    }),
+    result: z.boolean(),
+    errors: [
+      { code: 'EEXIST', when: 'the name is taken, or another service asks at this address' },
+      { code: 'EINVAL', when: 'the transport or the address is not known' },
+      { code: 'ETIMEDOUT', when: 'not all was attached in time; then there is no service' },
+    ],
+    cli: startDiscoveryCli,
+    example: {
+      params: { name: 'Nvme', trtype: 'TCP', traddr: '192.0.2.7', trsvcid: '8009', wait_for_attach: true },
+      result: true,
+    },
+  }),
+
+  bdev_nvme_stop_discovery: defineMethod({
+    summary: 'Stop a discovery service, and detach what it attached',
+    details: 'What another discovery service names too, or an operator attached, stays.',
+    params: z.strictObject({ name: controllerName.describe('Service to stop.') }),
+    result: z.boolean(),
+    errors: [{ code: 'ENODEV', when: 'no discovery service has this name' }],
+    cli: {
+      flags: [{ names: ['-b', '--name'], dest: 'name', kind: 'string', help: 'service to stop' }],
+      print: 'nothing',
+    },
+    example: { params: { name: 'Nvme' }, result: true },
+  }),
+
+  bdev_nvme_get_discovery_info: defineMethod({
+    summary: 'List discovery services',
+    params: z.strictObject({}),
+    result: z.array(
+      z.object({
+        name: z.string(),
+        trid: transportId,
+        referrals: z.array(z.object({ trid: transportId })).describe('Other discovery services that it names.'),
+      }),
+    ),
+    errors: [],
+    cli: { print: 'json' },
+    example: {
+      params: {},
+      result: [
+        {
+          name: 'Nvme',
+          trid: {
+            trtype: 'TCP',
+            traddr: '192.0.2.7',
+            adrfam: 'IPv4',
+            trsvcid: '8009',
+            subnqn: 'nqn.2014-08.org.nvmexpress.discovery',
+          },
+          referrals: [],
+        },
+      ],
+    },
   }),
 };

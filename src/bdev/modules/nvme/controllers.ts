@@ -16,7 +16,7 @@ export type ConnectController = (events: ControllerEvents) => Promise<NvmeContro
 /** A controller under its name. */
 export class AttachedController {
   readonly name: string;
-  /** The calls that attach it again, one for each path. */
+  /** The calls that attach it again, one for each path. What discovery attached has none. */
   readonly configs: BdevConfig[];
   controller: NvmeController;
   /** By namespace. */
@@ -25,14 +25,38 @@ export class AttachedController {
   /** Changes of namespaces, one after another. */
   work: Promise<void> = Promise.resolve();
 
-  constructor(name: string, config: BdevConfig, controller: NvmeController) {
+  constructor(name: string, config: BdevConfig | null, controller: NvmeController) {
     this.name = name;
-    this.configs = [config];
+    this.configs = config === null ? [] : [config];
     this.controller = controller;
+  }
+
+  /** An operator attached it by this address; any port, when none is given. */
+  isConfigured(address: string, port: string | undefined): boolean {
+    return this.#configOf(address, port) >= 0;
+  }
+
+  addConfig(config: BdevConfig): void {
+    // A path that was given up may be there still.
+    this.removeConfig(String(config.params['traddr']), config.params['trsvcid'] as string | undefined);
+    this.configs.push(config);
+  }
+
+  removeConfig(address: string, port: string | undefined): void {
+    const at = this.#configOf(address, port);
+    if (at >= 0) this.configs.splice(at, 1);
+  }
+
+  #configOf(address: string, port: string | undefined): number {
+    return this.configs.findIndex(
+      ({ params }) => params['traddr'] === address && (port === undefined || params['trsvcid'] === port),
+    );
   }
 }
 
 export class NvmeControllers {
+  /** A controller is gone that nobody detached. */
+  onGone: () => void = () => undefined;
   readonly #registry: BdevRegistry;
   readonly #log: Logger;
   readonly #attached = new Map<string, AttachedController>();
@@ -65,7 +89,7 @@ export class NvmeControllers {
   async addPath(
     attached: AttachedController,
     id: TransportId,
-    config: BdevConfig,
+    config: BdevConfig | null,
     add: () => Promise<void>,
   ): Promise<string[]> {
     const { transportId } = attached.controller;
@@ -73,19 +97,22 @@ export class NvmeControllers {
       throw new TargetError('EEXIST', `"${attached.name}" is another controller: choose another name`);
     }
     await add();
-    attached.configs.push(config);
+    if (config !== null) attached.addConfig(config);
     return [...attached.disks.values()].map((disk) => disk.name);
   }
 
   async removePath(attached: AttachedController, address: string, port: string | undefined): Promise<void> {
     await attached.controller.removePath?.(address, port === undefined ? undefined : Number(port));
-    const isIt = ({ params }: BdevConfig): boolean =>
-      params['traddr'] === address && (port === undefined || params['trsvcid'] === port);
-    attached.configs.splice(attached.configs.findIndex(isIt), 1);
+    attached.removeConfig(address, port);
   }
 
   /** Connects a controller and makes a disk of each namespace. Resolves with the names of the disks. */
-  async attach(name: string, id: TransportId, config: BdevConfig, connect: ConnectController): Promise<string[]> {
+  async attach(
+    name: string,
+    id: TransportId,
+    config: BdevConfig | null,
+    connect: ConnectController,
+  ): Promise<string[]> {
     if (this.#attached.has(name) || this.#connecting.has(name)) {
       throw new TargetError('EEXIST', `an NVMe controller "${name}" exists already: choose another name`);
     }
@@ -139,7 +166,9 @@ export class NvmeControllers {
     if (attached.isDetaching) return;
     this.#log.error(`NVMe controller ${attached.name} is gone: ${reason}`);
     this.#registry.announceGone([...attached.disks.values()], attached.configs);
-    this.detach(attached).catch((error: Error) => this.#log.error(error.message));
+    this.detach(attached)
+      .catch((error: Error) => this.#log.error(error.message))
+      .finally(() => this.onGone());
   }
 
   /** Makes and deletes disks until they are what the controller has. */

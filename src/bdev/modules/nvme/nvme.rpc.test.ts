@@ -7,7 +7,8 @@ import { type NamespaceIdentity, parseController, parseNamespace } from '../../.
 import type { RpcContext } from '../../../rpc/methods.ts';
 import { type BdevEntry, BdevRegistry } from '../../registry.ts';
 import { type AttachedController, NvmeControllers } from './controllers.ts';
-import { type NvmeTransport, nvmeRpc } from './nvme.rpc.ts';
+import { nvmeRpc } from './nvme.rpc.ts';
+import type { NvmeTransport } from './transport.rpc.ts';
 
 const context: RpcContext = { signal: new AbortController().signal, calledAs: 'test', connection: 1 };
 const NVME0 = { name: 'Nvme0', trtype: 'pcie', traddr: '0000:01:00.0' };
@@ -60,7 +61,7 @@ beforeEach(() => {
       return controller;
     },
   };
-  rpc = nvmeRpc(controllers, [transport]);
+  rpc = nvmeRpc(controllers, [transport], null);
 });
 
 const names = (): string[] => registry.list().map(({ name }) => name);

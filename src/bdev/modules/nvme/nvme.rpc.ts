@@ -1,21 +1,11 @@
 /** The RPC methods of NVMe controllers, whatever their transport. */
 import { TargetError } from '../../../base/errors.ts';
 import { readHealth } from '../../../nvme/admin.ts';
-import type { ControllerEvents, NvmeController, TransportId, TransportType } from '../../../nvme/controller.ts';
-import type { Handlers, Params, Result } from '../../../rpc/methods.ts';
+import type { TransportId } from '../../../nvme/controller.ts';
+import type { Handlers, Result } from '../../../rpc/methods.ts';
 import type { AttachedController, NvmeControllers } from './controllers.ts';
-
-export type AttachParams = Params<'bdev_nvme_attach_controller'>;
-
-/** How controllers of one transport are connected. */
-export interface NvmeTransport {
-  readonly trtype: TransportType;
-  /** Where these parameters point to, checked and completed. */
-  transportId(params: AttachParams): TransportId;
-  connect(id: TransportId, params: AttachParams, events: ControllerEvents): Promise<NvmeController>;
-  /** Adds another way to the subsystem of a controller of this transport. */
-  addPath?(controller: NvmeController, id: TransportId): Promise<void>;
-}
+import type { Discoveries } from './discovery.ts';
+import type { NvmeTransport } from './transport.rpc.ts';
 
 type NvmeHandlers = Pick<
   Handlers,
@@ -28,7 +18,11 @@ type NvmeHandlers = Pick<
 
 const KELVIN = 273;
 
-export function nvmeRpc(controllers: NvmeControllers, transports: readonly NvmeTransport[]): NvmeHandlers {
+export function nvmeRpc(
+  controllers: NvmeControllers,
+  transports: readonly NvmeTransport[],
+  discoveries: Discoveries | null,
+): NvmeHandlers {
   const transportOf = (trtype: string): NvmeTransport => {
     const found = transports.find((transport) => transport.trtype.toLowerCase() === trtype.toLowerCase());
     if (found !== undefined) return found;
@@ -52,8 +46,13 @@ export function nvmeRpc(controllers: NvmeControllers, transports: readonly NvmeT
       const attached = controllers.get(name);
       const { controller } = attached;
       if (traddr !== undefined && (controller.pathIds?.length ?? 1) > 1) {
+        const isTaken = (id: TransportId) => id.traddr === traddr && (trsvcid === undefined || id.trsvcid === trsvcid);
+        discoveries?.refuse(attached, isTaken);
         await controllers.removePath(attached, traddr, trsvcid);
-      } else await controllers.detach(attached);
+      } else {
+        discoveries?.refuse(attached, () => true);
+        await controllers.detach(attached);
+      }
       return true;
     },
 

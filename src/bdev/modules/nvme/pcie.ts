@@ -4,8 +4,8 @@ import type { Logger } from '../../../base/log.ts';
 import type { ControllerEvents, NvmeController, TransportId } from '../../../nvme/controller.ts';
 import { PcieController } from '../../../nvme/pcie/pcie-controller.ts';
 import { VfioDevice } from '../../../sys/vfio.ts';
-import type { AttachParams, NvmeTransport } from './nvme.rpc.ts';
 import { BOUNCE_MEMORY_BYTES } from './pcie-channel.ts';
+import type { AttachParams, NvmeTransport } from './transport.rpc.ts';
 
 const QUEUES_MIN = 16;
 const QUEUES_A_REACTOR = 4;

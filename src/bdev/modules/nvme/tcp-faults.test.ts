@@ -251,7 +251,10 @@ describe('a target that goes away', () => {
 });
 
 describe('two paths', () => {
-  async function openTwo(ana = false): Promise<[NvmeTcpTarget, NvmeTcpTarget]> {
+  async function openTwo(
+    ana = false,
+    reconnect: TcpRigOptions['reconnect'] = {},
+  ): Promise<[NvmeTcpTarget, NvmeTcpTarget]> {
     const first = new NvmeTcpTarget();
     const second = new NvmeTcpTarget({}, first.namespaces);
     first.hasAna = ana;
@@ -259,7 +262,7 @@ describe('two paths', () => {
     second.ana = ana ? Ana.inaccessible : Ana.optimized;
     others.push(second);
     await second.listen();
-    rig = await TcpDiskRig.open(first);
+    rig = await TcpDiskRig.open(first, { reconnect });
     await rig.controller.addPath(idOf(second), addressOf(second));
     return [first, second];
   }
@@ -298,6 +301,19 @@ describe('two paths', () => {
     expect(commandsOf(first)).toBeGreaterThan(before);
   });
 
+  it('of which one is lost for good are one, and it can be added again', async () => {
+    const [first, second] = await openTwo(false, { lossTimeoutSec: 0.3 });
+    await verify(8);
+    await first.kill();
+    await until(() => rig.controller.paths.length === 1, 'the end of the path');
+    await verify(8, 2);
+    await first.listen();
+    await rig.controller.addPath(idOf(first), addressOf(first));
+    await second.kill();
+    await verify(8, 3);
+    expect(rig.gone).toEqual([]);
+  });
+
   it('of which one is taken away by the operator go on with the other', async () => {
     const [first, second] = await openTwo();
     await verify(8);
@@ -308,6 +324,16 @@ describe('two paths', () => {
 });
 
 describe('a controller over TCP', () => {
+  it('is the same by IPv6', async () => {
+    rig = await TcpDiskRig.open(new NvmeTcpTarget(), DIGESTS, '::1');
+    await verify();
+    const verified = verify(64, 3);
+    await rig.target.kill();
+    await rig.target.listen();
+    await verified;
+    expect(rig.controller.transportId).toMatchObject({ traddr: '::1' });
+  });
+
   it('is reset without an error', async () => {
     rig = await TcpDiskRig.open(new NvmeTcpTarget());
     const verified = verify(64);

@@ -8,16 +8,29 @@ import { NQN_BYTES_MAX } from '../../../nvme/tcp/fabrics.ts';
 import { TcpController, type TcpControllerOptions } from '../../../nvme/tcp/tcp-controller.ts';
 import { hostIdentity } from '../../../nvme/tcp/tcp-host.ts';
 import type { Params } from '../../../rpc/methods.ts';
-import type { NvmeTransport } from './nvme.rpc.ts';
+import type { NvmeTransport } from './transport.rpc.ts';
 
 const PORT = '4420';
 const KEEP_ALIVE_MS = 10_000;
 const RECONNECT_DELAY_SEC = 2;
 
+/** How the connections to a subsystem are. */
+export type ConnectionParams = Pick<
+  Params<'bdev_nvme_attach_controller'>,
+  | 'hostnqn'
+  | 'hdgst'
+  | 'ddgst'
+  | 'ctrlr_loss_timeout_sec'
+  | 'reconnect_delay_sec'
+  | 'fast_io_fail_timeout_sec'
+  | 'keep_alive_timeout_ms'
+  | 'psk'
+>;
+
 export function tcpTransport(log: Logger): NvmeTransport {
   return {
     trtype: 'TCP',
-    transportId,
+    transportId: tcpTransportId,
     connect: (id, params, events) => TcpController.connect(id, addressOf(id), optionsOf(id, params, log), events),
     addPath: async (controller, id) => {
       if (controller instanceof TcpController) await controller.addPath(id, addressOf(id));
@@ -26,7 +39,7 @@ export function tcpTransport(log: Logger): NvmeTransport {
 }
 
 /** Where parameters point to: numeric addresses, so that nothing waits for a name server. */
-function transportId({
+export function tcpTransportId({
   traddr,
   adrfam,
   trsvcid = PORT,
@@ -46,7 +59,7 @@ function transportId({
   return { trtype: 'TCP', traddr, adrfam: family, trsvcid, subnqn };
 }
 
-function addressOf({ traddr, trsvcid }: TransportId): TcpAddress {
+export function addressOf({ traddr, trsvcid }: TransportId): TcpAddress {
   return { address: traddr, port: Number(trsvcid) };
 }
 
@@ -56,7 +69,7 @@ function checkNqn(field: string, nqn: string): void {
   }
 }
 
-function optionsOf(id: TransportId, params: Params<'bdev_nvme_attach_controller'>, log: Logger): TcpControllerOptions {
+export function optionsOf(id: TransportId, params: ConnectionParams, log: Logger): TcpControllerOptions {
   if (params.psk !== undefined) {
     throw new TargetError(
       'ENOTSUP',
