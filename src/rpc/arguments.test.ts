@@ -256,6 +256,16 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['get_nvme_controller_health_info -c Nvme0', { name: 'Nvme0' }],
   ['bdev_nvme_reset_controller Nvme0', { name: 'Nvme0' }],
   [
+    'bdev_nvme_start_discovery -b Nvme -t tcp -a 192.0.2.7 -s 8009 -f ipv4 -q nqn.host -w -T 500 -l -1 -o 2 -u 0',
+    {
+      ...{ name: 'Nvme', trtype: 'tcp', traddr: '192.0.2.7', trsvcid: '8009', adrfam: 'ipv4', hostnqn: 'nqn.host' },
+      ...{ wait_for_attach: true, attach_timeout_ms: 500, ctrlr_loss_timeout_sec: -1, reconnect_delay_sec: 2 },
+      fast_io_fail_timeout_sec: 0,
+    },
+  ],
+  ['bdev_nvme_stop_discovery -b Nvme', { name: 'Nvme' }],
+  ['bdev_nvme_get_discovery_info', {}],
+  [
     'bdev_module_create /srv/my-disk.ts size=64M -b Disk0 path=/a=b --timeout-sec 5',
     { path: '/srv/my-disk.ts', options: { size: '64M', path: '/a=b' }, name: 'Disk0', timeout_sec: 5 },
   ],
