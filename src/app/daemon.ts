@@ -8,6 +8,7 @@ import { Errno, TargetError } from '../base/errors.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
 import { cryptoRpc } from '../bdev/modules/crypto/crypto.rpc.ts';
 import { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
+import { latencyRpc } from '../bdev/latency.rpc.ts';
 import { delayRpc } from '../bdev/modules/delay/delay.rpc.ts';
 import { errorRpc } from '../bdev/modules/error/error.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
@@ -113,6 +114,7 @@ export class Daemon {
     const budget = new MemoryBudget(options.memoryBytes);
     return {
       ...bdevRpc(this.bdevs),
+      ...latencyRpc(this.bdevs),
       ...mallocRpc(this.bdevs, budget),
       ...powerCutRpc(this.bdevs, budget, reactors.length),
       ...nullRpc(this.bdevs),

@@ -42,6 +42,9 @@ export class BdevIo {
   tag = 0;
   owner: IoOwner;
   account: IoAccount | null = null;
+  /** The channel's: how many requests this one stands for in what is sampled, and when it was taken. 0: it is not. */
+  weight = 0;
+  stamp = 0;
   /** Of a request that a stacked bdev makes: the one that it is for. */
   parent: BdevIo | null = null;
 

@@ -1,14 +1,33 @@
 /**
- * I/O counters of one bdev: a shared block with one row a reactor, so that each page has one writer. The main thread
+ * What is counted of one bdev: a shared block with one row a reactor, so that each page has one writer. The main thread
  * reads them without locks.
+ *
+ * Operations and bytes are exact. Latencies and places come from a sample of the requests (request-sampler.ts), each of
+ * which stands for those before it.
  */
-import type { IoType } from './bdev-io.ts';
+import { bucketCount, bucketOf, upperBound } from '../base/log-linear.ts';
+import { STAMP_NS } from '../sys/thread.ts';
+import { IoType } from './bdev-io.ts';
 
-/** Row length in doubles: one 4 KiB page. */
-const ROW = 512;
-/** Doubles of each I/O type in a row: operations, bytes, failures, nanoseconds. */
+const TYPES = Object.keys(IoType).length;
+/** Doubles of each I/O type: operations, bytes, failures, nanoseconds of all that were sampled. */
 const PER_TYPE = 4;
-const TYPES = 5;
+/** A disk is cut into so many regions of the same size. */
+export const REGIONS = 256;
+/** Buckets of latencies are a 32nd wide: percentiles are at most 3 % too high. */
+const BITS = 5;
+const BUCKETS = bucketCount(BITS);
+
+// A row, in doubles. Its parts begin on pages of their own, and those that are not used are never touched.
+const PAGE = 512;
+const REGIONS_AT = PAGE;
+const BUCKETS_AT = REGIONS_AT + PAGE;
+const BUCKETS_STEP = 2 * PAGE;
+const ROW = BUCKETS_AT + TYPES * BUCKETS_STEP;
+
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const { read: READ } = IoType;
+const STEP_NS = STAMP_NS;
 
 export interface IoCounts {
   readonly operations: number;
@@ -18,6 +37,9 @@ export interface IoCounts {
   readonly latencyNs: number;
 }
 
+/** How many of the sampled latencies fell into each bucket. */
+export type LatencyBuckets = Float64Array;
+
 export function createStats(reactorCount: number): SharedArrayBuffer {
   return new SharedArrayBuffer(reactorCount * ROW * 8);
 }
@@ -25,12 +47,9 @@ export function createStats(reactorCount: number): SharedArrayBuffer {
 /** A reactor's own row. */
 export class StatsRow {
   readonly #cells: Float64Array;
-  /** By type: operations that the latency stands for. */
-  readonly #timedOperations: number[];
 
   constructor(stats: SharedArrayBuffer, reactorIndex: number) {
-    this.#cells = new Float64Array(stats, reactorIndex * ROW * 8, PER_TYPE * TYPES);
-    this.#timedOperations = Array.from({ length: TYPES }, (_, type) => this.#cells[type * PER_TYPE] as number);
+    this.#cells = new Float64Array(stats, reactorIndex * ROW * 8, ROW);
   }
 
   add(type: IoType, lengthBytes: number, isFailure: boolean): void {
@@ -43,13 +62,19 @@ export class StatsRow {
     this.#cells[at + 1] = (this.#cells[at + 1] as number) + lengthBytes;
   }
 
-  /** The operation added last took so long, and stands for those since the one that was timed before. */
-  addLatency(type: IoType, latencyNs: number): void {
-    const at = type * PER_TYPE;
-    const operations = this.#cells[at] as number;
-    const count = operations - (this.#timedOperations[type] as number);
-    this.#cells[at + 3] = (this.#cells[at + 3] as number) + latencyNs * count;
-    this.#timedOperations[type] = operations;
+  /** A request that took so long (in steps of the clock's stamps) stands for `weight` ones. */
+  addLatency(type: IoType, steps: number, weight: number): void {
+    const cells = this.#cells;
+    const sum = type * PER_TYPE + 3;
+    cells[sum] = (cells[sum] as number) + steps * STEP_NS * weight;
+    const bucket = BUCKETS_AT + type * BUCKETS_STEP + bucketOf(steps, BITS);
+    cells[bucket] = (cells[bucket] as number) + weight;
+  }
+
+  /** A request that began in this region stands for `weight` ones. */
+  addPlace(type: IoType, region: number, weight: number): void {
+    const cell = REGIONS_AT + (type === READ ? 0 : REGIONS) + region;
+    this.#cells[cell] = (this.#cells[cell] as number) + weight;
   }
 }
 
@@ -67,4 +92,28 @@ export function readStats(stats: SharedArrayBuffer, reactorIndex: number, type: 
     failures: cells[2] as number,
     latencyNs: cells[3] as number,
   };
+}
+
+/** Of all reactors. */
+export function readLatencies(stats: SharedArrayBuffer, type: IoType): LatencyBuckets {
+  return sumOfRows(stats, BUCKETS_AT + type * BUCKETS_STEP, BUCKETS);
+}
+
+/** Shortest and longest latency of a bucket, in steps of the clock's stamps. */
+export function boundsOf(bucket: number): { lower: number; upper: number } {
+  return { lower: bucket === 0 ? 0 : upperBound(bucket - 1, BITS) + 1, upper: upperBound(bucket, BITS) };
+}
+
+/** Requests of all reactors by the region where they began: reads, and what changes the disk. */
+export function readRegions(stats: SharedArrayBuffer, kind: 'reads' | 'writes'): Float64Array {
+  return sumOfRows(stats, REGIONS_AT + (kind === 'reads' ? 0 : REGIONS), REGIONS);
+}
+
+function sumOfRows(stats: SharedArrayBuffer, at: number, length: number): Float64Array {
+  const sum = new Float64Array(length);
+  for (let row = 0; row < statsRows(stats); row++) {
+    const cells = new Float64Array(stats, (row * ROW + at) * 8, length);
+    for (let i = 0; i < length; i++) sum[i] = (sum[i] as number) + (cells[i] as number);
+  }
+  return sum;
 }

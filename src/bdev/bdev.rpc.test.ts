@@ -2,6 +2,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { turns } from '../../test/support/waiting.ts';
 import { METHODS, type Params, type RpcContext } from '../rpc/methods.ts';
+import { STAMP_NS } from '../sys/thread.ts';
 import { bdevRpc, TICK_RATE } from './bdev.rpc.ts';
 import { IoType } from './bdev-io.ts';
 import { StatsRow } from './bdev-stats.ts';
@@ -169,14 +170,14 @@ describe('bdev_get_iostat', () => {
     const entry = create('A');
     const row = new StatsRow(entry.stats, 1);
     for (let i = 0; i < 3; i++) row.add(IoType.read, 512, false);
-    row.addLatency(IoType.read, 700.4);
+    row.addLatency(IoType.read, 700 / STAMP_NS, 3);
     row.add(IoType.unmap, 512, false);
-    row.addLatency(IoType.unmap, 90);
-    const before = { read_latency_ticks: 2101, write_latency_ticks: 0, unmap_latency_ticks: 90 };
+    row.addLatency(IoType.unmap, 96 / STAMP_NS, 1);
+    const before = { read_latency_ticks: 2100, write_latency_ticks: 0, unmap_latency_ticks: 96 };
     expect(await iostat({ reset_mode: 'all' })).toMatchObject({ bdevs: [before] });
     row.add(IoType.read, 512, false);
-    row.addLatency(IoType.read, 1000);
-    const after = { read_latency_ticks: 1000, write_latency_ticks: 0, unmap_latency_ticks: 0 };
+    row.addLatency(IoType.read, 1024 / STAMP_NS, 1);
+    const after = { read_latency_ticks: 1024, write_latency_ticks: 0, unmap_latency_ticks: 0 };
     expect(await iostat()).toMatchObject({ bdevs: [after] });
   });
 

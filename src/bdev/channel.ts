@@ -3,26 +3,22 @@
  * emulation of what the module lacks, counters, refusal after a hot-remove.
  */
 import { assert } from '../base/assert.ts';
-import { clockStamp, nsBetween } from '../sys/thread.ts';
+import { clockStamp, stepsBetween } from '../sys/thread.ts';
 import type { BdevDescription, ChannelContext, ChannelFactory } from './bdev.ts';
 import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
-import { StatsRow } from './bdev-stats.ts';
+import { REGIONS, StatsRow } from './bdev-stats.ts';
 import { LimitedChannel } from './limited-channel.ts';
+import { RequestSampler } from './request-sampler.ts';
 
 const IO_TYPE_COUNT = Object.keys(IoType).length;
-/**
- * One in so many reads and writes is timed while they are quicker than that; of slow ones every one that can be, one at
- * a time. Two looks at the clock a request would cost a RAM disk a tenth of its rate.
- */
-const FAST_PER_TIMED = 32;
-const SLOW_NS = 10_000;
 /** Not a status: the module takes the request. */
 const ADMITTED = 1;
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const SUCCESS = IoStatus.success;
 const FAILED = IoStatus.failed;
 const GONE = IoStatus.gone;
-const { flush: FLUSH, write: WRITE } = IoType;
+const { flush: FLUSH } = IoType;
+const LAST_REGION = REGIONS - 1;
 
 export class BdevChannel implements IoAccount {
   /** Requests in the module. */
@@ -40,11 +36,7 @@ export class BdevChannel implements IoAccount {
   /** Null once the bdev is gone. */
   #module: IoChannel | null;
   readonly #stats: StatsRow;
-  /** How many requests from here the next one is timed, unless its type is rare. */
-  #untilTimed = 1;
-  /** The request that is timed now, and since when. */
-  #timed: BdevIo | null = null;
-  #timedStamp = 0;
+  readonly #sampler = new RequestSampler();
   /** 1 for what the module does itself. */
   readonly #supported = new Uint8Array(IO_TYPE_COUNT);
   #onIdle: (() => void)[] = [];
@@ -68,7 +60,7 @@ export class BdevChannel implements IoAccount {
   submit(io: BdevIo): void {
     if (io.account !== this) io.account = this;
     this.inFlight++;
-    if (--this.#untilTimed <= 0 || io.type > WRITE) this.#startTiming(io);
+    if (this.#sampler.isChosen(io.type)) this.#sampler.begin(io, clockStamp());
     if (!this.isAwake) this.wake();
     const status = this.#admit(io);
     if (status === ADMITTED && this.#module !== null) this.#module.submit(io);
@@ -148,7 +140,7 @@ export class BdevChannel implements IoAccount {
   ioFinished(io: BdevIo): void {
     this.inFlight--;
     this.#stats.add(io.type, io.lengthBytes, io.status !== SUCCESS);
-    if (io === this.#timed) this.#endTiming(io);
+    if (io.weight !== 0) this.#endSample(io);
     if (io.status === GONE) this.#deviceGone();
     if (this.inFlight === 0 && this.#onIdle.length > 0) {
       const waiting = this.#onIdle;
@@ -157,17 +149,15 @@ export class BdevChannel implements IoAccount {
     }
   }
 
-  #startTiming(io: BdevIo): void {
-    if (this.#timed !== null) return;
-    this.#timed = io;
-    this.#timedStamp = clockStamp();
-  }
-
-  #endTiming(io: BdevIo): void {
-    const latencyNs = nsBetween(this.#timedStamp, clockStamp());
-    this.#timed = null;
-    this.#untilTimed = latencyNs < SLOW_NS ? FAST_PER_TIMED : 1;
-    if (io.status === SUCCESS) this.#stats.addLatency(io.type, latencyNs);
+  #endSample(io: BdevIo): void {
+    const { type, weight } = io;
+    io.weight = 0;
+    if (io.status !== SUCCESS) return;
+    this.#stats.addLatency(type, stepsBetween(io.stamp, clockStamp()), weight);
+    if (type === FLUSH) return;
+    // The disk may have become smaller meanwhile.
+    const region = Math.floor((io.offsetBlocks / this.blockCount) * REGIONS);
+    this.#stats.addPlace(type, Math.min(region, LAST_REGION), weight);
   }
 
   /** New requests are refused from here on; whoever listens has the bdev deleted. */

@@ -21,7 +21,7 @@ export interface TopOptions {
 
 const SECONDS_MIN = 0.1;
 const SECONDS_MAX = 3600;
-const COLUMNS = 160;
+const COLUMNS = 240;
 const LINES_MAX = 1000;
 
 /** Resolves with the exit code when the user leaves, or the daemon does. */

@@ -4,15 +4,20 @@ import { describe, expect, it } from 'vitest';
 import type { Rates } from '../observe/rates.ts';
 import { type Choice, NOTHING_CHOSEN, press, TopView } from './top-view.ts';
 
+const NO_LATENCY = { meanSeconds: 0, p50Seconds: 0, p99Seconds: 0, p999Seconds: 0 };
+
 function bdev(name: string, iops: number): Rates['bdevs'][number] {
-  const none = { operations: 0, bytes: 0, iops: 0, bytesPerSecond: 0, latencyMeanSeconds: 0 };
-  const read = { operations: 9000, bytes: 9000 * 4096, iops, bytesPerSecond: iops * 4096, latencyMeanSeconds: 12e-6 };
+  const none = { operations: 0, bytes: 0, iops: 0, bytesPerSecond: 0, latency: NO_LATENCY };
+  const latency = { meanSeconds: 13e-6, p50Seconds: 12e-6, p99Seconds: 1.5e-3, p999Seconds: 0.2 };
+  const read = { operations: 9000, bytes: 9000 * 4096, iops, bytesPerSecond: iops * 4096, latency };
   return {
     name,
     product: 'Malloc disk',
     sizeBytes: 2 ** 28,
     io: { read, write: none, unmap: none },
     errorsPerSecond: 0,
+    heat: [],
+    places: { regions: 256, reads: [], writes: [] },
   };
 }
 
@@ -30,6 +35,7 @@ const RATES: Rates = {
   reactors: [{ core: 0, busy: 0.5, isSleeping: false, iops: 3000 }],
   controllers: [controller('vm-web', 1000), controller('vm-db', 2000)],
   bdevs: [bdev('Alpha', 10), bdev('Beta', 300_000), bdev('Gamma', 2000)],
+  latency: { read: NO_LATENCY, write: NO_LATENCY },
 };
 
 const lines = (choice: Choice, rates = RATES, height = 40): string[] =>
@@ -52,8 +58,10 @@ describe('ringhost top', () => {
     expect(first).toContain('3.0 k IOPS');
     expect(first).toContain('8 in flight');
     expect(second).toMatch(/^core 0 +█{10}░{10} +50 % +awake +3\.0 k IOPS$/);
-    expect(head).toMatch(/^bdev▴ +kind +size +reads +read IOPS +read B\/s +read latency/);
-    expect(lines(NOTHING_CHOSEN)[5]).toMatch(/^Beta +Malloc disk +256 MiB +9\.0 k +300 k +1\.1 GiB +12\.0 µs/);
+    expect(head).toMatch(/^bdev▴ +kind +size +reads +read IOPS +read B\/s +read p50 +read p99 +read p99\.9/);
+    expect(lines(NOTHING_CHOSEN)[5]).toMatch(
+      /^Beta +Malloc disk +256 MiB +9\.0 k +300 k +1\.1 GiB +12\.0 µs +1\.5 ms +200 ms/,
+    );
   });
 
   it('has three tables', () => {

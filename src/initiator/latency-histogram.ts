@@ -1,17 +1,13 @@
 /**
  * Latencies in log-linear buckets: 64 buckets to each power of two, so that a percentile is at most 1/64 too high, from
  * 1 ns to 4.29 s (2^32 ns; longer ones count as that). Recording allocates nothing.
- *
- *   value < 64           bucket = value
- *   2^e <= value < 2^(e+1), e >= 6      bucket = 64 (e - 5) + ((value >> (e - 6)) - 64)
  */
 import { assert } from '../base/assert.ts';
+import { bucketCount, bucketOf, upperBound } from '../base/log-linear.ts';
 
-const SUB_BITS = 6;
-const SUB_BUCKETS = 1 << SUB_BITS;
-const VALUE_BITS = 32;
-const VALUE_MAX = 2 ** VALUE_BITS - 1;
-const BUCKETS = SUB_BUCKETS * (VALUE_BITS - SUB_BITS + 1);
+const BITS = 6;
+const VALUE_MAX = 2 ** 32 - 1;
+const BUCKETS = bucketCount(BITS);
 
 export class LatencyHistogram {
   /** Counts by bucket. */
@@ -24,7 +20,7 @@ export class LatencyHistogram {
 
   record(ns: number): void {
     const value = ns > VALUE_MAX ? VALUE_MAX : ns >>> 0;
-    const bucket = bucketOf(value);
+    const bucket = bucketOf(value, BITS);
     this.counts[bucket] = (this.counts[bucket] as number) + 1;
     this.count++;
     this.sumNs += ns;
@@ -41,7 +37,7 @@ export class LatencyHistogram {
     let seen = 0;
     for (let bucket = 0; bucket < BUCKETS; bucket++) {
       seen += this.counts[bucket] as number;
-      if (seen >= rank) return Math.min(upperBound(bucket), this.maxNs);
+      if (seen >= rank) return Math.min(upperBound(bucket, BITS), this.maxNs);
     }
     return 0;
   }
@@ -65,18 +61,4 @@ export class LatencyHistogram {
     this.minNs = Number.POSITIVE_INFINITY;
     this.maxNs = 0;
   }
-}
-
-function bucketOf(value: number): number {
-  if (value < SUB_BUCKETS) return value;
-  const exponent = 31 - Math.clz32(value);
-  return SUB_BUCKETS * (exponent - SUB_BITS) + (value >>> (exponent - SUB_BITS));
-}
-
-/** Largest value that falls into the bucket. */
-function upperBound(bucket: number): number {
-  if (bucket < SUB_BUCKETS) return bucket;
-  const shift = Math.floor(bucket / SUB_BUCKETS) - 1;
-  const mantissa = SUB_BUCKETS + (bucket % SUB_BUCKETS);
-  return (mantissa + 1) * 2 ** shift - 1;
 }

@@ -26,10 +26,21 @@ const SAMPLE: Sample = {
       sizeBytes: 1_048_576,
       errors: 1,
       io: {
-        read: { operations: 5, bytes: 20_480, latencySeconds: 0.25 },
-        write: { operations: 2, bytes: 8192, latencySeconds: 0.5 },
-        unmap: { operations: 0, bytes: 0, latencySeconds: 0 },
+        read: { operations: 5, bytes: 20_480 },
+        write: { operations: 2, bytes: 8192 },
+        unmap: { operations: 0, bytes: 0 },
       },
+      latencies: {
+        read: {
+          sumSeconds: 0.25,
+          buckets: [
+            [2000, 3],
+            [2600, 1],
+            [7_000_000_000, 1],
+          ],
+        },
+      },
+      places: { regions: 256, reads: [], writes: [] },
     },
   ],
 };
@@ -43,12 +54,31 @@ describe('the metrics text', () => {
       'ringhost_reactor_sleeping{core="0"} 1',
       'ringhost_bdev_operations_total{bdev="Malloc0",type="read"} 5',
       'ringhost_bdev_bytes_total{bdev="Malloc0",type="write"} 8192',
-      'ringhost_bdev_latency_seconds_total{bdev="Malloc0",type="read"} 0.25',
       'ringhost_bdev_errors_total{bdev="Malloc0"} 1',
       'ringhost_bdev_size_bytes{bdev="Malloc0",product="Malloc disk"} 1048576',
     ]) {
       expect(lines).toContain(line);
     }
+  });
+
+  it('has latencies as a histogram, in seconds', async () => {
+    const lines = (await metricsText(SAMPLE)).split('\n').filter((line) => line.includes('bdev_latency_seconds'));
+    const bucket = (le: string): string =>
+      `ringhost_bdev_latency_seconds_bucket{bdev="Malloc0",type="read",le="${le}"}`;
+    expect(lines).toContain('# TYPE ringhost_bdev_latency_seconds histogram');
+    for (const [le, count] of [
+      ['0.000001', 0],
+      ['0.0000025', 3],
+      ['0.000005', 4],
+      ['5', 4],
+      ['+Inf', 5],
+    ]) {
+      expect(lines).toContain(`${bucket(String(le))} ${count}`);
+    }
+    expect(lines).toContain('ringhost_bdev_latency_seconds_sum{bdev="Malloc0",type="read"} 0.25');
+    expect(lines).toContain('ringhost_bdev_latency_seconds_count{bdev="Malloc0",type="read"} 5');
+    // None of a type that there was none of.
+    expect(lines.filter((line) => line.includes('type="write"'))).toEqual([]);
   });
 
   it('escapes what names may hold', async () => {
@@ -72,7 +102,7 @@ describe('the metrics text', () => {
   it("has all that Grafana's dashboard asks for", async () => {
     const known = await names();
     for (const name of namesIn(readFileSync('packaging/grafana-dashboard.json', 'utf8'))) {
-      expect(known).toContain(name);
+      expect(known).toContain(name.replace(/_(bucket|sum|count)$/, ''));
     }
   });
 });

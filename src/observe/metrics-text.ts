@@ -1,9 +1,9 @@
 /**
  * A sample as Prometheus reads it (text exposition format 0.0.4). Counts end in `_total`, times are in seconds and
- * sizes in bytes, as its conventions want. docs/metrics.md lists the names.
+ * sizes in bytes, as its conventions want. docs/observing.md lists the names.
  */
-import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
-import { IO_KINDS, type Sample } from './sample.ts';
+import { Counter, collectDefaultMetrics, Gauge, type Metric, Registry } from 'prom-client';
+import { IO_KINDS, LATENCY_KINDS, type LatencyCount, type Sample } from './sample.ts';
 
 export const METRICS_CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE;
 
@@ -24,6 +24,7 @@ export async function metricsText(sample: Sample): Promise<string> {
   addReactors(sample, counter, gauge);
   addControllers(sample, counter, gauge);
   addBdevs(sample, counter, gauge);
+  registry.registerMetric(latencyHistogram(sample));
   return `${await registry.metrics()}\n${await process.metrics()}`;
 }
 
@@ -68,7 +69,6 @@ function addBdevs({ bdevs }: Sample, counter: NewCounter, gauge: NewGauge): void
   const size = gauge('bdev_size_bytes', 'Size', ['bdev', 'product']);
   const operations = counter('bdev_operations_total', 'Requests that ended without an error', ['bdev', 'type']);
   const bytes = counter('bdev_bytes_total', 'Bytes of those requests', ['bdev', 'type']);
-  const latency = counter('bdev_latency_seconds_total', 'Sum of the times that requests took', ['bdev', 'type']);
   const errors = counter('bdev_errors_total', 'Requests that failed', ['bdev']);
   for (const bdev of bdevs) {
     size.set({ bdev: bdev.name, product: bdev.product }, bdev.sizeBytes);
@@ -77,7 +77,50 @@ function addBdevs({ bdevs }: Sample, counter: NewCounter, gauge: NewGauge): void
       const count = bdev.io[type];
       operations.inc({ bdev: bdev.name, type }, count.operations);
       bytes.inc({ bdev: bdev.name, type }, count.bytes);
-      latency.inc({ bdev: bdev.name, type }, count.latencySeconds);
     }
   }
+}
+
+/** Bounds of the buckets in seconds, from 1 µs to 5 s. Those of ours that lie across one count as above it. */
+const BOUNDS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2.5, 5].map((step) => (step * 10 ** power) / 1e6));
+const NANO = 1e9;
+
+interface MetricValue {
+  readonly metricName: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly value: number;
+}
+
+/** The library's own histogram takes values one at a time: these are counted already. */
+function latencyHistogram({ bdevs }: Sample): Metric {
+  const name = 'ringhost_bdev_latency_seconds';
+  const help = 'How long requests that succeeded took, estimated from those that were timed';
+  const values = bdevs.flatMap((bdev) => {
+    return LATENCY_KINDS.flatMap((type): MetricValue[] => {
+      const latency = bdev.latencies[type];
+      return latency === undefined ? [] : histogramValues(name, { bdev: bdev.name, type }, latency);
+    });
+  });
+  return { name, get: async () => ({ name, help, type: 'histogram', values, aggregator: 'sum' }) } as unknown as Metric;
+}
+
+function histogramValues(
+  name: string,
+  labels: Readonly<Record<string, string>>,
+  { sumSeconds, buckets }: LatencyCount,
+): MetricValue[] {
+  const countUpTo = (bound: number): number => {
+    return buckets.reduce((sum, [upperNs, count]) => (upperNs / NANO <= bound ? sum + count : sum), 0);
+  };
+  const count = countUpTo(Number.POSITIVE_INFINITY);
+  return [
+    ...BOUNDS.map((bound) => ({
+      metricName: `${name}_bucket`,
+      labels: { ...labels, le: String(bound) },
+      value: countUpTo(bound),
+    })),
+    { metricName: `${name}_bucket`, labels: { ...labels, le: '+Inf' }, value: count },
+    { metricName: `${name}_sum`, labels, value: sumSeconds },
+    { metricName: `${name}_count`, labels, value: count },
+  ];
 }

@@ -1,12 +1,21 @@
 import { describe, expect, it } from 'vitest';
 import { ratesBetween } from './rates.ts';
-import type { BdevSample, ControllerSample, IoCount, QueueSample, Sample } from './sample.ts';
+import type { BdevSample, ControllerSample, IoCount, LatencyCount, QueueSample, Sample } from './sample.ts';
 
-const NOTHING: IoCount = { operations: 0, bytes: 0, latencySeconds: 0 };
+const NOTHING: IoCount = { operations: 0, bytes: 0 };
 
-function bdev(io: Partial<BdevSample['io']>, name = 'Malloc0'): BdevSample {
+function bdev(io: Partial<BdevSample['io']>, parts: Partial<BdevSample> = {}): BdevSample {
   const none = { read: NOTHING, write: NOTHING, unmap: NOTHING };
-  return { name, product: 'Malloc disk', sizeBytes: 2 ** 20, errors: 0, io: { ...none, ...io } };
+  return {
+    name: 'Malloc0',
+    product: 'Malloc disk',
+    sizeBytes: 2 ** 20,
+    errors: 0,
+    io: { ...none, ...io },
+    latencies: {},
+    places: { regions: 256, reads: [], writes: [] },
+    ...parts,
+  };
 }
 
 function queue(requests: number, parts: Partial<QueueSample> = {}): QueueSample {
@@ -24,23 +33,57 @@ function sample(atSeconds: number, parts: Partial<Sample> = {}): Sample {
 
 describe('rates between two samples', () => {
   it('are differences over the time in between', () => {
-    const read = (operations: number): IoCount => ({
-      operations,
-      bytes: operations * 4096,
-      latencySeconds: operations / 1e5,
-    });
+    const read = (operations: number): IoCount => ({ operations, bytes: operations * 4096 });
     const rates = ratesBetween(
       sample(10, { bdevs: [bdev({ read: read(100) })], controllers: [controller(queue(100))] }),
       sample(12, { bdevs: [bdev({ read: read(300) })], controllers: [controller(queue(300, { inFlight: 3 }))] }),
     );
     expect(rates.bdevs[0]?.io.read).toMatchObject({ operations: 300, iops: 100, bytesPerSecond: 409_600 });
-    expect(rates.bdevs[0]?.io.read.latencyMeanSeconds).toBeCloseTo(1e-5);
     expect(rates.controllers[0]).toMatchObject({ iops: 100, inFlight: 3 });
   });
 
   it('have no latency when nothing ended', () => {
     const rates = ratesBetween(sample(1, { bdevs: [bdev({})] }), sample(2, { bdevs: [bdev({})] }));
-    expect(rates.bdevs[0]?.io.write.latencyMeanSeconds).toBe(0);
+    const none = { meanSeconds: 0, p50Seconds: 0, p99Seconds: 0, p999Seconds: 0 };
+    expect(rates.bdevs[0]?.io.write.latency).toEqual(none);
+    expect(rates.latency).toEqual({ read: none, write: none });
+  });
+
+  const took = (sumSeconds: number, ...buckets: [ns: number, count: number][]): LatencyCount => {
+    return { sumSeconds, buckets };
+  };
+
+  it('have the percentiles of what ended in between', () => {
+    const before = bdev({}, { latencies: { read: took(1, [1000, 5000], [2_000_000, 3]) } });
+    const now = bdev({}, { latencies: { read: took(1.5, [1000, 5980], [5000, 15], [2_000_000, 8]) } });
+    const rates = ratesBetween(sample(1, { bdevs: [before] }), sample(2, { bdevs: [now] }));
+    expect(rates.bdevs[0]?.io.read.latency).toEqual({
+      meanSeconds: 0.5 / 1000,
+      p50Seconds: 1e-6,
+      p99Seconds: 5e-6,
+      p999Seconds: 2e-3,
+    });
+    // 1 µs, 5 µs and 2 ms, with six rows to a power of ten from 100 ns on.
+    expect(rates.bdevs[0]?.heat).toEqual([
+      [6, 980],
+      [10, 15],
+      [25, 5],
+    ]);
+  });
+
+  it('have the latency of what guests use, and not of what lies below it', () => {
+    const above = bdev({}, { latencies: { write: took(3, [3_000_000, 10]) } });
+    const below = bdev({}, { name: 'Base0', latencies: { write: took(1, [1000, 1000]) } });
+    const now = sample(2, { bdevs: [below, above], controllers: [controller()] });
+    expect(ratesBetween(sample(1), now).latency.write).toMatchObject({ meanSeconds: 0.3, p50Seconds: 3e-3 });
+  });
+
+  it('say where on the disk requests went in between, and begin anew with a bdev of the same name', () => {
+    const at = (reads: [number, number][]) => bdev({}, { places: { regions: 256, reads, writes: [] } });
+    const between = (before: BdevSample, now: BdevSample) =>
+      ratesBetween(sample(1, { bdevs: [before] }), sample(2, { bdevs: [now] })).bdevs[0]?.places.reads;
+    expect(between(at([[3, 10]]), at([[3, 10], [200, 7]]))).toEqual([[200, 7]]); // biome-ignore format: one line
+    expect(between(at([[3, 10]]), at([[3, 4]]))).toEqual([[3, 4]]);
   });
 
   it('count from 0 what is new, and what was reset', () => {

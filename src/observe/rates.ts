@@ -2,12 +2,18 @@
  * What happened a second between two samples. What appeared between them counts from 0, and so does a count that went
  * down: its owner was made anew, or its counts were reset.
  */
+import type { Bucket } from '../base/percentile.ts';
+import { heatOf } from './heat.ts';
+import { growthOf, type LatencyRate, latencyRate, mergeBuckets } from './latency.ts';
 import {
   type BdevSample,
   type ControllerSample,
   IO_KINDS,
   type IoKind,
+  LATENCY_KINDS,
+  type LatencyCount,
   type QueueSample,
+  type RegionCount,
   type Sample,
 } from './sample.ts';
 
@@ -17,8 +23,7 @@ interface IoRate {
   readonly bytes: number;
   readonly iops: number;
   readonly bytesPerSecond: number;
-  /** Of the operations in between; 0 without any. */
-  readonly latencyMeanSeconds: number;
+  readonly latency: LatencyRate;
 }
 
 interface BdevRates {
@@ -27,6 +32,10 @@ interface BdevRates {
   readonly sizeBytes: number;
   readonly io: Readonly<Record<IoKind, IoRate>>;
   readonly errorsPerSecond: number;
+  /** Requests in between by their latency: rows of the heat map (heat.ts), and how many. */
+  readonly heat: readonly Bucket[];
+  /** Where on the disk they began. */
+  readonly places: RegionCount;
 }
 
 interface QueueRates {
@@ -64,6 +73,8 @@ export interface Rates {
   readonly reactors: readonly ReactorRates[];
   readonly controllers: readonly ControllerRates[];
   readonly bdevs: readonly BdevRates[];
+  /** Of the bdevs that controllers serve, together. */
+  readonly latency: Readonly<Record<'read' | 'write', LatencyRate>>;
 }
 
 export function ratesBetween(before: Sample, now: Sample): Rates {
@@ -99,7 +110,21 @@ export function ratesBetween(before: Sample, now: Sample): Rates {
         seconds,
       ),
     ),
+    latency: { read: servedLatency(earlier, now, 'read'), write: servedLatency(earlier, now, 'write') },
   };
+}
+
+/** Bdevs under those that guests use would count their requests again. */
+function servedLatency(before: Sample, now: Sample, kind: 'read' | 'write'): LatencyRate {
+  const served = new Set(now.controllers.flatMap(({ bdevs }) => bdevs));
+  const sum = ({ bdevs }: Sample): LatencyCount => {
+    const counts = bdevs.flatMap(({ name, latencies }) => (served.has(name) ? (latencies[kind] ?? []) : []));
+    return {
+      sumSeconds: counts.reduce((total, { sumSeconds }) => total + sumSeconds, 0),
+      buckets: mergeBuckets(counts.map(({ buckets }) => buckets)),
+    };
+  };
+  return latencyRate(sum(before), sum(now));
 }
 
 function growth(before: number | undefined, now: number): number {
@@ -143,19 +168,27 @@ function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: num
   const io = Object.fromEntries(
     IO_KINDS.map((kind): [IoKind, IoRate] => {
       const [old, newest] = [before?.io[kind], now.io[kind]];
-      const operations = growth(old?.operations, newest.operations);
       return [
         kind,
         {
           operations: newest.operations,
           bytes: newest.bytes,
-          iops: operations / seconds,
+          iops: growth(old?.operations, newest.operations) / seconds,
           bytesPerSecond: growth(old?.bytes, newest.bytes) / seconds,
-          latencyMeanSeconds: operations === 0 ? 0 : growth(old?.latencySeconds, newest.latencySeconds) / operations,
+          latency: latencyRate(before?.latencies[kind], now.latencies[kind]),
         },
       ];
     }),
   ) as Record<IoKind, IoRate>;
   const { name, product, sizeBytes } = now;
-  return { name, product, sizeBytes, io, errorsPerSecond: growth(before?.errors, now.errors) / seconds };
+  const errorsPerSecond = growth(before?.errors, now.errors) / seconds;
+  const ended = LATENCY_KINDS.flatMap((kind) => {
+    return growthOf(before?.latencies[kind]?.buckets ?? [], now.latencies[kind]?.buckets ?? []);
+  });
+  const places = {
+    regions: now.places.regions,
+    reads: growthOf(before?.places.reads ?? [], now.places.reads),
+    writes: growthOf(before?.places.writes ?? [], now.places.writes),
+  };
+  return { name, product, sizeBytes, io, errorsPerSecond, heat: heatOf(ended), places };
 }

@@ -1,15 +1,35 @@
 /** What a daemon has done so far and does now: counts and levels at one moment. */
+import type { Bucket } from '../base/percentile.ts';
 
 /** Counts of one kind of request. */
 export interface IoCount {
   readonly operations: number;
   readonly bytes: number;
-  /** Sum over all operations. */
-  readonly latencySeconds: number;
 }
 
 export const IO_KINDS = ['read', 'write', 'unmap'] as const;
 export type IoKind = (typeof IO_KINDS)[number];
+
+/** The kinds of requests whose latencies are known. */
+export const LATENCY_KINDS = ['read', 'write', 'flush', 'unmap', 'write_zeroes'] as const;
+export type LatencyKind = (typeof LATENCY_KINDS)[number];
+
+export interface LatencyCount {
+  /** Sum over all requests. */
+  readonly sumSeconds: number;
+  /** By their upper bounds in nanoseconds, ascending, none of them empty. */
+  readonly buckets: readonly Bucket[];
+}
+
+/** Requests by where on the disk they began: the number of the region, and how many. */
+export type Places = readonly (readonly [region: number, count: number])[];
+
+export interface RegionCount {
+  /** How many regions of the same size there are. */
+  readonly regions: number;
+  readonly reads: Places;
+  readonly writes: Places;
+}
 
 export interface BdevSample {
   readonly name: string;
@@ -17,6 +37,9 @@ export interface BdevSample {
   readonly sizeBytes: number;
   readonly io: Readonly<Record<IoKind, IoCount>>;
   readonly errors: number;
+  /** Of kinds that there were. */
+  readonly latencies: Readonly<Partial<Record<LatencyKind, LatencyCount>>>;
+  readonly places: RegionCount;
 }
 
 export interface QueueSample {

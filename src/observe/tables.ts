@@ -36,6 +36,10 @@ function bytes<R>(title: string, key: (row: R) => number): Column<R> {
   return { title, key, text: (row) => formatBytes(key(row)) };
 }
 
+function seconds<R>(title: string, key: (row: R) => number): Column<R> {
+  return { title, key, text: (row) => formatSeconds(key(row)) };
+}
+
 export const BDEVS: Table<Bdev> = {
   name: 'bdevs',
   empty: 'no bdevs: ringhost rpc bdev_malloc_create makes one',
@@ -48,11 +52,9 @@ export const BDEVS: Table<Bdev> = {
       count(`${kind}s`, ({ io }) => io[kind].operations),
       count(`${kind} IOPS`, ({ io }) => io[kind].iops),
       bytes(`${kind} B/s`, ({ io }) => io[kind].bytesPerSecond),
-      {
-        title: `${kind} latency`,
-        key: ({ io }) => io[kind].latencyMeanSeconds,
-        text: ({ io }) => formatSeconds(io[kind].latencyMeanSeconds),
-      },
+      seconds(`${kind} p50`, ({ io }) => io[kind].latency.p50Seconds),
+      seconds(`${kind} p99`, ({ io }) => io[kind].latency.p99Seconds),
+      seconds(`${kind} p99.9`, ({ io }) => io[kind].latency.p999Seconds),
     ]),
     count('errors/s', ({ errorsPerSecond }) => errorsPerSecond),
   ],

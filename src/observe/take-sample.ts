@@ -4,11 +4,21 @@
  * `/metrics` does from inside.
  */
 import type { CallParams, Result } from '../rpc/methods.ts';
-import type { BdevSample, ControllerSample, IoCount, ReactorSample, Sample } from './sample.ts';
+import type {
+  BdevSample,
+  ControllerSample,
+  IoCount,
+  LatencyCount,
+  ReactorSample,
+  RegionCount,
+  Sample,
+} from './sample.ts';
 
 type Method =
   | 'bdev_get_iostat'
   | 'bdev_get_bdevs'
+  | 'bdev_get_latency'
+  | 'bdev_get_regions'
   | 'vhost_get_controllers'
   | 'framework_get_reactors'
   | 'spdk_get_version';
@@ -16,16 +26,23 @@ type Method =
 /** Makes a call: an RPC client's, or the daemon's own handlers. */
 export type SampleCall = <N extends Method>(method: N, params: CallParams<N>) => Promise<Result<N>>;
 
-/** Everything in five calls. Counts of one bdev, queue or reactor belong together; those of two may be a moment off. */
+const NANO = 1e9;
+const NO_PLACES: RegionCount = { regions: 1, reads: [], writes: [] };
+
+/** Everything in seven calls. Counts of one bdev, queue or reactor belong together; those of two may be a moment off. */
 export async function takeSample(call: SampleCall): Promise<Sample> {
-  const [iostat, bdevs, controllers, reactors, version] = await Promise.all([
+  const [iostat, bdevs, latency, regions, controllers, reactors, version] = await Promise.all([
     call('bdev_get_iostat', {}),
     call('bdev_get_bdevs', {}),
+    call('bdev_get_latency', {}),
+    call('bdev_get_regions', {}),
     call('vhost_get_controllers', {}),
     call('framework_get_reactors', {}),
     call('spdk_get_version', {}),
   ]);
   const described = new Map(bdevs.map((bdev) => [bdev.name, bdev]));
+  const latencies = new Map(latency.bdevs.map((bdev) => [bdev.name, toLatencies(bdev.latencies)]));
+  const places = new Map(regions.bdevs.map(({ name, ...counts }) => [name, counts]));
   return {
     atSeconds: iostat.ticks / iostat.tick_rate,
     pid: reactors.pid ?? 0,
@@ -38,7 +55,9 @@ export async function takeSample(call: SampleCall): Promise<Sample> {
         name: counts.name,
         product: bdev?.product_name ?? '',
         sizeBytes: bdev === undefined ? 0 : bdev.num_blocks * bdev.block_size,
-        ...toIo(counts, iostat.tick_rate),
+        ...toIo(counts),
+        latencies: latencies.get(counts.name) ?? {},
+        places: places.get(counts.name) ?? NO_PLACES,
       };
     }),
   };
@@ -80,15 +99,21 @@ function toController(controller: Result<'vhost_get_controllers'>[number]): Cont
 
 type WireCounts = Extract<Result<'bdev_get_iostat'>, { bdevs: unknown }>['bdevs'][number];
 
-function toIo(counts: WireCounts, tickRate: number): Pick<BdevSample, 'io' | 'errors'> {
-  const count = (operations: number, bytes: number, ticks: number): IoCount => {
-    return { operations, bytes, latencySeconds: ticks / tickRate };
-  };
+function toLatencies(latencies: Result<'bdev_get_latency'>['bdevs'][number]['latencies']): BdevSample['latencies'] {
+  return Object.fromEntries(
+    latencies.map(({ type, sum_ns: sumNs, buckets }): [string, LatencyCount] => {
+      return [type, { sumSeconds: sumNs / NANO, buckets }];
+    }),
+  );
+}
+
+function toIo(counts: WireCounts): Pick<BdevSample, 'io' | 'errors'> {
+  const count = (operations: number, bytes: number): IoCount => ({ operations, bytes });
   return {
     io: {
-      read: count(counts.num_read_ops, counts.bytes_read, counts.read_latency_ticks),
-      write: count(counts.num_write_ops, counts.bytes_written, counts.write_latency_ticks),
-      unmap: count(counts.num_unmap_ops, counts.bytes_unmapped, counts.unmap_latency_ticks),
+      read: count(counts.num_read_ops, counts.bytes_read),
+      write: count(counts.num_write_ops, counts.bytes_written),
+      unmap: count(counts.num_unmap_ops, counts.bytes_unmapped),
     },
     errors: Object.values(counts.io_error ?? {}).reduce<number>((sum, value) => sum + Number(value), 0),
   };

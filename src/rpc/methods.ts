@@ -10,6 +10,7 @@ import type { MethodSpec } from './define.ts';
 import { accelMethods } from './methods/accel.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
+import { latencyMethods } from './methods/bdev-latency.ts';
 import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
@@ -23,6 +24,7 @@ import { vhostMethods } from './methods/vhost.ts';
 
 export const METHODS = {
   ...bdevMethods,
+  ...latencyMethods,
   ...fileMethods,
   ...nbdMethods,
   ...virtioMethods,

@@ -45,12 +45,13 @@ export const threadId = native.threadId;
 /** CLOCK_MONOTONIC in nanoseconds. */
 export const clockNs = native.clockNs;
 
-const STAMP_NS = 16;
+/** Nanoseconds of a step of `clockStamp`. */
+export const STAMP_NS = 16;
 
 /** A moment, for `nsBetween`. No allocation, for the data path. */
 export const clockStamp = native.clockStamp;
 
-/** Nanoseconds between two stamps at most 68 s apart, in steps of 16. */
-export function nsBetween(start: number, end: number): number {
-  return ((end - start) >>> 0) * STAMP_NS;
+/** Steps of `STAMP_NS` between two stamps at most 68 s apart. */
+export function stepsBetween(start: number, end: number): number {
+  return (end - start) >>> 0;
 }

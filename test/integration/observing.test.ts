@@ -124,6 +124,90 @@ describe('ringhost top', () => {
   });
 });
 
+describe('latencies', () => {
+  const READS_AT_ONCE = 8;
+  const DELAY_MS = 3;
+  const RARE_MS = 60;
+  const NS_PER_MS = 1e6;
+  /** A bucket, and a step of the clock. */
+  const wider = (ms: number): number => ms * (1 + 1 / 32) + 1e-3;
+  /** What the initiator saw of each read. */
+  const seenMs: number[] = [];
+  let socket: string;
+
+  // A disk whose latency is known: one read in a hundred takes 60 ms, the others 3.
+  beforeAll(async () => {
+    socket = join(daemon.directory, 'slow');
+    await daemon.rpc.call('bdev_null_create', { name: 'Base', num_blocks: 2048, block_size: 512 });
+    await daemon.rpc.call('bdev_delay_create', {
+      ...{ base_bdev_name: 'Base', name: 'Slow', avg_write_latency: 0, p99_write_latency: 0 },
+      ...{ avg_read_latency: DELAY_MS * 1000, p99_read_latency: RARE_MS * 1000 },
+    });
+    await daemon.rpc.call('vhost_create_blk_controller', { ctrlr: 'slow', dev_name: 'Slow' });
+    await daemon.rpc.call('bdev_enable_histogram', { name: 'Slow', enable: true });
+    const slow = await BlkInitiator.connect(socket, { queues: 1 });
+    const reader = async (): Promise<void> => {
+      for (let i = 0; i < READS / READS_AT_ONCE; i++) {
+        const startMs = performance.now();
+        await slow.read(i, 512);
+        seenMs.push(performance.now() - startMs);
+      }
+    };
+    await Promise.all(Array.from({ length: READS_AT_ONCE }, reader));
+    slow.close();
+    seenMs.sort((a, b) => a - b);
+  });
+
+  afterAll(async () => {
+    await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'slow', force: true });
+    await daemon.rpc.call('delete_bdev', { name: 'Base' });
+  });
+
+  it('have percentiles between those of the disk and those that the initiator saw', async () => {
+    const { bdevs } = await daemon.rpc.call('bdev_get_latency', { names: ['Slow'] });
+    const [read] = bdevs[0]?.latencies ?? [];
+    const count = seenMs.length;
+    expect(read).toMatchObject({ type: 'read', count });
+    const seen = (percent: number): number => seenMs[Math.ceil((count * percent) / 100) - 1] ?? 0;
+    for (const [ns, percent, leastMs] of [
+      [read?.p50_ns, 50, DELAY_MS],
+      [read?.p99_ns, 99, DELAY_MS],
+      [read?.p999_ns, 99.9, RARE_MS],
+    ] as const) {
+      expect((ns ?? 0) / NS_PER_MS).toBeGreaterThanOrEqual(leastMs);
+      expect((ns ?? 0) / NS_PER_MS).toBeLessThanOrEqual(wider(seen(percent)));
+    }
+  });
+
+  it('are in /metrics, in seconds', async () => {
+    const lines = await scrape();
+    const metric = 'ringhost_bdev_latency_seconds';
+    const value = (name: string): number =>
+      Number(
+        lines
+          .find((line) => line.startsWith(name))
+          ?.split(' ')
+          .at(-1),
+      );
+    const bucket = (le: string): number => value(`${metric}_bucket{bdev="Slow",type="read",le="${le}"}`);
+    expect(bucket('0.0025')).toBe(0);
+    expect(bucket('+Inf')).toBe(seenMs.length);
+    expect(bucket('+Inf') - bucket('0.05')).toBeGreaterThan(0);
+    expect(value(`${metric}_count{bdev="Slow",type="read"}`)).toBe(seenMs.length);
+    const sum = value(`${metric}_sum{bdev="Slow",type="read"}`);
+    expect(sum).toBeGreaterThan((seenMs.length * DELAY_MS) / 1000);
+    expect(sum).toBeLessThan(seenMs.reduce((total, ms) => total + ms, 0) / 1000);
+  });
+
+  it("are in SPDK's form of a histogram", async () => {
+    const { histogram } = await daemon.rpc.call('bdev_get_histogram', { name: 'Slow' });
+    const bytes = Buffer.from(histogram, 'base64');
+    let count = 0;
+    for (let at = 0; at < bytes.length; at += 8) count += Number(bytes.readBigUInt64LE(at));
+    expect(count).toBe(seenMs.length);
+  });
+});
+
 describe('ringhost qemu', () => {
   const run = promisify(execFile);
   const socket = (): string => join(daemon.directory, 'rpc.sock');
@@ -195,7 +279,7 @@ describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
     const bdev = await cells('Test1');
     expect(bdev.slice(0, 3)).toEqual(['Test1', 'Malloc disk', '16.0 MiB']);
     expect(bdev[3]).toBe(String(READS));
-    expect(bdev[7]).toBe(String(WRITES));
+    expect(bdev[9]).toBe(String(WRITES));
     expect((await cells('disk.1 queue 0')).slice(0, 3)).toEqual(['disk.1 queue 0', '0', String(READS)]);
     expect((await cells('disk.1 queue 1')).slice(0, 3)).toEqual(['disk.1 queue 1', '0', String(WRITES)]);
   });
@@ -217,6 +301,41 @@ describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
     ending.abort();
     await traffic;
     expect(await page.locator('.chart canvas').count()).toBe(4);
+  });
+
+  it('shows where on the disk the initiator writes, and how long that takes', async () => {
+    const ending = new AbortController();
+    // Three quarters of 16 MiB from the begin: the 193rd of 256 regions.
+    const traffic = (async () => {
+      while (!ending.signal.aborted) await disk.write(12 * 2048, new Uint8Array(BLOCK));
+    })();
+    await page.locator('#heat-bdev').selectOption('Test1');
+    await page.locator('#hottest', { hasText: 'hottest: 12.0 MiB to 12.1 MiB' }).waitFor(LIMIT);
+    // The same on the canvas: in that column, and not in those beside it, something is drawn.
+    const columns = () =>
+      page.evaluate(`(() => {
+        const canvas = document.getElementById('heat-places');
+        const left = Number(canvas.dataset.left) * devicePixelRatio;
+        const column = (canvas.width - left) / 256;
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        const isDrawn = (region) => {
+          const x = Math.floor(left + (region + 0.5) * column);
+          for (let y = 0; y < canvas.height; y++) if (data[(y * canvas.width + x) * 4 + 3] > 0) return true;
+          return false;
+        };
+        return Array.from({ length: 256 }, (_, region) => region).filter(isDrawn);
+      })()`);
+    const drawn = (await columns()) as number[];
+    expect(drawn).toContain(192);
+    expect(drawn.filter((region) => region > 150 && region !== 192)).toEqual([]);
+    const isHeatDrawn = `(() => {
+      const canvas = document.getElementById('heat-latency');
+      const left = Number(canvas.dataset.left) * devicePixelRatio;
+      return canvas.getContext('2d').getImageData(left, 0, canvas.width - left, canvas.height).data.some((value) => value > 0);
+    })()`;
+    expect(await page.evaluate(isHeatDrawn)).toBe(true);
+    ending.abort();
+    await traffic;
   });
 
   it('shows the log as events', async () => {

@@ -2,6 +2,7 @@
 
 import { formatBytes, formatCount, formatSeconds, formatShare } from '../../observe/format.ts';
 import type { Frame } from '../../observe/frame.ts';
+import { resolveColor } from './colors.ts';
 
 /** Made global by its own script. */
 declare const uPlot: typeof import('uplot');
@@ -32,16 +33,21 @@ function sum(frame: Frame, kind: 'read' | 'write', field: 'iops' | 'bytesPerSeco
   return frame.rates.bdevs.reduce((total, bdev) => total + bdev.io[kind][field], 0);
 }
 
-/** Weighted by operations, so that it is the mean over all of them. */
-function meanLatency(frame: Frame, kind: 'read' | 'write'): number | null {
-  const iops = sum(frame, kind, 'iops');
-  const seconds = frame.rates.bdevs.reduce((total, { io }) => total + io[kind].iops * io[kind].latencyMeanSeconds, 0);
-  return iops === 0 ? null : seconds / iops;
-}
-
 const both = (value: (frame: Frame, kind: 'read' | 'write') => number | null): readonly Line[] => [
   { label: 'read', value: (frame) => value(frame, 'read') },
   { label: 'write', value: (frame) => value(frame, 'write') },
+];
+
+/** None when no request ended. */
+const percentile = (kind: 'read' | 'write', field: 'p50Seconds' | 'p99Seconds', label: string): Line => ({
+  label: `${kind} ${label}`,
+  value: ({ rates }) => rates.latency[kind][field] || null,
+});
+const LATENCY_LINES = [
+  percentile('read', 'p50Seconds', 'median'),
+  percentile('write', 'p50Seconds', 'median'),
+  percentile('read', 'p99Seconds', 'p99'),
+  percentile('write', 'p99Seconds', 'p99'),
 ];
 
 export class Charts {
@@ -56,7 +62,7 @@ export class Charts {
     this.#charts = [
       chart('chart-iops', formatCount, () => both((frame, kind) => sum(frame, kind, 'iops'))),
       chart('chart-bytes', formatBytes, () => both((frame, kind) => sum(frame, kind, 'bytesPerSecond'))),
-      chart('chart-latency', formatSeconds, () => both(meanLatency)),
+      chart('chart-latency', formatSeconds, () => LATENCY_LINES),
       chart('chart-busy', formatShare, (newest) => {
         return newest.rates.reactors.map(({ core }) => ({
           label: `core ${core}`,
@@ -92,9 +98,8 @@ export class Charts {
 }
 
 function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]): Plot {
-  const style = getComputedStyle(document.documentElement);
   // Colours are asked for each time: they follow the scheme.
-  const color = (name: string): string => resolveColor(element, style.getPropertyValue(name));
+  const color = (name: string): string => resolveColor(element, name);
   const axis = {
     stroke: () => color('--faint'),
     grid: { stroke: () => color('--line'), width: 1 },
@@ -125,12 +130,4 @@ function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]):
 
 function timesOfDay(_: unknown, seconds: readonly number[]): string[] {
   return seconds.map((at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour12: false }));
-}
-
-/** What a canvas understands of a colour that depends on the scheme. */
-function resolveColor(element: HTMLElement, value: string): string {
-  element.style.color = value;
-  const resolved = getComputedStyle(element).color;
-  element.style.color = '';
-  return resolved;
 }

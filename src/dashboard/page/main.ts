@@ -3,6 +3,7 @@ import type { LogEvent } from '../../observe/event-log.ts';
 import { formatBytes, formatCount } from '../../observe/format.ts';
 import type { Frame } from '../../observe/frame.ts';
 import { Charts } from './charts.ts';
+import { HeatMaps } from './heat-maps.ts';
 import { drawHouse } from './house.ts';
 import { Tables } from './tables.ts';
 
@@ -10,6 +11,7 @@ const EVENTS_MAX = 200;
 
 const byId = (id: string): HTMLElement => document.getElementById(id) as HTMLElement;
 const charts = new Charts();
+const heatMaps = new HeatMaps();
 const tables = new Tables();
 const pause = byId('pause');
 let isPaused = false;
@@ -27,6 +29,7 @@ const frames = new EventSource('/frames');
 frames.addEventListener('message', ({ data }) => {
   const frame = JSON.parse(data) as Frame;
   charts.add(frame);
+  heatMaps.add(frame);
   for (const event of frame.events) addEvent(event);
   newest = frame;
   setState('live', 'live');
@@ -57,6 +60,7 @@ function draw({ rates }: Frame): void {
   byId('total-in-flight').textContent = String(rates.controllers.reduce((sum, { inFlight }) => sum + inFlight, 0));
   drawHouse(byId('house') as unknown as SVGSVGElement, rates);
   charts.draw();
+  heatMaps.draw();
   tables.show(rates);
 }
 

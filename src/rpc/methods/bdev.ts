@@ -120,7 +120,7 @@ const ioCounters = {
   read_latency_ticks: z
     .int()
     .describe(
-      'Of all reads together, as the other latencies: estimated from those that were timed, one in 32 of fast ones.',
+      'Of all reads together, as the other latencies: estimated from those that were timed (`bdev_get_latency`).',
     ),
   max_read_latency_ticks: z.int().describe('0, as the other longest and shortest ones: not kept.'),
   min_read_latency_ticks: z.int(),
