@@ -1,7 +1,7 @@
 /** How many values lie in a bucket: its upper bound, and the count. */
 export type Bucket = readonly [upper: number, count: number];
 
-/** Upper bound of the bucket that holds this part of the values (50 is the median); 0 without any. Ascending buckets. */
+/** Upper bound that `percent` of the values do not exceed (50 is the median); 0 without any. Buckets are ascending. */
 export function percentileOf(buckets: readonly Bucket[], percent: number): number {
   const total = buckets.reduce((sum, [, count]) => sum + count, 0);
   const rank = (total * percent) / 100;

@@ -29,7 +29,7 @@ export type SampleCall = <N extends Method>(method: N, params: CallParams<N>) =>
 const NANO = 1e9;
 const NO_PLACES: RegionCount = { regions: 1, reads: [], writes: [] };
 
-/** Everything in seven calls. Counts of one bdev, queue or reactor belong together; those of two may be a moment off. */
+/** Everything in seven calls. Counts of one bdev, queue or reactor are of one moment; those of two may not be. */
 export async function takeSample(call: SampleCall): Promise<Sample> {
   const [iostat, bdevs, latency, regions, controllers, reactors, version] = await Promise.all([
     call('bdev_get_iostat', {}),

@@ -331,7 +331,8 @@ describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
     const isHeatDrawn = `(() => {
       const canvas = document.getElementById('heat-latency');
       const left = Number(canvas.dataset.left) * devicePixelRatio;
-      return canvas.getContext('2d').getImageData(left, 0, canvas.width - left, canvas.height).data.some((value) => value > 0);
+      const { data } = canvas.getContext('2d').getImageData(left, 0, canvas.width - left, canvas.height);
+      return data.some((value) => value > 0);
     })()`;
     expect(await page.evaluate(isHeatDrawn)).toBe(true);
     ending.abort();

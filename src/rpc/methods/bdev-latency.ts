@@ -31,8 +31,8 @@ const places = z
   .describe('Region, counted from 0 at the begin of the disk, and requests that began in it. None is empty.');
 
 /** rpc.py turns -d into false, and everything else into true. */
-function enableParams({ disable, histogram, enable: _, ...rest }: CliValues): Readonly<Record<string, unknown>> {
-  return { ...rest, enable: disable !== true && histogram !== false };
+function enableParams(values: CliValues): Readonly<Record<string, unknown>> {
+  return { ...values, enable: values.disable !== true && values.histogram !== false };
 }
 
 export const latencyMethods = {
@@ -40,8 +40,8 @@ export const latencyMethods = {
     summary: 'Show how long requests of bdevs took',
     details:
       'From when the bdev was given a request until it ended, since the bdev was created. Counted are requests that ' +
-      'succeeded. All are timed while fewer than about 100 000 a second of a type come to a reactor, one in 32 beyond, ' +
-      'and then each stands for those before it. An addition of Ringhost.',
+      'succeeded. All are timed while fewer than about 100 000 a second of a type come to a reactor, one in 32 ' +
+      'beyond, and then each stands for those before it. An addition of Ringhost.',
     params: namesParams,
     result: z.object({
       bdevs: z.array(z.object({ name: z.string(), latencies: z.array(latency).describe('Of types that there were.') })),
@@ -119,8 +119,15 @@ export const latencyMethods = {
       positionals: [{ name: 'name', kind: 'string', help: 'bdev' }],
       flags: [
         { names: ['-e', '--enable'], dest: 'enable', kind: 'switch', help: 'begin a histogram' },
-        { names: ['-d', '--disable'], dest: 'disable', kind: 'switch', help: 'end it' },
-        { names: ['--histogram'], dest: 'histogram', kind: 'yesno', fallback: true, help: 'begin or end it' },
+        { names: ['-d', '--disable'], dest: 'disable', kind: 'switch', help: 'end it', isLocal: true },
+        {
+          names: ['--histogram'],
+          dest: 'histogram',
+          kind: 'yesno',
+          fallback: true,
+          help: 'begin or end it',
+          isLocal: true,
+        },
         { names: ['-o', '--opc'], dest: 'opc', kind: 'string', help: 'only requests of this I/O type' },
         {
           names: ['--granularity'],
@@ -140,9 +147,9 @@ export const latencyMethods = {
   bdev_get_histogram: defineMethod({
     summary: "Show a histogram of a bdev's latencies, as SPDK encodes it",
     details:
-      'Of the requests since `bdev_enable_histogram`. `histogram` holds 64-bit counts, least byte first: for each range ' +
-      'from `min_range` to `max_range`, 2^`granularity` buckets. With g for the granularity, range 0 has a bucket for ' +
-      'each latency below 2^g ticks, range r > 0 cuts 2^(g+r-1) to 2^(g+r) ticks into equal ones.',
+      'Of the requests since `bdev_enable_histogram`. `histogram` holds 64-bit counts, least byte first: for each ' +
+      'range from `min_range` to `max_range`, 2^`granularity` buckets. With g for the granularity, range 0 has a ' +
+      'bucket for each latency below 2^g ticks, range r > 0 cuts 2^(g+r-1) to 2^(g+r) ticks into equal ones.',
     params: z.strictObject({ name: bdevName.describe('Bdev.') }),
     result: z.object({
       histogram: z.string().describe('Base64.'),
