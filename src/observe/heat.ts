@@ -6,7 +6,7 @@ const FIRST_NS = 100;
 export const HEAT_ROWS = 9 * ROWS_PER_DECADE;
 
 /** Row of a latency; shorter and longer ones are in the first and the last. */
-export function heatRow(ns: number): number {
+function heatRow(ns: number): number {
   const row = Math.floor(Math.log10(Math.max(ns, 1) / FIRST_NS) * ROWS_PER_DECADE);
   return Math.min(HEAT_ROWS - 1, Math.max(0, row));
 }

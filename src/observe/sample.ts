@@ -12,7 +12,7 @@ export type IoKind = (typeof IO_KINDS)[number];
 
 /** The kinds of requests whose latencies are known. */
 export const LATENCY_KINDS = ['read', 'write', 'flush', 'unmap', 'write_zeroes'] as const;
-export type LatencyKind = (typeof LATENCY_KINDS)[number];
+type LatencyKind = (typeof LATENCY_KINDS)[number];
 
 export interface LatencyCount {
   /** Sum over all requests. */
