@@ -45,7 +45,7 @@ export const TOOLS = {
     packages: ['nbdkit', 'qemu-utils', 'openssl'],
     purpose: 'for the tests of disks over NBD',
   },
-  curl: { commands: ['curl'], packages: ['curl'], purpose: 'for the tests of RPC over TCP' },
+  curl: { commands: ['curl'], packages: ['curl'], purpose: 'for the tests of RPC over TCP, and the guide' },
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
   shells: { commands: ['zsh', 'fish'], packages: ['zsh', 'fish'], purpose: 'for the tests of completion' },
   mandoc: { commands: ['mandoc'], packages: ['mandoc'], purpose: 'for the tests of man pages' },

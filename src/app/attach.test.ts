@@ -11,6 +11,9 @@ describe('how a controller is attached', () => {
     expect(text).toContain('path=/var/tmp/vhost.0,reconnect=1');
     expect(text).toContain('-device vhost-user-blk-pci,num-queues=2,chardev=ringhost0');
     expect(attachText('qemu', SCSI)).toContain('vhost-user-scsi-pci,num_queues=2');
+    for (const format of ['qemu', 'libvirt', 'systemd'] as const) {
+      expect(attachText(format, SCSI)).not.toContain('reconnect=1'); // QEMU before 8.2 would not start
+    }
     for (const line of text.trimEnd().split('\n').slice(0, -1)) expect(line).toMatch(/ \\$/);
   });
 
@@ -40,7 +43,7 @@ describe('how a controller is attached', () => {
     const odd = { ...BLK, socketPath: "/srv/a,b&'c" };
     expect(attachText('qemu', odd)).toContain("path=/srv/a,,b&'c,reconnect");
     expect(attachText('libvirt', odd)).toContain("path='/srv/a,b&amp;&apos;c'");
-    expect(attachText('libvirt', { ...odd, kind: 'scsi' })).toContain('path=/srv/a,,b&amp;&apos;c,');
+    expect(attachText('libvirt', { ...odd, kind: 'scsi' })).toContain('path=/srv/a,,b&amp;&apos;c');
     for (const format of ATTACH_FORMATS) expect(attachText(format, odd)).toMatch(/\n$/);
   });
 });

@@ -21,6 +21,8 @@ const QEMU_DEVICES = {
   blk: `vhost-user-blk-pci,num-queues=${GUEST.queues}`,
   scsi: `vhost-user-scsi-pci,num_queues=${GUEST.queues}`,
 } as const;
+/** QEMU before 8.2 does not start with a vhost-user-scsi device whose chardev reconnects. */
+const QEMU_RECONNECT = { blk: ',reconnect=1', scsi: '' } as const;
 
 /** @throws TargetError `ENOTSUP` when that program has no such device */
 export function attachText(format: AttachFormat, controller: Attachment): string {
@@ -35,7 +37,7 @@ export function qemuCommand({ kind, socketPath }: Attachment): readonly string[]
   return [
     'qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem -smp 2 -m 1G',
     '-object memory-backend-memfd,id=mem,size=1G,share=on',
-    `-chardev socket,id=ringhost0,path=${qemuValue(socketPath)},reconnect=1`,
+    `-chardev socket,id=ringhost0,path=${qemuValue(socketPath)}${QEMU_RECONNECT[kind]}`,
     `-device ${QEMU_DEVICES[kind]},chardev=ringhost0`,
     `-drive file=${GUEST.image},if=virtio`,
   ];
@@ -91,7 +93,7 @@ function libvirtPassthrough({ socketPath }: Attachment): string {
 ${LIBVIRT_MEMORY}
   <qemu:commandline>
     <qemu:arg value='-chardev'/>
-    <qemu:arg value='socket,id=ringhost0,path=${path},reconnect=1'/>
+    <qemu:arg value='socket,id=ringhost0,path=${path}${QEMU_RECONNECT.scsi}'/>
     <qemu:arg value='-device'/>
     <qemu:arg value='${QEMU_DEVICES.scsi},chardev=ringhost0'/>
   </qemu:commandline>
@@ -99,12 +101,14 @@ ${LIBVIRT_MEMORY}
 `;
 }
 
+const UNIT_NOTE = '# The guest waits for the daemon to come back (reconnect=1): it needs not be stopped with it.\n';
+
 function systemdUnit(controller: Attachment): string {
   const [program, ...options] = qemuCommand(controller);
   const command = [`/usr/bin/${program}`, ...options, '-nographic'].join(' \\\n  ').replaceAll('%', '%%');
+  const waits = QEMU_RECONNECT[controller.kind] === '' ? '' : UNIT_NOTE;
   return `# systemctl edit --force --full ringhost-guest-${controller.name}.service
-# The guest waits for the daemon to come back (reconnect=1): it needs not be stopped with it.
-[Unit]
+${waits}[Unit]
 Description=Virtual machine on ${controller.name}
 Wants=ringhost.service
 After=ringhost.service

@@ -403,8 +403,8 @@ function splitProperty(property: string): [string, string | number] {
   return [name, /^\d+$/.test(value) ? Number(value) : value];
 }
 
-/** What this run adds to the image: init and the agent. */
-async function ownArchive(): Promise<Buffer> {
+/** What a run adds to the image: init and the agent. */
+export async function ownArchive(): Promise<Buffer> {
   const archive = new CpioArchive();
   const sources = join(import.meta.dirname, 'guest');
   archive.addFile('init.sh', await readFile(join(sources, 'init.sh')), { isExecutable: true });
