@@ -30,8 +30,8 @@ export class GuestAgent {
     this.#server = server;
     server.on('connection', (socket) => {
       this.#socket = socket;
-      socket.on('error', () => {}); // QEMU died: its exit is reported by Guest
-      createInterface({ input: socket }).on('line', (line) => this.#receive(line));
+      const lines = createInterface({ input: socket }).on('line', (line) => this.#receive(line));
+      for (const end of [socket, lines]) end.on('error', () => {}); // QEMU died: its exit is reported by Guest
     });
   }
 

@@ -1,7 +1,7 @@
 /**
  * Somebody reads docs/guide.md and types what it says, from its first command to its last: in a shell on the host, in a
- * second terminal, in the guest, in QEMU's monitor. QEMU gets more options behind those of the page: the kernel of the guest
- * image, and TCG, as in all tests; `$IMAGE` is an empty disk. Port 9009 is one that is free.
+ * second terminal, in the guest, in QEMU's monitor. QEMU gets more options behind those of the page: the kernel of the
+ * guest image, and TCG, as in all tests; `$IMAGE` is an empty disk. Port 9009 is one that is free.
  */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -41,6 +41,7 @@ class Reader {
   readonly #agent: GuestAgent;
   readonly #qmp: QmpClient;
   readonly #port: number;
+  #hasLeft = false;
   #isGuestUp: Promise<void> = Promise.reject(new Error('the page has not started QEMU'));
 
   private constructor(directory: string, agent: GuestAgent, qmp: QmpClient, port: number) {
@@ -90,19 +91,19 @@ class Reader {
     }
     if (place === 'monitor') return await this.#monitor(commands);
     if (place === 'host terminal') {
-      this.#isGuestUp = Promise.all([this.#qmp.ready(), this.#agent.nextBoot(BOOT_MAX_MS)]).then(() => {});
+      this.#isGuestUp = Promise.race([this.#agent.nextBoot(BOOT_MAX_MS), this.#qemuEnded()]);
       this.#isGuestUp.catch(() => {}); // reported by the first command in the guest
       await this.#shell.start(commands, CONSOLE, STEP_MAX_MS);
       return { isOk: true, output: '' };
     }
-    await Promise.race([this.#isGuestUp, this.#qemuEnded()]);
+    await this.#isGuestUp;
     const { status, stdout, stderr } = await this.#agent.run(commands, STEP_MAX_MS);
     return { isOk: status === 0, output: `${stdout}${stderr}` };
   }
 
-  /** @throws Error when QEMU ends before the guest is up */
   async #qemuEnded(): Promise<never> {
-    await waitUntil(() => /^it ended$/m.test(readFileSync(CONSOLE, 'utf8')), BOOT_MAX_MS, 'guest');
+    const hasEnded = (): boolean => /^it ended$/m.test(readFileSync(CONSOLE, 'utf8'));
+    await waitUntil(() => this.#hasLeft || hasEnded(), BOOT_MAX_MS, 'end of QEMU');
     throw new Error(`QEMU ended:\n${readFileSync(CONSOLE, 'utf8')}`);
   }
 
@@ -118,6 +119,7 @@ class Reader {
   }
 
   async leave(): Promise<void> {
+    this.#hasLeft = true;
     await this.#shell.close();
     this.#agent.close();
     this.#qmp.close();

@@ -89,8 +89,10 @@ export class QmpClient {
 
   #attach(socket: Socket): void {
     this.#socket = socket;
-    socket.on('error', () => {}); // the process died: its exit is reported where it was started
-    createInterface({ input: socket }).on('line', (line) => this.#receive(JSON.parse(line) as QmpMessage));
+    const lines = createInterface({ input: socket });
+    lines.on('line', (line) => this.#receive(JSON.parse(line) as QmpMessage));
+    // The process died: its exit is reported where it was started. The reader of lines passes the error on.
+    for (const end of [socket, lines]) end.on('error', () => {});
   }
 
   #receive(message: QmpMessage): void {
