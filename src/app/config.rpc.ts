@@ -1,7 +1,8 @@
 /** The RPC methods about configurations. */
 import { TargetError } from '../base/errors.ts';
 import type { Handlers } from '../rpc/methods.ts';
-import { type ConfigCall, type ConfigFile, SUBSYSTEMS } from './config-file.ts';
+import { type CallConfig, type ConfigCall, type ConfigFile, SUBSYSTEMS } from './config-file.ts';
+import { carryOut, planConfig } from './config-plan.ts';
 import { type ConfigSources, currentConfig, subsystemConfig } from './current-config.ts';
 import type { State } from './state.ts';
 
@@ -10,6 +11,7 @@ type ConfigMethod =
   | 'framework_get_config'
   | 'save_config'
   | 'load_config'
+  | 'config_apply'
   | 'save_subsystem_config'
   | 'load_subsystem_config'
   | 'state_get_missing'
@@ -22,11 +24,12 @@ export interface ConfigRpcOptions {
   readonly state: State | null;
   /** Makes the calls of a configuration. */
   load(config: ConfigFile): Promise<void>;
+  readonly call: CallConfig;
   /** Makes the calls for what is missing. */
   restore(): Promise<void>;
 }
 
-export function configRpc({ sources, state, load, restore }: ConfigRpcOptions): Pick<Handlers, ConfigMethod> {
+export function configRpc({ sources, state, load, call, restore }: ConfigRpcOptions): Pick<Handlers, ConfigMethod> {
   const configOf = (name: string): ConfigCall[] => {
     const config = subsystemConfig(sources, name, false);
     if (config !== undefined) return config;
@@ -62,6 +65,18 @@ export function configRpc({ sources, state, load, restore }: ConfigRpcOptions): 
     async load_config({ subsystems }) {
       await load({ subsystems: subsystems.map(flat) });
       return true;
+    },
+
+    async config_apply({ subsystems, dry_run: isDryRun, prune, replace }) {
+      const plan = planConfig(currentConfig(sources, true), { subsystems: subsystems.map(flat) }, { prune });
+      const { changes, extra, passedOver } = plan;
+      const replaced = changes.filter(({ action }) => action === 'replace').map(({ name }) => name);
+      if (replaced.length > 0 && !replace && !isDryRun) {
+        const what = [...new Set(replaced)].join(', ');
+        throw new TargetError('EBUSY', `${what} would be taken away and made again: allow it with replace (--replace)`);
+      }
+      if (!isDryRun) await carryOut(plan.steps, call);
+      return { changes: [...changes], extra: [...extra], passed_over: [...passedOver] };
     },
 
     async load_subsystem_config(subsystem) {

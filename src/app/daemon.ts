@@ -140,6 +140,7 @@ export class Daemon {
         sources: this,
         state: this.state,
         load: (config) => this.#load(config),
+        call: (call) => this.#call(call),
         restore: async () => this.state?.restore((call) => this.#call(call)),
       }),
     };

@@ -9,6 +9,7 @@ import type { Logger } from '../base/log.ts';
 import type { BdevConfig } from '../bdev/bdev.ts';
 import type { BdevEntry } from '../bdev/registry.ts';
 import type { DaemonHandlers } from '../rpc/methods.ts';
+import { controllerIdentity, identityOf, isController, nameOf } from './config-calls.ts';
 import {
   type CallConfig,
   type ConfigCall,
@@ -205,7 +206,7 @@ export class State {
     this.#missing = this.#missing.filter((entry) => {
       if (entry.going.size > 0) return true;
       const ctrlr = entry.params?.['ctrlr'];
-      return !made.has(identityOf(entry)) && (ctrlr === undefined || controllers.has(controllerOf(ctrlr)));
+      return !made.has(identityOf(entry)) && (ctrlr === undefined || controllers.has(controllerIdentity(ctrlr)));
     });
   }
 
@@ -232,38 +233,8 @@ function parseState(text: string, path: string): ConfigFile {
   throw new TargetError('EINVAL', `${path} is not of this version of Ringhost: ${what}; ${advice}`);
 }
 
-const isController = ({ method }: ConfigCall): boolean => /^vhost_create_\w+_controller$/.test(method);
-
-/** Equal for calls that make the same thing, whatever else they say of it. */
-function identityOf(call: ConfigCall): string {
-  const { method, params = {} } = call;
-  const is = (...names: readonly string[]): string => JSON.stringify(names.map((name) => params[name] ?? null));
-  if (isController(call)) return controllerOf(params['ctrlr']);
-  if (method === 'vhost_scsi_controller_add_target') {
-    return `lun ${is('ctrlr', 'scsi_target_num')} ${String(params['lun'] ?? 0)}`;
-  }
-  if (method.startsWith('vhost_')) return `${method} ${is('ctrlr')}`;
-  // A controller that has several paths is attached by several calls.
-  if (method === 'bdev_nvme_attach_controller') return `nvme ${is('name', 'traddr', 'trsvcid')}`;
-  if (method === 'accel_crypto_key_create') return `key ${is('name')}`;
-  if (method === 'bdev_nvme_start_discovery') return `discovery ${is('name')}`;
-  if (method === 'bdev_rbd_register_cluster') return `cluster ${is('name')}`;
-  if (method === 'bdev_split_create') return `parts ${is('base_bdev')}`;
-  if (method === 'bdev_set_qos_limit') return `limits ${is('name')}`;
-  if (method === 'bdev_error_create') return `bdev ${JSON.stringify([`EE_${String(params['base_name'])}`])}`;
-  return `bdev ${is('name')}`;
-}
-
-function controllerOf(name: unknown): string {
-  return `controller ${JSON.stringify(name)}`;
-}
-
-function nameOf({ params = {} }: ConfigCall): string {
-  return String(params['ctrlr'] ?? params['name'] ?? '');
-}
-
 /** Methods that may change what is kept, by what they are called. Others read, or are about the daemon itself. */
-const CHANGES = /^(?:accel_crypto_key_|bdev_(?!get_)|vhost_(?!get_)|delete_|load_)/;
+const CHANGES = /^(?:accel_crypto_key_|bdev_(?!get_)|vhost_(?!get_)|delete_|load_|config_apply)/;
 
 /** Handlers that answer when what they changed is kept. */
 export function keepChanges(handlers: DaemonHandlers, state: State): DaemonHandlers {

@@ -4,6 +4,7 @@ import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
 import { VERSION } from '../app/version.ts';
 import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
 import { completionScript, SHELLS, type Shell } from './completion-scripts.ts';
+import type { ApplyFlags } from './config-command.ts';
 import { type DaemonAccess, withDaemonAccess } from './daemon-access.ts';
 import type { ServeOptions } from './serve-command.ts';
 
@@ -22,6 +23,7 @@ export function createProgram(): Command {
   addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
+  addConfig(program);
   addCompletion(program);
   return program;
 }
@@ -152,6 +154,23 @@ function addSetup(program: Command): void {
       const { setUpHost } = await import('./setup-host.ts');
       process.exitCode = setUpHost(action, options.devices, options.hugepages);
     });
+}
+
+function addConfig(program: Command): void {
+  const apply = program
+    .command('config')
+    .description('compare what there is with a configuration, and make it so')
+    .command('apply')
+    .description('make what there is what a configuration says, as a whole or not at all')
+    .argument('<file>', 'JSON configuration, as save_config writes it')
+    .option('--dry-run', 'only show what would be done')
+    .option('--prune', 'take away what the file does not have')
+    .option('--replace', 'take away and make again what is otherwise and cannot be changed, with what stands on it')
+    .option('--json', 'show it as JSON');
+  withDaemonAccess(apply).action(async (file: string, options: DaemonAccess & ApplyFlags) => {
+    const { runApplyCommand } = await import('./config-command.ts');
+    process.exitCode = await runApplyCommand(file, options);
+  });
 }
 
 function addCompletion(program: Command): void {

@@ -2,12 +2,15 @@
  * Every call that makes something, with parameters of any kind: what is saved makes the same again. A method that makes
  * something and is not here does not compile.
  */
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import * as fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { SUBSYSTEMS } from '../../src/app/config-file.ts';
 import { Daemon } from '../../src/app/daemon.ts';
 import { DaemonLog } from '../../src/app/logger.ts';
 import { OWNER_ONLY } from '../../src/base/socket-access.ts';
@@ -292,23 +295,10 @@ function arbitraryOf(method: Making): fc.Arbitrary<Values> {
 const save = (): Promise<Result<'save_config'>> => rpc.call('save_config');
 const callsOf = ({ subsystems }: Result<'save_config'>) => subsystems.flatMap(({ config }) => config ?? []);
 
+/** By a configuration in which there is nothing. */
 async function deleteAll(): Promise<void> {
-  for (const { method, params } of callsOf(await save()).toReversed()) {
-    if (method === 'bdev_nvme_attach_controller')
-      await rpc.request('bdev_nvme_detach_controller', { name: params?.['name'] });
-    else if (method === 'bdev_nvme_start_discovery')
-      await rpc.call('bdev_nvme_stop_discovery', { name: String(params?.['name']) });
-    else if (method === 'bdev_error_create')
-      await rpc.call('delete_bdev', { name: `EE_${String(params?.['base_name'])}` });
-    else if (method === 'bdev_split_create')
-      await rpc.call('bdev_split_delete', { base_bdev: String(params?.['base_bdev']) });
-    else if (method === 'accel_crypto_key_create')
-      await rpc.call('accel_crypto_key_destroy', { key_name: String(params?.['name']) });
-    else if (method.startsWith('bdev_')) await rpc.call('delete_bdev', { name: String(params?.['name']) });
-    else if (method.startsWith('vhost_create_')) {
-      await rpc.call('vhost_delete_controller', { ctrlr: String(params?.['ctrlr']), force: true });
-    }
-  }
+  const subsystems = SUBSYSTEMS.map(({ subsystem }) => ({ subsystem, config: [] }));
+  await rpc.call('config_apply', { subsystems, prune: true });
   expect(callsOf(await save())).toEqual([]);
 }
 
@@ -332,6 +322,8 @@ describe.each(Object.keys(CASES) as Making[])('%s', (method) => {
           await deleteAll();
           await rpc.request('load_config', saved as unknown as Values);
           expect(await save()).toEqual(saved);
+          const again = await rpc.request('config_apply', saved as unknown as Values);
+          expect(again).toEqual({ changes: [], extra: [], passed_over: [] });
         } finally {
           await deleteAll();
         }
@@ -371,5 +363,36 @@ test('what depends on other things is saved after them', async () => {
   expect(await rpc.call('save_config', { subsystems: 'vhost_scsi' })).toEqual({
     subsystems: saved.subsystems.filter(({ subsystem }) => subsystem !== 'vhost_blk'),
   });
+  await deleteAll();
+});
+
+test('a configuration is applied as a whole, or not at all', async () => {
+  const path = join(directory, 'wanted.json');
+  const write = (subsystems: unknown): void => writeFileSync(path, JSON.stringify({ subsystems }));
+  const apply = (...flags: readonly string[]) => {
+    const args = ['config', 'apply', path, '-s', join(directory, 'rpc.sock'), ...flags];
+    return promisify(execFile)(join(import.meta.dirname, '..', '..', 'bin', 'ringhost'), args);
+  };
+  await rpc.request(...MALLOC);
+  const saved = await save();
+  const other = { method: 'bdev_null_create', params: { name: 'N', num_blocks: 8, block_size: 512 } };
+  const twice = { method: 'bdev_passthru_create', params: { name: 'P', base_bdev_name: 'Absent' } };
+  write([{ subsystem: 'bdev', config: [other, twice] }]);
+  await expect(apply('--prune')).rejects.toThrow(/bdev_passthru_create P: .*everything that was done was undone/);
+  expect(await save()).toEqual(saved);
+
+  write([{ subsystem: 'bdev', config: [other] }]);
+  expect((await apply('--dry-run')).stdout).toMatch(
+    /^\+ bdev_null_create N.*\n.*left alone.*malloc_create M\nnothing was done/,
+  );
+  expect(await save()).toEqual(saved);
+  expect((await apply('--prune')).stdout).toMatch(
+    /^\+ bdev_null_create N.*\n- bdev_malloc_create M\ndone: 2 changes\n$/,
+  );
+  expect((await apply('--prune')).stdout).toBe('everything is as the file says\n');
+
+  write([{ subsystem: 'bdev', config: [{ ...other, params: { ...other.params, num_blocks: 16 } }] }]);
+  await expect(apply()).rejects.toThrow(/N would be taken away and made again: allow it with/);
+  expect((await apply('--replace')).stdout).toBe('! bdev_null_create N: num_blocks 8 → 16\ndone: 1 change\n');
   await deleteAll();
 });

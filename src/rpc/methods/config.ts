@@ -110,6 +110,72 @@ export const configMethods = {
     example: { params: { subsystems: [EXAMPLE_BDEVS] }, result: true },
   }),
 
+  config_apply: defineMethod({
+    summary: 'Make what there is what a configuration says, as a whole or not at all',
+    details:
+      'What is missing is made; what is there is compared in the parameters that the configuration gives. Subsystems ' +
+      'that it does not name are left alone. When a call fails, everything that was done is undone: but the content ' +
+      'of a RAM disk that was replaced does not come back. An addition of Ringhost.',
+    params: z.strictObject({
+      subsystems: z
+        .array(z.object({ subsystem: z.string(), config: loadedConfig }))
+        .describe('As save_config shows them, and SPDK.'),
+      dry_run: z.boolean().default(false).describe('Only say what would be done. Default: false.'),
+      prune: z.boolean().default(false).describe('Take away what the configuration does not have. Default: false.'),
+      replace: z
+        .boolean()
+        .default(false)
+        .describe(
+          'Take away and make again what is otherwise and cannot be changed, with what stands on it. Default: false.',
+        ),
+    }),
+    result: z.object({
+      changes: z.array(
+        z.object({
+          action: z.enum(['add', 'set', 'replace', 'remove']),
+          method: z.string(),
+          name: z.string(),
+          params: z.record(z.string(), z.unknown()).describe('What the configuration gives.'),
+          was: z
+            .record(z.string(), z.unknown())
+            .describe('Values that differ from it. Empty where it only stands on something that is replaced.'),
+        }),
+      ),
+      extra: z.array(configEntry).describe('What is there and not in the configuration, and stays.'),
+      passed_over: z.array(z.string()).describe("Methods of SPDK's own parts."),
+    }),
+    errors: [
+      { code: 'EINVAL', when: 'the configuration is wrong, or a call failed and what was done before was undone' },
+      { code: 'EBUSY', when: 'something would have to be replaced, and `replace` is not given' },
+    ],
+    cli: {
+      flags: [
+        { names: ['--dry-run'], dest: 'dry_run', kind: 'switch', help: 'only say what would be done' },
+        { names: ['--prune'], dest: 'prune', kind: 'switch', help: 'take away what the configuration does not have' },
+        { names: ['--replace'], dest: 'replace', kind: 'switch', help: 'make anew what cannot be changed' },
+        fileFlag,
+      ],
+      input: { flag: 'json_conf', members: ['subsystems'] },
+      print: 'json',
+    },
+    example: {
+      params: { subsystems: [EXAMPLE_BDEVS], dry_run: true },
+      result: {
+        changes: [
+          {
+            action: 'add',
+            method: 'bdev_malloc_create',
+            name: 'Malloc0',
+            params: { name: 'Malloc0', num_blocks: 131072, block_size: 512 },
+            was: {},
+          },
+        ],
+        extra: [],
+        passed_over: [],
+      },
+    },
+  }),
+
   save_subsystem_config: defineMethod({
     summary: 'Show the calls that would make a subsystem again',
     params: z.strictObject({ name: z.string().min(1).describe('Name of the subsystem.'), with_batches: withBatches }),
