@@ -6,7 +6,7 @@ import { LogPageId } from './spec.ts';
 import { checkStatus } from './status.ts';
 
 /** Of the header, and of each entry. */
-export const DISCOVERY_RECORD_BYTES = 1024;
+const DISCOVERY_RECORD_BYTES = 1024;
 /** Entries of a log that are read. */
 const ENTRIES_MAX = 1024;
 /** Entries that one command asks for: what an admin queue of any transport takes. */

@@ -1,7 +1,7 @@
 /** The commands of docs/guide.md: who types each block, and what is printed. */
 
 /** A shell on the host, a terminal of its own there, the guest's shell, QEMU's monitor. */
-export type Place = 'host' | 'host terminal' | 'guest' | 'monitor';
+type Place = 'host' | 'host terminal' | 'guest' | 'monitor';
 
 export interface Step {
   readonly place: Place;

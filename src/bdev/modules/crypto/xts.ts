@@ -8,7 +8,7 @@
 import { type Cipheriv, createCipheriv, createDecipheriv } from 'node:crypto';
 import { assert } from '../../../base/assert.ts';
 
-export const AES_BLOCK_BYTES = 16;
+const AES_BLOCK_BYTES = 16;
 const BLOCK_WORDS = AES_BLOCK_BYTES / 4;
 /** How much goes through the ciphers in one call: it stays in the cache on the way. */
 const CHUNK_BYTES = 32 * 1024;
