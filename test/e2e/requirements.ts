@@ -51,6 +51,15 @@ export function whyNoLoopDevices(): string | null {
   return null;
 }
 
+/** Null when a systemd can be started in a container here, else the reason why not. */
+export function whyNoSystemd(): string | null {
+  if (process.getuid?.() !== 0) return missing('containers with a systemd need root: run the tests as root');
+  const types = readFileSync('/proc/filesystems', 'utf8');
+  const absent = ['overlay', 'cgroup2'].find((type) => !types.split(/\s+/).includes(type));
+  if (absent !== undefined) return missing(`this kernel has no ${absent}: modprobe ${absent}`);
+  return whyNoTool('systemd');
+}
+
 /** Pages of 2 MiB, reserved for a test. */
 export interface HugepageReservation {
   /** Mount point of a hugetlbfs. */
