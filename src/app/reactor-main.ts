@@ -34,7 +34,8 @@ serveMailbox(port, {
     checkSignalling();
   },
   'reactor.stop': () => reactor.close(),
-  ...createVringService(reactor, start.index, log, (bdevGone) => {
-    port.postMessage({ bdevGone } satisfies ReactorNotice);
+  ...createVringService(reactor, start.index, log, {
+    onBdevGone: (bdevGone) => port.postMessage({ bdevGone } satisfies ReactorNotice),
+    onQueueBroken: (queueBroken) => port.postMessage({ queueBroken } satisfies ReactorNotice),
   }),
 });

@@ -22,10 +22,12 @@ export interface ReactorLogLine {
   readonly fields?: LogFields;
 }
 
-/** Something that a reactor found out by itself. */
-export interface ReactorNotice {
-  /** The device behind this bdev is gone. */
-  readonly bdevGone: number;
+/** Something that a reactor found out by itself: the device behind this bdev is gone, or a driver broke this queue. */
+export type ReactorNotice = { readonly bdevGone: number } | { readonly queueBroken: SessionQueue };
+
+interface SessionQueue {
+  readonly sessionId: number;
+  readonly index: number;
 }
 
 /** Young generation of a reactor: nothing is allocated per request, so a collection is rare and short. */
@@ -47,6 +49,8 @@ export class ReactorThread {
   load = 0;
   /** Called when the device behind a bdev is gone, perhaps by several reactors. */
   onBdevGone: (bdevId: number) => void = () => {};
+  /** Called when a driver broke a queue that runs here. */
+  onQueueBroken: (queue: SessionQueue) => void = () => {};
   readonly #worker: Worker;
   readonly #mailbox: MailboxCaller;
   readonly #counters: Float64Array;
@@ -62,7 +66,7 @@ export class ReactorThread {
     this.#mailbox = new MailboxCaller(worker);
     worker.on('message', (value: unknown) => {
       if (typeof value !== 'object' || value === null) return;
-      if ('bdevGone' in value) this.onBdevGone((value as ReactorNotice).bdevGone);
+      if ('bdevGone' in value || 'queueBroken' in value) this.#notice(value as ReactorNotice);
       if (!('log' in value)) return;
       const line = value as ReactorLogLine;
       log[line.log](line.message, { core: start.core, ...line.fields });
@@ -122,6 +126,11 @@ export class ReactorThread {
       isSleeping,
       threadId: counters[ReactorCounter.threadId] as number,
     };
+  }
+
+  #notice(notice: ReactorNotice): void {
+    if ('bdevGone' in notice) this.onBdevGone(notice.bdevGone);
+    else this.onQueueBroken(notice.queueBroken);
   }
 
   /** Every queue is stopped. */

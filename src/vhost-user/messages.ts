@@ -5,6 +5,7 @@
  * Not here: crypto, GPU, net and postcopy messages, which a storage back-end never offers; they are answered as
  * unknown.
  */
+import { TargetError } from '../base/errors.ts';
 import { addr64, type Fields, type Struct, type StructValue, struct, u16, u32, u64 } from '../base/struct.ts';
 
 /** Message header: 12 bytes, host byte order. */
@@ -222,4 +223,16 @@ export function hasBit(mask: bigint, bit: number): boolean {
 
 export function maskOf(...bits: readonly number[]): bigint {
   return bits.reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n);
+}
+
+/** The answer to GET_CONFIG, zeroes beyond the configuration's end. Throws when too much is asked for. */
+export function encodeConfig(config: Uint8Array, asked: PayloadOf<'GET_CONFIG'>): Uint8Array {
+  const { offset, size } = asked;
+  if (size > CONFIG_BYTES_MAX) throw new TargetError('VHOST_CONFIG', `${size} bytes of configuration asked for`);
+  const reply = new Uint8Array(ConfigHead.size + size);
+  ConfigHead.encode(asked, reply);
+  // Cloud Hypervisor up to version 46 counted from the start of the transport's own configuration.
+  const start = offset >= 0x100 && offset + size > config.length ? offset - 0x100 : offset;
+  reply.set(config.subarray(start, start + size), ConfigHead.size);
+  return reply;
 }

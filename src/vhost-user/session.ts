@@ -18,6 +18,7 @@ import { type InflightArea, ringBytes } from '../virtio/ring-shape.ts';
 import { BackendRequests } from './backend-requests.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
+import { DeviceStatus } from './device-status.ts';
 import { InbandNotifications, type NotificationKind } from './inband.ts';
 import { createInflightFile, InflightRegion } from './inflight.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
@@ -71,8 +72,7 @@ export class Session {
   readonly #inband: InbandNotifications;
   #features = 0n;
   #protocolFeatures = 0n;
-  /** Device status (virtio 1.3 §2.1), as the front-end tells it. */
-  #status = 0n;
+  readonly #status = new DeviceStatus();
   #inflight: InflightRegion | null = null;
   /** Of a migration. */
   readonly #dirtyLog = new SharedLog();
@@ -116,6 +116,11 @@ export class Session {
   notifyConfigChange(): boolean {
     if (!this.#hasProtocol('CONFIG')) return false;
     return this.#requests.send(wire.BACKEND_REQUESTS.CONFIG_CHANGE_MSG.code, new Uint8Array(0));
+  }
+
+  /** The driver broke this queue: the device needs a reset (virtio 1.3 §2.1). */
+  queueBroke(index: number): void {
+    if (this.#status.queueBroke(index)) this.notifyConfigChange();
   }
 
   /**
@@ -243,7 +248,7 @@ export class Session {
       GET_QUEUE_NUM: () => wire.encodeU64(this.#device.queueCount),
       SET_VRING_ENABLE: ({ index, num }) => this.#setVringEnable(this.#vring(index), num),
       SET_BACKEND_REQ_FD: (_, message) => this.#setBackendFd(message),
-      GET_CONFIG: ({ offset, size, flags }) => this.#getConfig(offset, size, flags),
+      GET_CONFIG: (asked) => wire.encodeConfig(this.#device.config?.read() ?? new Uint8Array(0), asked),
       SET_CONFIG: ({ offset, size }, message) => this.#setConfig(offset, size, message),
       GET_INFLIGHT_FD: (payload) => this.#getInflightFd(payload),
       SET_INFLIGHT_FD: (payload, message) => this.#setInflightFd(payload, message),
@@ -253,7 +258,7 @@ export class Session {
       ADD_MEM_REG: (region, message) => this.#addMemReg(region, message),
       REM_MEM_REG: (region) => this.#remMemReg(region),
       SET_STATUS: ({ value }) => this.#setStatus(value),
-      GET_STATUS: () => wire.encodeU64(this.#status),
+      GET_STATUS: () => wire.encodeU64(this.#status.value),
     };
   }
 
@@ -297,7 +302,7 @@ export class Session {
 
   /** 0 resets the device: its rings stop and begin anew; memory and the descriptors to call on stay. */
   async #setStatus(value: bigint): Promise<undefined> {
-    this.#status = value;
+    this.#status.tell(value);
     if (value !== 0n) return;
     await this.#disableAll();
     for (const vring of this.#vrings) vring.begin();
@@ -499,6 +504,7 @@ export class Session {
   async #stop(vring: Vring): Promise<void> {
     vring.isRunning = false;
     vring.base = await this.#device.stopVring(vring.index);
+    this.#status.queueStopped(vring.index);
   }
 
   async #stopAll(): Promise<Vring[]> {
@@ -546,7 +552,7 @@ export class Session {
     for (const vring of this.#vrings) vring.reset();
     this.#dropInflight();
     this.#features = 0n;
-    this.#status = 0n;
+    this.#status.tell(0n);
     this.#device.reset();
   }
 
@@ -577,17 +583,6 @@ export class Session {
 
   #setBackendFd(message: Message): undefined {
     this.#requests.replace(message.takeFd());
-  }
-
-  #getConfig(offset: number, size: number, flags: number): Uint8Array {
-    const config = this.#device.config?.read() ?? new Uint8Array(0);
-    if (size > wire.CONFIG_BYTES_MAX) throw new TargetError('VHOST_CONFIG', `${size} bytes of configuration asked for`);
-    const reply = new Uint8Array(wire.ConfigHead.size + size);
-    wire.ConfigHead.encode({ offset, size, flags }, reply);
-    // Cloud Hypervisor up to version 46 counted from the start of the transport's own configuration.
-    const start = offset >= 0x100 && offset + size > config.length ? offset - 0x100 : offset;
-    reply.set(config.subarray(start, start + size), wire.ConfigHead.size);
-    return reply;
   }
 
   async #setConfig(offset: number, size: number, message: Message): Promise<undefined> {

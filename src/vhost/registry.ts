@@ -76,10 +76,20 @@ export class VhostRegistry {
     this.#fdSet.add(
       truncationEventFd(),
       () => {
-        for (const controller of [...this.#controllers.values(), ...this.#retired]) controller.checkMemory();
+        for (const controller of this.#all) controller.checkMemory();
       },
       { edge: true },
     );
+    for (const reactor of options.reactors) {
+      reactor.onQueueBroken = ({ sessionId, index }) => {
+        const session = this.#all.map((controller) => controller.session).find((each) => each?.id === sessionId);
+        session?.session.queueBroke(index);
+      };
+    }
+  }
+
+  get #all(): AnyController[] {
+    return [...this.#controllers.values(), ...this.#retired];
   }
 
   /** Of controllers that have none of their own. */

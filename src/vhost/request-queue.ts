@@ -36,6 +36,8 @@ export interface QueueOptions {
   readonly canSleep: boolean;
   readonly counters: QueueCounters;
   readonly faults: LimitedLog;
+  /** The driver broke the ring. */
+  readonly onBroken?: () => void;
   /** Set while the guest migrates. */
   readonly log: VringLog | null;
 }
@@ -55,6 +57,7 @@ export abstract class RequestQueue implements Source {
   readonly #canSleep: boolean;
   readonly #counters: QueueCounters;
   readonly #faults: LimitedLog;
+  readonly #onBroken: () => void;
   #isStopping = false;
   #hasReportedFault = false;
   /** A chain was put back because the arena was full. */
@@ -76,6 +79,7 @@ export abstract class RequestQueue implements Source {
     this.#canSleep = options.canSleep;
     this.#counters = options.counters;
     this.#faults = options.faults;
+    this.#onBroken = options.onBroken ?? (() => {});
     this.#log = options.log === null ? null : new QueueLog(options.log);
   }
 
@@ -194,6 +198,7 @@ export abstract class RequestQueue implements Source {
       `queue ${this.index} is broken until it is set up again: ${RING_FAULT_TEXT[fault]}`,
     );
     if (this.#errFd >= 0) signalEventFd(this.#errFd);
+    this.#onBroken();
   }
 }
 

@@ -94,13 +94,21 @@ export const VringService = {
   bdevRemoved: 'bdev.removed',
 } as const;
 
+/** What a reactor finds out by itself. */
+export interface VringNotices {
+  /** The device behind a bdev is gone. */
+  readonly onBdevGone?: (bdevId: number) => void;
+  /** A driver broke a queue. */
+  readonly onQueueBroken?: (queue: VringCall) => void;
+}
+
 export function createVringService(
   reactor: Reactor,
   reactorIndex: number,
   log: Logger,
-  onBdevGone?: (bdevId: number) => void,
+  notices: VringNotices = {},
 ): Readonly<Record<string, MailboxHandler>> {
-  const service = new Service(reactor, reactorIndex, log, onBdevGone);
+  const service = new Service(reactor, reactorIndex, log, notices);
   return {
     [VringService.start]: (call: StartCall) => service.start(call),
     [VringService.stop]: (call: VringCall) => service.stop(call),
@@ -122,10 +130,13 @@ class Service {
   readonly #running = new Map<string, Running>();
   readonly #memories = new Map<string, SharedMemory>();
   readonly #channels: ChannelTable;
+  readonly #onQueueBroken: (queue: VringCall) => void;
 
-  constructor(reactor: Reactor, reactorIndex: number, log: Logger, onGone?: (bdevId: number) => void) {
+  constructor(reactor: Reactor, reactorIndex: number, log: Logger, notices: VringNotices) {
+    const { onBdevGone: onGone, onQueueBroken = () => {} } = notices;
     this.#reactor = reactor;
     this.#log = log;
+    this.#onQueueBroken = onQueueBroken;
     const context = { arena: this.#arena, ...(onGone === undefined ? {} : { onGone }) };
     this.#channels = new ChannelTable(reactor, reactorIndex, context);
     this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
@@ -150,6 +161,7 @@ class Service {
         counters: new Float64Array(call.counters),
         log: vring.log,
         faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
+        onBroken: () => this.#onQueueBroken({ sessionId: call.sessionId, index: vring.index }),
       });
       this.#watchKick(vring.kickFd, open.queue);
     } catch (error) {

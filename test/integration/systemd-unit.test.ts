@@ -55,13 +55,13 @@ async function connect(): Promise<RpcClient> {
   return client as unknown as RpcClient;
 }
 
-/** What a unit has printed that the pattern has in parentheses. Waits for it. */
-async function logged(unit: string, pattern: RegExp): Promise<string> {
+/** What a unit has printed that the expression has in parentheses. Waits for it. */
+async function logged(unit: string, expression: RegExp): Promise<string> {
   const read = (): string => readFileSync(container.path(`/run/${unit}.log`), 'utf8');
-  await waitUntil(() => pattern.test(read()), LIMIT_MS, `${pattern} in the log of ${unit}`).catch((error: Error) => {
-    throw new Error(`${error.message}\n${read()}`);
+  await waitUntil(() => expression.test(read()), LIMIT_MS, `${expression} in the log of ${unit}`).catch((cause) => {
+    throw new Error(`${unit} printed:\n${read()}`, { cause });
   });
-  return pattern.exec(read())?.[1] ?? '';
+  return expression.exec(read())?.[1] ?? '';
 }
 
 /** What docs/remote-rpc.md gives for a drop-in. */

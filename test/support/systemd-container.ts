@@ -1,6 +1,6 @@
 /**
- * A systemd that is process 1 of namespaces of its own, on this machine's kernel and files, and starts units that a test
- * gives it. Nothing that it does lasts: writes go to memory, and it ends with the test.
+ * A systemd that is process 1 of namespaces of its own, on this machine's kernel and files, and starts units that a
+ * test gives it. Nothing that it does lasts: writes go to memory, and it ends with the test.
  */
 import { execFile, execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -49,7 +49,7 @@ export class SystemdContainer {
       await container.#started();
     } catch (error) {
       await container.close();
-      throw new Error(`${(error as Error).message}\n${child.tail()}`);
+      throw new Error(`systemd printed:\n${child.tail()}`, { cause: error });
     }
     return container;
   }
