@@ -34,7 +34,7 @@ export function identityOf(call: ConfigCall): string {
   if (method === 'accel_crypto_key_create') return `key ${is('name')}`;
   if (method === 'bdev_nvme_start_discovery') return `discovery ${is('name')}`;
   if (method === 'bdev_rbd_register_cluster') return `cluster ${is('name')}`;
-  if (method === 'bdev_split_create') return `parts ${is('base_bdev')}`;
+  if (method === 'bdev_split_create' || method === 'bdev_gpt_create') return `parts ${is('base_bdev')}`;
   if (method === 'bdev_set_qos_limit') return `limits ${is('name')}`;
   if (method === 'bdev_error_create') return `bdev ${JSON.stringify([`EE_${String(params['base_name'])}`])}`;
   return `bdev ${is('name')}`;
@@ -89,7 +89,7 @@ function makesBdev({ method, params = {} }: ConfigCall, bdev: string): boolean {
     return bdev.startsWith(start) && /^(?:\d+n)?\d+$/.test(bdev.slice(start.length));
   };
   if (method === 'bdev_error_create') return bdev === `EE_${String(params['base_name'])}`;
-  if (method === 'bdev_split_create') return isNumbered(params['base_bdev'], 'p');
+  if (method === 'bdev_split_create' || method === 'bdev_gpt_create') return isNumbered(params['base_bdev'], 'p');
   if (method === 'bdev_nvme_attach_controller') return isNumbered(params['name'], 'n');
   if (method === 'bdev_nvme_start_discovery') return isNumbered(params['name'], '');
   return bdev === params['name'] || (method === 'bdev_virtio_attach_controller' && isNumbered(params['name'], 't'));
@@ -115,7 +115,8 @@ export function removalOf(call: ConfigCall): FullCall | null {
     case 'bdev_error_create':
       return { method: 'bdev_error_delete', params: { name: `EE_${String(params['base_name'])}` } };
     case 'bdev_split_create':
-      return { method: 'bdev_split_delete', params: { base_bdev: params['base_bdev'] } };
+    case 'bdev_gpt_create':
+      return { method: method.replace('create', 'delete'), params: { base_bdev: params['base_bdev'] } };
     case 'bdev_nvme_attach_controller':
     case 'bdev_virtio_attach_controller':
       return { method: method.replace('attach', 'detach'), params: { name } };

@@ -12,6 +12,7 @@ import { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
 import { delayRpc } from '../bdev/modules/delay/delay.rpc.ts';
 import { errorRpc } from '../bdev/modules/error/error.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
+import { gptRpc } from '../bdev/modules/gpt/gpt.rpc.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
 import { moduleRpc } from '../bdev/modules/module/module.rpc.ts';
@@ -38,6 +39,7 @@ import { type DaemonHandlers, METHODS, type RpcContext } from '../rpc/methods.ts
 import { RpcServer } from '../rpc/server.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores } from '../sys/thread.ts';
+import { readBlocks } from '../vhost/block-reader.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
 import { vhostRpc } from '../vhost/vhost.rpc.ts';
 import { configRpc } from './config.rpc.ts';
@@ -133,6 +135,7 @@ export class Daemon {
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
       ...splitRpc(this.bdevs),
+      ...gptRpc(this.bdevs, (...range) => readBlocks(reactors[0] as ReactorThread, ...range), log),
       ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),
       ...frameworkRpc(this),

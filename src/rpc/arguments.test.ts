@@ -272,6 +272,12 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['bdev_module_delete Disk0', { name: 'Disk0' }],
   ['bdev_module_resize Disk0 128', { name: 'Disk0', new_size: 128 }],
   ['bdev_split_create Malloc0 4 -s 16', { base_bdev: 'Malloc0', split_count: 4, split_size_mb: 16 }],
+  ['bdev_gpt_create Nvme0n1', { base_bdev: 'Nvme0n1' }],
+  [
+    'bdev_gpt_create Nvme0n1 -t 0fc63daf-8483-4772-8e79-3d69d8477de4',
+    { base_bdev: 'Nvme0n1', types: ['0fc63daf-8483-4772-8e79-3d69d8477de4'] },
+  ],
+  ['bdev_gpt_delete Nvme0n1', { base_bdev: 'Nvme0n1' }],
   ['bdev_split_delete Malloc0', { base_bdev: 'Malloc0' }],
   [
     'bdev_set_qos_limit Malloc0 --rw-ios-per-sec 20000 --w-mbytes-per-sec 0 --burst-ms 10',

@@ -18,6 +18,7 @@ import { createRing } from '../virtio/create-ring.ts';
 import type { Ring } from '../virtio/ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
+import { BlockReader, READ_BLOCKS, type ReadCall } from './block-reader.ts';
 import type { CoalescingSettings } from './call-coalescing.ts';
 import { ChannelTable } from './channel-table.ts';
 import type { OpenQueue, QueueOptions } from './request-queue.ts';
@@ -118,12 +119,14 @@ export function createVringService(
     [VringService.detach]: (sessionId: number) => service.detach(sessionId),
     [VringService.bdevChanged]: (bdev: BdevDescription) => service.bdevChanged(bdev),
     [VringService.bdevRemoved]: (bdevId: number) => service.bdevRemoved(bdevId),
+    [READ_BLOCKS]: (call: ReadCall) => service.reader.read(call),
     ...service.scsi.handlers(),
   };
 }
 
 class Service {
   readonly scsi: ScsiService;
+  readonly reader: BlockReader;
   readonly #reactor: Reactor;
   readonly #log: Logger;
   readonly #arena = new IovArena();
@@ -139,6 +142,7 @@ class Service {
     this.#onQueueBroken = onQueueBroken;
     const context = { arena: this.#arena, ...(onGone === undefined ? {} : { onGone }) };
     this.#channels = new ChannelTable(reactor, reactorIndex, context);
+    this.reader = new BlockReader(this.#channels, this.#arena);
     this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
   }
 

@@ -3,7 +3,7 @@
  * something and is not here does not compile.
  */
 import { execFile } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -19,6 +19,7 @@ import { RpcClient } from '../../src/rpc/client.ts';
 import { METHODS, type MethodName, type Result } from '../../src/rpc/methods.ts';
 import { allowedCores } from '../../src/sys/thread.ts';
 import { FakeNbdServer } from '../support/fake-nbd-server.ts';
+import { gptImage, LINUX_TYPE, SPDK_TYPE } from '../support/gpt-image.ts';
 import { NvmeTcpTarget, TARGET_NQN } from '../support/nvme-tcp-target.ts';
 import { VhostUserTarget } from '../support/vhost-user-target.ts';
 
@@ -53,6 +54,7 @@ interface Case {
 
 const RUNS = 6;
 const SIZE_BYTES = 1 << 20;
+const GPT_FILE = join(tmpdir(), `ringhost-round-trip-gpt-${process.pid}`);
 const KEY_FILE = join(tmpdir(), `ringhost-round-trip-key-${process.pid}`);
 
 let directory: string;
@@ -67,6 +69,17 @@ beforeAll(async () => {
   writeFileSync(join(directory, 'disk'), '');
   truncateSync(join(directory, 'disk'), SIZE_BYTES);
   writeFileSync(KEY_FILE, randomBytes(64));
+  const partition = { guid: randomUUID(), first: 40, last: 99 };
+  const other = { guid: randomUUID(), first: 100, last: 199 };
+  writeFileSync(
+    GPT_FILE,
+    gptImage({
+      entries: [
+        { type: LINUX_TYPE, ...partition },
+        { type: SPDK_TYPE, ...other },
+      ],
+    }),
+  );
   nbd = await FakeNbdServer.listen(SIZE_BYTES);
   nvme = await new NvmeTcpTarget().listen();
   nvme.list(nvme.listed);
@@ -101,7 +114,7 @@ afterAll(async () => {
   await nvme.kill();
   await nbd.close();
   rmSync(directory, { recursive: true });
-  rmSync(KEY_FILE);
+  for (const file of [KEY_FILE, GPT_FILE]) rmSync(file);
 });
 
 const only = (value: unknown) => fc.constant(value);
@@ -221,6 +234,10 @@ const CASES: Readonly<Record<Making, Case>> = {
   bdev_split_create: {
     before: [MALLOC],
     params: { base_bdev: only('M'), split_count: fc.integer({ min: 1, max: 4 }), split_size_mb: only(0) },
+  },
+  bdev_gpt_create: {
+    before: [['bdev_aio_create', { name: 'M', filename: GPT_FILE, block_size: 512 }]],
+    params: { base_bdev: only('M'), types: fc.subarray([LINUX_TYPE, SPDK_TYPE], { minLength: 1 }) },
   },
   bdev_module_create: {
     params: {

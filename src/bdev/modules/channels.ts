@@ -21,6 +21,7 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   delay: (description, context) => new DelayChannel(description, context),
   error: (description, context) => new ErrorChannel(description, context),
   file: (description, context) => new FileChannel(description, context),
+  gpt: (description, context) => new SplitChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
   module: (description, context) => new ModuleChannel(description, context),
   nbd: (description, context) => new NbdChannel(description, context),

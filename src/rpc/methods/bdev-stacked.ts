@@ -271,4 +271,46 @@ export const stackedMethods = {
     cli: { positionals: [{ name: 'base_bdev', kind: 'string', help: 'disk that is cut' }], print: 'nothing' },
     example: { params: { base_bdev: 'Malloc0' }, result: true },
   }),
+
+  bdev_gpt_create: defineMethod({
+    summary: 'Make disks of the partitions of a disk',
+    details:
+      'Reads the GUID partition table, or its backup at the end of the disk. The partitions are disks of their own, ' +
+      '`BASEp1`, `BASEp2`, … by their numbers in the table, with its UUIDs, and claim the disk together. An addition ' +
+      'of Ringhost: SPDK looks at every disk by itself, and makes disks of partitions of its own type. Nothing is ' +
+      'looked at here unless it is asked for, because a guest may have written it.',
+    params: z.strictObject({
+      base_bdev: bdevName.describe('Disk with the table. The partitions claim it, and go with it.'),
+      types: z
+        .array(uuid)
+        .min(1)
+        .optional()
+        .describe('Only partitions of these types. SPDK’s is 6527994e-2c5a-4eec-9613-8f5944074e8b. Default: all.'),
+    }),
+    result: z.array(z.string()).describe('Names of the partitions.'),
+    errors: [
+      ENODEV,
+      CLAIMED,
+      EEXIST,
+      { code: 'EINVAL', when: 'there is no table, or neither it nor its backup can be used' },
+      { code: 'ENOENT', when: 'it has no partitions, or none of these types' },
+      { code: 'EIO', when: 'the disk cannot be read' },
+    ],
+    cli: {
+      positionals: [{ name: 'base_bdev', kind: 'string', help: 'disk with the table' }],
+      flags: [{ names: ['-t', '--types'], dest: 'types', kind: 'list', help: 'only partitions of these type GUIDs' }],
+      print: 'words',
+    },
+    example: { params: { base_bdev: 'Nvme0n1' }, result: ['Nvme0n1p1', 'Nvme0n1p2'] },
+  }),
+
+  bdev_gpt_delete: defineMethod({
+    summary: 'Delete the disks of the partitions of a disk',
+    details: 'The disk stays, and what is on it.',
+    params: z.strictObject({ base_bdev: bdevName.describe('Disk with the table.') }),
+    result: z.boolean(),
+    errors: [{ code: 'ENODEV', when: 'there is no such bdev, or there are no disks of its partitions' }],
+    cli: { positionals: [{ name: 'base_bdev', kind: 'string', help: 'disk with the table' }], print: 'nothing' },
+    example: { params: { base_bdev: 'Nvme0n1' }, result: true },
+  }),
 };
