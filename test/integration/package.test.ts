@@ -1,11 +1,25 @@
-/** The package as it is published: JavaScript only, with the addon in it. No compiler and no checkout is behind it. */
-import { execFileSync, spawn } from 'node:child_process';
+/**
+ * The packages as they are published, for npm and for Debian: JavaScript only, with the addon in it. No compiler and no
+ * checkout is behind it.
+ */
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findNpmCli } from '../../scripts/setup/node.mjs';
+import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { whyNoTool } from '../e2e/requirements.ts';
 import { until } from '../support/waiting.ts';
 
@@ -21,6 +35,8 @@ const PROGRAM = `
 `;
 
 let directory: string;
+/** What `npm pack` made. */
+let tarball: string;
 const installed = (...path: string[]): string => join(directory, 'node_modules', ...path);
 
 beforeAll(() => {
@@ -28,8 +44,9 @@ beforeAll(() => {
   execFileSync(process.execPath, ['scripts/build.ts'], { cwd: ROOT });
   const pack = [findNpmCli(), 'pack', '--ignore-scripts', '--json', '--pack-destination', directory];
   const [{ filename }] = JSON.parse(execFileSync(process.execPath, pack, { cwd: ROOT, encoding: 'utf8' }));
+  tarball = join(directory, filename);
   mkdirSync(installed('ringhost'), { recursive: true });
-  execFileSync('tar', ['-xzf', join(directory, filename), '-C', installed('ringhost'), '--strip-components=1']);
+  execFileSync('tar', ['-xzf', tarball, '-C', installed('ringhost'), '--strip-components=1']);
   // What `npm install` would fetch is here already.
   for (const name of readdirSync(join(ROOT, 'node_modules'))) {
     if (!name.startsWith('.')) symlinkSync(join(ROOT, 'node_modules', name), installed(name));
@@ -85,4 +102,78 @@ it('serves a disk and the dashboard, and is called by a program', async () => {
     daemon.kill('SIGTERM');
   }
   expect(await exit).toEqual([0, null]);
+});
+
+/** Installed into a root of its own by dpkg, whose scripts then start nothing. */
+describe.skipIf((whyNoTool('dpkg') ?? whyNoTool('systemd')) !== null)('the Debian package', () => {
+  let root: string;
+  const inRoot = (...path: string[]): string => join(root, ...path);
+  const dpkg = (...args: string[]): string => {
+    const options = [
+      `--root=${root}`,
+      '--force-depends',
+      '--force-not-root',
+      '--force-script-chrootless',
+      '--force-unsafe-io',
+    ];
+    const logged = [...options, `--log=${inRoot('dpkg.log')}`, ...args];
+    // Its warnings of what is not in the root are shown when it fails only.
+    return execFileSync('dpkg', logged, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  };
+
+  beforeAll(() => {
+    const build = ['scripts/build-deb.ts', tarball, '--directory', directory, '--compression', 'none'];
+    execFileSync(process.execPath, build, { cwd: ROOT });
+    const file = readdirSync(directory).find((name) => name.endsWith('.deb')) ?? '';
+    root = join(directory, 'root');
+    for (const path of ['info', 'updates', 'triggers']) mkdirSync(inRoot('var/lib/dpkg', path), { recursive: true });
+    for (const path of ['status', 'available']) writeFileSync(inRoot('var/lib/dpkg', path), '');
+    dpkg('--install', join(directory, file));
+  }, BUILD_LIMIT_MS);
+
+  it('has what it needs: a command that says its version, man pages, a unit', () => {
+    const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+    // The Node.js that is on PATH is not asked.
+    const env = { PATH: '/usr/bin:/bin' };
+    expect(execFileSync(inRoot('usr/bin/ringhost'), ['--version'], { env, encoding: 'utf8' })).toBe(`${version}\n`);
+    expect(dpkg('--status', 'ringhost')).toMatch(/^Depends: libc6 \(>= 2\.\d+\), libstdc\+\+6, /m);
+    expect(readdirSync(inRoot('usr/share/man/man1'))).toContain('ringhost.1.gz');
+    expect(readdirSync(inRoot('usr/share/doc/ringhost'))).toContain('copyright');
+    const unit = readFileSync(inRoot('usr/lib/systemd/system/ringhost.service'), 'utf8');
+    const check = join(directory, 'ringhost.service');
+    writeFileSync(check, unit.replace('=/usr/bin/ringhost', `=${inRoot('usr/bin/ringhost')}`));
+    expect(spawnSync('systemd-analyze', ['verify', check], { encoding: 'utf8' })).toMatchObject({
+      status: 0,
+      stderr: '',
+    });
+  });
+
+  it('serves a disk with the Node.js that it brought', async () => {
+    const args = ['serve', '-S', directory, '-r', join(directory, 'deb.sock'), '--confine', '--default-config'];
+    const daemon = spawn(inRoot('usr/bin/ringhost'), args, { cwd: '/', env: { PATH: '/usr/bin:/bin' } });
+    let output = '';
+    for (const stream of [daemon.stdout, daemon.stderr]) {
+      stream.on('data', (chunk: Buffer) => {
+        output += chunk.toString();
+      });
+    }
+    const exit = once(daemon, 'exit');
+    try {
+      await until(() => output.includes('is ready') || daemon.exitCode !== null, 'daemon', START_LIMIT_MS);
+      expect(readlinkSync(`/proc/${daemon.pid}/exe`)).toBe(inRoot('usr/lib/ringhost/node'));
+      const disk = await BlkInitiator.connect(join(directory, 'vhost.0'));
+      const block = Buffer.alloc(4096, 'ringhost');
+      await disk.write(8, block);
+      expect(Buffer.from(await disk.read(8, block.length))).toEqual(block);
+      disk.close();
+    } finally {
+      daemon.kill('SIGTERM');
+    }
+    expect(await exit).toEqual([0, null]);
+  });
+
+  it('leaves nothing when it is purged', () => {
+    dpkg('--purge', 'ringhost');
+    expect(existsSync(inRoot('usr'))).toBe(false);
+  });
 });
