@@ -41,6 +41,8 @@ import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores } from '../sys/thread.ts';
 import { readBlocks } from '../vhost/block-reader.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
+import { RequestTracer } from '../vhost/request-tracer.ts';
+import { traceRpc } from '../vhost/trace.rpc.ts';
 import { vhostRpc } from '../vhost/vhost.rpc.ts';
 import { configRpc } from './config.rpc.ts';
 import {
@@ -138,6 +140,7 @@ export class Daemon {
       ...gptRpc(this.bdevs, (...range) => readBlocks(reactors[0] as ReactorThread, ...range), log),
       ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),
+      ...traceRpc(new RequestTracer(reactors), this.vhost),
       ...frameworkRpc(this),
       ...configRpc({
         sources: this,

@@ -7,6 +7,7 @@ import { completionScript, SHELLS, type Shell } from './completion-scripts.ts';
 import type { ApplyFlags } from './config-command.ts';
 import { type DaemonAccess, withDaemonAccess } from './daemon-access.ts';
 import type { ServeOptions } from './serve-command.ts';
+import type { TraceOptions } from './trace-command.ts';
 
 type ServeValues = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
@@ -20,6 +21,7 @@ export function createProgram(): Command {
   addServe(program);
   addSetup(program);
   addTop(program);
+  addTrace(program);
   addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
@@ -140,6 +142,25 @@ function addTop(program: Command): void {
         isOnce: options.once === true,
         isJson: options.json === true,
       });
+    });
+}
+
+function addTrace(program: Command): void {
+  const command = program
+    .command('trace')
+    .description('requests of a running daemon, one by one, into a file for ui.perfetto.dev');
+  withDaemonAccess(command)
+    .option('--controller <name...>', 'only of these controllers')
+    .option('--queue <number>', 'only of queues with this number')
+    .option('--type <types>', 'only of these, separated by commas: read, write, flush, unmap, write_zeroes, other')
+    .option('--from <bytes>', 'only what touches the disk from here on, such as 10G')
+    .option('--to <bytes>', 'only what touches the disk below this')
+    .option('--slower-than <time>', 'only what took at least so long, such as 500us or 2ms')
+    .option('--seconds <seconds>', 'how long', '5')
+    .option('-o, --output <file>', 'where to', 'trace.json')
+    .action(async (options: TraceOptions) => {
+      const { runTraceCommand } = await import('./trace-command.ts');
+      process.exitCode = await runTraceCommand(options);
     });
 }
 

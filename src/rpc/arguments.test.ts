@@ -328,6 +328,12 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ],
   ['bdev_error_resume_pending EE_Malloc0', { name: 'EE_Malloc0' }],
   ['bdev_get_latency', {}],
+  [
+    'trace_start_requests --controllers a,b --queue 1 --types read,flush --slower-than-us 500 --to-bytes 4096',
+    { controllers: ['a', 'b'], queue: 1, types: ['read', 'flush'], slower_than_us: 500, to_bytes: 4096 },
+  ],
+  ['trace_read_requests --max 10', { max: 10 }],
+  ['trace_stop_requests', {}],
   ['bdev_get_regions --names A,B', { names: ['A', 'B'] }],
   ['bdev_enable_histogram Malloc0 -e', { name: 'Malloc0', enable: true }],
   ['bdev_enable_histogram --no-histogram Malloc0', { name: 'Malloc0', enable: false }],

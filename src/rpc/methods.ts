@@ -20,6 +20,7 @@ import { stackedMethods } from './methods/bdev-stacked.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
 import { configMethods } from './methods/config.ts';
 import { frameworkMethods } from './methods/framework.ts';
+import { traceMethods } from './methods/trace.ts';
 import { vhostMethods } from './methods/vhost.ts';
 
 export const METHODS = {
@@ -35,6 +36,7 @@ export const METHODS = {
   ...moduleMethods,
   ...powerCutMethods,
   ...vhostMethods,
+  ...traceMethods,
   ...frameworkMethods,
   ...configMethods,
 } as const satisfies Record<string, MethodSpec>;

@@ -17,6 +17,7 @@ import { CallCoalescing, type CoalescingSettings } from './call-coalescing.ts';
 import { ChainData } from './chain-data.ts';
 import { QueueCounter, type QueueCounters } from './queue-counters.ts';
 import { QueueLog } from './queue-log.ts';
+import type { QueueTrace } from './queue-trace.ts';
 
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const NO_FAULT = RingFault.none;
@@ -49,6 +50,8 @@ export abstract class RequestQueue implements Source {
   wake: () => void = () => {};
   /** The controller was deleted under its guest: every request fails. */
   isDetached = false;
+  /** Set while its requests are traced. */
+  trace: QueueTrace | null = null;
   protected readonly memory: GuestMemory;
   protected readonly arena: IovArena;
   protected readonly data: ChainData;
@@ -94,6 +97,7 @@ export abstract class RequestQueue implements Source {
     const count = Math.min(this.#isStopping ? ring.againCount : ring.look(), PER_ROUND_MAX);
     while (taken < count && this.wantsMore() && ring.pop(CHAIN)) {
       if (this.#log !== null) this.#log.keep(CHAIN);
+      if (this.trace !== null) this.trace.taken(CHAIN);
       if (!this.accept(CHAIN)) {
         ring.unpop(CHAIN.head);
         this.#isStarved = true;
@@ -163,6 +167,7 @@ export abstract class RequestQueue implements Source {
   protected complete(head: number, lengthBytes: number): void {
     this.ring.push(head, lengthBytes);
     if (this.#log !== null) this.#log.completed(head, lengthBytes);
+    if (this.trace !== null) this.trace.completed(head);
     // It waits for its kick, and has something to publish.
     if (!this.isAwake) this.wake();
   }

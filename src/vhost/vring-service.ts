@@ -23,6 +23,7 @@ import type { CoalescingSettings } from './call-coalescing.ts';
 import { ChannelTable } from './channel-table.ts';
 import type { OpenQueue, QueueOptions } from './request-queue.ts';
 import { type ScsiQueueParams, ScsiService } from './scsi-service.ts';
+import { type TraceableQueue, TraceService } from './trace-service.ts';
 
 /** The device behind a queue, as plain data. */
 export type QueueDevice =
@@ -67,7 +68,8 @@ export interface SetWriteThroughCall {
   readonly isWriteThrough: boolean;
 }
 
-interface Running extends OpenQueue {
+interface Running extends OpenQueue, TraceableQueue {
+  readonly queue: OpenQueue['queue'];
   readonly memory: SharedMemory;
   readonly kickFd: number;
 }
@@ -121,12 +123,14 @@ export function createVringService(
     [VringService.bdevRemoved]: (bdevId: number) => service.bdevRemoved(bdevId),
     [READ_BLOCKS]: (call: ReadCall) => service.reader.read(call),
     ...service.scsi.handlers(),
+    ...service.trace.handlers(),
   };
 }
 
 class Service {
   readonly scsi: ScsiService;
   readonly reader: BlockReader;
+  readonly trace: TraceService;
   readonly #reactor: Reactor;
   readonly #log: Logger;
   readonly #arena = new IovArena();
@@ -143,6 +147,7 @@ class Service {
     const context = { arena: this.#arena, ...(onGone === undefined ? {} : { onGone }) };
     this.#channels = new ChannelTable(reactor, reactorIndex, context);
     this.reader = new BlockReader(this.#channels, this.#arena);
+    this.trace = new TraceService(this.#arena, () => this.#running.values());
     this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
   }
 
@@ -175,7 +180,10 @@ class Service {
       open?.close();
       throw error;
     }
-    this.#running.set(key, { ...open, memory, kickFd: vring.kickFd });
+    const { controller, device } = call;
+    const running = { ...open, memory, kickFd: vring.kickFd, controller, kind: device.kind, size: vring.size };
+    this.#running.set(key, running);
+    this.trace.started(running);
     this.#reportRecovery(call, ring);
     open.queue.setCoalescing(call.settings.coalescing);
     this.#reactor.add(open.queue, call.settings.mode);
