@@ -27,26 +27,32 @@ export function createInflightFile(
   return { fd, description: { mmapSize, mmapOffset: 0, queueCount, queueSize } };
 }
 
-/** For split rings. */
 export class InflightRegion {
   readonly #queueCount: number;
   readonly #queueSize: number;
   readonly #address: number;
+  readonly #lengthBytes: number;
   readonly #mapping: Mapping;
 
-  /** Takes the descriptor, whatever happens. Throws when the file does not hold what is said of it (CVE-2021-3839). */
-  constructor(description: Description, queuesMax: number, fd: number) {
+  /**
+   * Takes the descriptor, whatever happens. Throws when the file does not hold what is said of it (CVE-2021-3839).
+   * `isPacked`: the layout that was negotiated so far.
+   */
+  constructor(description: Description, queuesMax: number, isPacked: boolean, fd: number) {
     try {
       checkCounts(description, queuesMax);
       const { queueCount, queueSize, mmapSize, mmapOffset } = description;
-      const needed = queueCount * partBytes(false, queueSize);
+      const needed = queueCount * partBytes(isPacked, queueSize);
       const info = fileInfo(fd);
       // Above 2^53 a sum is rounded, and no file is as large.
       if (mmapSize < needed || mmapOffset % OFFSET_ALIGNMENT !== 0 || mmapOffset + needed > info.sizeBytes) {
         const range = `${mmapSize} bytes at ${mmapOffset} of a file of ${info.sizeBytes}`;
         throw new TargetError('VHOST_INFLIGHT', `${range} are no in-flight region of ${needed} bytes`);
       }
-      this.#mapping = Mapping.shared(fd, mmapOffset + needed, info);
+      // The other layout may yet be negotiated.
+      const useful = queueCount * partBytes(true, queueSize);
+      this.#lengthBytes = Math.min(mmapSize, info.sizeBytes - mmapOffset, useful);
+      this.#mapping = Mapping.shared(fd, mmapOffset + this.#lengthBytes, info);
       this.#address = this.#mapping.address + mmapOffset;
       this.#queueCount = queueCount;
       this.#queueSize = queueSize;
@@ -56,10 +62,11 @@ export class InflightRegion {
   }
 
   /** The part of a ring of `size` entries; null when the region has none for it, or one that is too short. */
-  part(index: number, size: number): InflightArea | null {
+  part(index: number, size: number, isPacked: boolean): InflightArea | null {
     const entries = this.#queueSize;
-    if (index >= this.#queueCount || size > entries) return null;
-    return { address: this.#address + index * partBytes(false, entries), entries };
+    const bytes = partBytes(isPacked, entries);
+    if (index >= this.#queueCount || size > entries || (index + 1) * bytes > this.#lengthBytes) return null;
+    return { address: this.#address + index * bytes, entries };
   }
 
   /** True when the front-end cut off what it shares. */

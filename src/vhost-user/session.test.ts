@@ -23,6 +23,7 @@ import { OwnedMemory } from '../initiator/owned-memory.ts';
 import { closeFd, createEventFd } from '../sys/events.ts';
 import { createMemoryFile, MappingViews, truncateFile } from '../sys/mapping.ts';
 import { socketPair } from '../sys/socket.ts';
+import { VirtioFeature } from '../virtio/features.ts';
 import {
   ConfigHead,
   encodeU64,
@@ -40,6 +41,7 @@ import {
 } from './messages.ts';
 
 const PAGE = 4096;
+const PACKED = PROTOCOL_FEATURES_BIT | maskOf(VirtioFeature.RING_PACKED);
 const rows = Object.entries(REQUESTS) as [RequestName, RequestSpec][];
 /** Request codes of the specification and some that nobody knows. */
 const UNKNOWN_CODES = [...Array(64).keys(), 255, 256, 0x7fff_ffff, 0xffff_ffff].filter(
@@ -295,6 +297,18 @@ describe('the in-flight region', () => {
     return { ...InflightDescription.decode(payload), bytes: payload.length, fds };
   }
 
+  async function startRings(...indexes: number[]): Promise<void> {
+    await rig.shareMemory(memory);
+    for (const index of indexes) {
+      await rig.accept('SET_VRING_NUM', vringState(index, 128));
+      await rig.accept('SET_VRING_ADDR', vringAddr(memory, index));
+      await rig.sendEvent('SET_VRING_KICK', index);
+      await rig.accept('SET_VRING_ENABLE', vringState(index, 1));
+    }
+  }
+
+  const areas = (...indexes: number[]) => indexes.map((index) => rig.device.running.get(index)?.inflight);
+
   it('has a part for every queue, on cache lines of its own, and is made as often as it is asked for', async () => {
     for (let i = 0; i < 3; i++) {
       // The queue's header and 128 entries of 16 bytes each: 2064 bytes, which 64 does not divide.
@@ -309,18 +323,11 @@ describe('the in-flight region', () => {
     const { mmapSize, fds } = await get({ queueCount: 2 });
     const message = inflight({ queueCount: 2, mmapSize });
     // With the padding that C gives it, and again: the rings go on in the new mapping.
-    await rig.shareMemory(memory);
-    for (const index of [0, 2]) {
-      await rig.accept('SET_VRING_NUM', vringState(index, 128));
-      await rig.accept('SET_VRING_ADDR', vringAddr(memory, index));
-      await rig.sendEvent('SET_VRING_KICK', index);
-      await rig.accept('SET_VRING_ENABLE', vringState(index, 1));
-    }
-    const areas = () => [0, 2].map((index) => rig.device.running.get(index)?.inflight);
-    expect(areas()).toEqual([null, null]);
+    await startRings(0, 2);
+    expect(areas(0, 2)).toEqual([null, null]);
     for (let i = 0; i < 2; i++) {
       await rig.accept('SET_INFLIGHT_FD', Buffer.concat([message, Buffer.alloc(4)]), fds);
-      expect(areas()).toEqual([{ address: expect.any(Number), entries: 128 }, null]);
+      expect(areas(0, 2)).toEqual([{ address: expect.any(Number), entries: 128 }, null]);
     }
     for (const fd of fds) closeFd(fd);
     await rig.accept('RESET_DEVICE');
@@ -328,7 +335,7 @@ describe('the in-flight region', () => {
     await rig.accept('SET_VRING_ADDR', vringAddr(memory, 0));
     await rig.accept('SET_FEATURES', encodeU64(0n));
     await rig.sendEvent('SET_VRING_KICK', 0);
-    expect(areas()[0]).toBeNull();
+    expect(areas(0)).toEqual([null]);
   });
 
   it.each([
@@ -352,23 +359,41 @@ describe('the in-flight region', () => {
     const { mmapSize, fds } = await get({ queueSize: 64 });
     await rig.accept('SET_INFLIGHT_FD', inflight({ queueSize: 64, mmapSize }), fds);
     for (const fd of fds) closeFd(fd);
-    await rig.shareMemory(memory);
-    await rig.accept('SET_VRING_NUM', vringState(0, 128));
-    await rig.accept('SET_VRING_ADDR', vringAddr(memory, 0));
-    await rig.sendEvent('SET_VRING_KICK', 0);
-    await rig.accept('SET_VRING_ENABLE', vringState(0, 1));
-    expect(rig.device.running.get(0)?.inflight).toBeNull();
+    await startRings(0);
+    expect(areas(0)).toEqual([null]);
+  });
+
+  it('has longer parts for packed rings, and is refused when they are not there', async () => {
+    await useRig(await SessionRig.negotiated(PACKED));
+    const { mmapSize, fds } = await get({ queueCount: 2 });
+    // 32 bytes for the queue and for each of 128 entries.
+    expect(mmapSize).toBe(2 * 4160);
+    await rig.accept('SET_INFLIGHT_FD', inflight({ queueCount: 2, mmapSize }), fds);
+    await startRings(0, 1);
+    const [first, second] = areas(0, 1);
+    expect((second?.address ?? 0) - (first?.address ?? 0)).toBe(4160);
+    expect(await rig.refusal('SET_INFLIGHT_FD', inflight({ queueCount: 2, mmapSize: 8319 }), fds)).toContain(
+      'in-flight',
+    );
+    for (const fd of fds) closeFd(fd);
+  });
+
+  it('may come before packed rings are acked: a queue that it has no room for runs all the same', async () => {
+    await useRig(await SessionRig.negotiated(PACKED));
+    await rig.accept('SET_FEATURES', encodeU64(PROTOCOL_FEATURES_BIT));
+    const fd = createMemoryFile('test', 2 * PAGE);
+    await rig.accept('SET_INFLIGHT_FD', inflight({ queueCount: 2, mmapSize: 2 * PAGE }), [fd]);
+    await rig.accept('SET_FEATURES', encodeU64(PACKED));
+    await startRings(0, 1);
+    expect(areas(0, 1)).toEqual([{ address: expect.any(Number), entries: 128 }, null]);
+    closeFd(fd);
   });
 
   it('is noticed when it is cut off', async () => {
     const fd = createMemoryFile('test', PAGE);
     await rig.accept('SET_INFLIGHT_FD', inflight({ mmapSize: PAGE }), [fd]);
     expect(rig.session.wasMemoryTruncated).toBe(false);
-    await rig.shareMemory(memory);
-    await rig.accept('SET_VRING_NUM', vringState(0, 128));
-    await rig.accept('SET_VRING_ADDR', vringAddr(memory, 0));
-    await rig.sendEvent('SET_VRING_KICK', 0);
-    await rig.accept('SET_VRING_ENABLE', vringState(0, 1));
+    await startRings(0);
     truncateFile(fd, 0);
     const area = rig.device.running.get(0)?.inflight as { address: number };
     const views = new MappingViews();

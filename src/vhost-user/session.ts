@@ -491,10 +491,10 @@ export class Session {
     if (vring.callFd !== NO_FD) signalEventFd(vring.callFd);
   }
 
-  /** Where the ring keeps what it has in flight; null: nowhere. Of packed rings nothing is kept. */
+  /** Where the ring keeps what it has in flight; null: nowhere. */
   #inflightArea({ index, size }: Vring): InflightArea | null {
-    if (this.#isPacked || this.#inflight === null) return null;
-    const area = this.#inflight.part(index, size);
+    if (this.#inflight === null) return null;
+    const area = this.#inflight.part(index, size, this.#isPacked);
     const lost = 'what it has in flight is forgotten when the daemon dies';
     if (area === null)
       this.#faults.warn('inflight', `queue ${index} of ${size} entries fits no in-flight region: ${lost}`);
@@ -566,7 +566,7 @@ export class Session {
   }
 
   async #setInflightFd(description: wire.InflightDescription, message: Message): Promise<undefined> {
-    const region = new InflightRegion(description, this.#vrings.length, message.takeFd());
+    const region = new InflightRegion(description, this.#vrings.length, this.#isPacked, message.takeFd());
     await this.#restartAround(async () => {
       this.#dropInflight();
       this.#inflight = region;

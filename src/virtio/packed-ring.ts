@@ -13,6 +13,9 @@
  * first are not: `publish` stores those.
  *
  * A chain's id is its head. Drivers keep ids below the size of the ring; another one breaks it.
+ *
+ * With a place for it (packed-inflight.ts) the ring notes what is in flight; what a back-end before it left there is
+ * taken first, again.
  */
 import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
@@ -21,7 +24,8 @@ import type { GuestMemory } from '../memory/guest-memory.ts';
 import { ChainPrefetch } from '../sys/chain-prefetch.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
-import { NOTHING_RECOVERED, type Ring } from './ring.ts';
+import { PackedInflight, type PackedRecovery, type PackedStand } from './packed-inflight.ts';
+import { NOTHING_RECOVERED, type Recovery, type Ring } from './ring.ts';
 import { NOWHERE, packedSlotsInFlight, type RingSetup, ringBytes } from './ring-shape.ts';
 
 const DESC_NEXT = 1;
@@ -64,8 +68,7 @@ const TABLE_BYTES = INDIRECT_TABLE_BYTES;
 export class PackedRing implements Ring {
   readonly size: number;
   fault: RingFault = NO_FAULT;
-  readonly recovery = NOTHING_RECOVERED;
-  readonly againCount = 0;
+  readonly recovery: Recovery;
   readonly #words: Uint32Array;
   readonly #halves: Uint16Array;
   /** What the driver wants, and what it is told. */
@@ -80,6 +83,15 @@ export class PackedRing implements Ring {
   /** Descriptors taken and not used yet. */
   #slotsInFlight: number;
   #inFlightCount = 0;
+  readonly #tracker: PackedInflight | null;
+  /** Chains of `recovery` that are still to be taken again, as descriptors one after another; null once none is. */
+  #again: Uint32Array | null = null;
+  #againCount = 0;
+  /** Where the next of them begins. */
+  #nextAgain = 0;
+  /** Of the chain that was taken last: its descriptors, and the place after them. */
+  #takenSlots = 0;
+  #takenEnd = 0;
   /** Where the next chain will be, and what its marks will be. */
   #nextAvail: number;
   #availWrap: number;
@@ -111,13 +123,19 @@ export class PackedRing implements Ring {
     this.#halves = new Uint16Array(descriptors);
     this.#driverEvent = new Uint16Array(part(setup.availableAddress, bytes.available));
     this.#deviceEvent = new Uint16Array(part(setup.usedAddress, bytes.used));
-    this.#slotsInFlight = packedSlotsInFlight(base, size);
-    assert(this.#slotsInFlight !== NONE, 'a ring stands inside itself');
-    this.#nextAvail = base & POSITION_MASK;
-    this.#availWrap = (base >>> WRAP_SHIFT) & 1;
-    const used = this.#nextAvail - this.#slotsInFlight;
-    this.#nextUsed = used < 0 ? used + size : used;
-    this.#usedWrap = used < 0 ? this.#availWrap ^ 1 : this.#availWrap;
+    const { inflight = null } = setup;
+    this.#tracker = inflight === null ? null : new PackedInflight(inflight, size);
+    const start = standOf(base, size);
+    const found = this.#tracker?.recover(start, this.#halves) ?? null;
+    this.recovery = found ?? NOTHING_RECOVERED;
+    const { used, slots } = found ?? start;
+    this.#slotsInFlight = slots;
+    this.#nextUsed = used & POSITION_MASK;
+    this.#usedWrap = used >>> WRAP_SHIFT;
+    const end = this.#nextUsed + slots;
+    this.#nextAvail = end < size ? end : end - size;
+    this.#availWrap = end < size ? this.#usedWrap : this.#usedWrap ^ 1;
+    if (found !== null && found.heads.length > 0) this.#takeUp(found);
     this.#publishedUsed = this.#nextUsed;
     this.#prefetch = ChainPrefetch.ofPacked(setup.descriptorAddress, size, memory.regions);
   }
@@ -131,23 +149,40 @@ export class PackedRing implements Ring {
     return this.#inFlightCount;
   }
 
+  get againCount(): number {
+    return this.#againCount;
+  }
+
   /** One atomic load. */
   hasAvailable(): boolean {
     if (this.fault !== NO_FAULT) return false;
+    if (this.#againCount > 0) return true;
     // Acquire: what the driver wrote before the flags is seen by the reads that follow.
     const flags = Atomics.load(this.#halves, this.#nextAvail * DESC_HALVES + FLAGS);
     return (flags & MARKS) === (this.#availWrap === 1 ? AVAIL_MARK : USED_MARK);
   }
 
   look(): number {
+    if (this.#againCount > 0) return this.#againCount;
     if (this.#seen === 0 && this.hasAvailable()) this.#seen = this.#prefetch.look(this.#nextAvail, this.#availWrap);
     return this.#seen;
   }
 
   pop(chain: Chain): boolean {
+    if (this.#again !== null) {
+      if (this.#againCount > 0) return this.#popAgain(chain, this.#again);
+      // From now on `unpop` puts back others.
+      this.#again = null;
+    }
     if (this.#seen === 0 && this.look() === 0) return false;
-    const fault = this.#read(chain);
+    const room = this.size - this.#slotsInFlight;
+    const fault = this.#read(chain, this.#words, this.#nextAvail, room, this.#tracker);
     if (fault !== NO_FAULT) return this.#break(fault);
+    const slots = this.#takenSlots;
+    this.#slotsInFlight += slots;
+    if (this.#takenEnd <= this.#nextAvail) this.#availWrap ^= 1;
+    this.#nextAvail = this.#takenEnd;
+    if (this.#tracker !== null) this.#tracker.take(chain.head, slots);
     this.#seen--;
     return true;
   }
@@ -156,8 +191,15 @@ export class PackedRing implements Ring {
     const slots = this.#slots[head] as number;
     assert(slots !== 0, 'only a chain that was taken is put back');
     this.#slots[head] = 0;
-    this.#slotsInFlight -= slots;
     this.#inFlightCount--;
+    // Its mark stays while it is one of those to be taken again.
+    if (this.#again !== null) {
+      this.#againCount++;
+      this.#nextAgain -= slots;
+      return;
+    }
+    if (this.#tracker !== null) this.#tracker.untake(head);
+    this.#slotsInFlight -= slots;
     this.#nextAvail -= slots;
     if (this.#nextAvail < 0) {
       this.#nextAvail += this.size;
@@ -180,6 +222,7 @@ export class PackedRing implements Ring {
     } else {
       this.#words[place * DESC_WORDS + ID_AND_FLAGS] = head | (flags << FLAGS_SHIFT);
     }
+    if (this.#tracker !== null) this.#tracker.done(head);
     this.#slots[head] = 0;
     this.#slotsInFlight -= slots;
     this.#inFlightCount--;
@@ -195,9 +238,12 @@ export class PackedRing implements Ring {
   publish(): boolean {
     const first = this.#hidden;
     if (first === NONE) return false;
+    const used = this.#nextUsed | (this.#usedWrap << WRAP_SHIFT);
+    if (this.#tracker !== null) this.#tracker.announce(used);
     // Release for the data, for the rest of this descriptor and for those that follow it, and a full barrier before the
     // look at what the driver wants.
     Atomics.store(this.#halves, first * DESC_HALVES + FLAGS, this.#hiddenFlags);
+    if (this.#tracker !== null) this.#tracker.settle(used);
     this.#hidden = NONE;
     this.#shown = first;
     const before = this.#publishedUsed;
@@ -242,6 +288,7 @@ export class PackedRing implements Ring {
 
   close(): void {
     this.#prefetch.close();
+    this.#tracker?.close();
     this.#views.close();
   }
 
@@ -258,16 +305,40 @@ export class PackedRing implements Ring {
     this.fault = fault;
     // What follows in the ring is not looked at any more.
     this.#seen = 0;
+    this.#again = null;
+    this.#againCount = 0;
     return false;
   }
 
-  /** Copies the next chain out of the guest and takes it: each field of a descriptor is read once. */
-  #read(chain: Chain): RingFault {
+  /** Goes on from what is in flight. */
+  #takeUp({ used, slots, heads, descriptors }: PackedRecovery): void {
+    this.#again = descriptors;
+    this.#againCount = heads.length;
+    // What was given back and not shown must not look so before it is done again.
+    for (let i = 0, place = used & POSITION_MASK, wrap = used >>> WRAP_SHIFT; i < slots; i++) {
+      Atomics.store(this.#halves, place * DESC_HALVES + FLAGS, wrap === 1 ? AVAIL_MARK : USED_MARK);
+      if (++place < this.size) continue;
+      place = 0;
+      wrap ^= 1;
+    }
+  }
+
+  #popAgain(chain: Chain, descriptors: Uint32Array): boolean {
+    const fault = this.#read(chain, descriptors, this.#nextAgain, this.size, null);
+    if (fault !== NO_FAULT) return this.#break(fault);
+    this.#nextAgain += this.#takenSlots;
+    this.#againCount--;
+    return true;
+  }
+
+  /**
+   * Copies the chain at a place of `ring` out of the guest and takes it: each field of a descriptor is read once.
+   * It has at most `room` descriptors there.
+   */
+  #read(chain: Chain, ring: Uint32Array, first: number, room: number, tracker: PackedInflight | null): RingFault {
     const { addresses, lengths } = chain;
-    const room = this.size - this.#slotsInFlight;
-    let table = this.#words;
-    let place = this.#nextAvail;
-    let wrap = this.#availWrap;
+    let table = ring;
+    let place = first;
     let at = place * DESC_WORDS;
     /** Entries of an indirect table to come; 0 in the ring. */
     let left = 0;
@@ -278,16 +349,16 @@ export class PackedRing implements Ring {
     let writableBytes = 0;
     let id = 0;
     for (let isLast = false; ; ) {
-      addresses[count] = (table[at + 1] as number) * TWO_32 + (table[at] as number);
+      const low = table[at] as number;
+      const high = table[at + 1] as number;
+      addresses[count] = high * TWO_32 + low;
       const length = table[at + LENGTH] as number;
       const idAndFlags = table[at + ID_AND_FLAGS] as number;
       const flags = idAndFlags >>> FLAGS_SHIFT;
       if (left === 0) {
         if (slots++ === room) return RingFault.chainTooLong;
-        if (++place === this.size) {
-          place = 0;
-          wrap ^= 1;
-        }
+        if (tracker !== null) tracker.copy(low, high, length, idAndFlags);
+        if (++place === this.size) place = 0;
         isLast = (flags & DESC_NEXT) === 0;
         id = idAndFlags & ID_MASK;
         if ((flags & DESC_INDIRECT) !== 0) {
@@ -328,17 +399,25 @@ export class PackedRing implements Ring {
     chain.readableCount = readableCount;
     chain.readableBytes = readableBytes;
     chain.writableBytes = writableBytes;
-    return this.#take(id, slots, place, wrap);
+    return this.#take(id, slots, place);
   }
 
-  #take(id: number, slots: number, place: number, wrap: number): RingFault {
+  #take(id: number, slots: number, end: number): RingFault {
     if (id >= this.size) return RingFault.headOutOfRange;
     if (this.#slots[id] !== 0) return RingFault.headInFlight;
     this.#slots[id] = slots;
-    this.#slotsInFlight += slots;
     this.#inFlightCount++;
-    this.#nextAvail = place;
-    this.#availWrap = wrap;
+    this.#takenSlots = slots;
+    this.#takenEnd = end;
     return NO_FAULT;
   }
+}
+
+/** Where a ring stands by its base. */
+function standOf(base: number, size: number): PackedStand {
+  const slots = packedSlotsInFlight(base, size);
+  assert(slots !== NONE, 'a ring stands inside itself');
+  const used = (base & POSITION_MASK) - slots;
+  const wrap = (base >>> WRAP_SHIFT) & 1;
+  return { used: used < 0 ? (used + size) | ((wrap ^ 1) << WRAP_SHIFT) : used | (wrap << WRAP_SHIFT), slots };
 }

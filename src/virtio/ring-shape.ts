@@ -12,7 +12,7 @@ export interface RingSetup {
   readonly hasEventIdx: boolean;
   /** Where to go on, as SET_VRING_BASE gives it: see `Ring.base`. */
   readonly base: number;
-  /** Where it keeps what is in flight; null or left out for nowhere. Packed rings keep nothing. */
+  /** Where it keeps what is in flight; null or left out for nowhere. */
   readonly inflight?: InflightArea | null;
 }
 
@@ -20,7 +20,7 @@ export interface RingSetup {
 export interface InflightArea {
   /** Host address, aligned to 8. */
   readonly address: number;
-  /** Heads that it has room for. */
+  /** Heads, or descriptors of a packed ring, that it has room for. */
   readonly entries: number;
 }
 

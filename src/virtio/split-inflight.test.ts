@@ -1,86 +1,32 @@
-/** What is in flight survives the device, wherever it is killed, and nothing is done twice that the driver saw done. */
+/** What a split ring keeps of its requests in flight, and makes of what it finds. See inflight-model.test.ts. */
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
-import { RIG_GUEST_ADDRESS } from '../../test/support/ring-rig.ts';
+import { InflightRig, SPACE } from '../../test/support/inflight-rig.ts';
 import { RingRig } from '../../test/support/split-ring-rig.ts';
 import { NO_HEAD } from '../initiator/driver-ring.ts';
-import { Chain, RingFault } from './chain.ts';
-import { type InflightArea, inflightBytes } from './ring-shape.ts';
+import type { SplitDriverRing } from '../initiator/split-driver-ring.ts';
+import { RingFault } from './chain.ts';
 import type { SplitRing } from './split-ring.ts';
 
 const SIZE = 8;
 const HEADER_BYTES = 16;
 const ENTRY_BYTES = 16;
-const SPACE = RIG_GUEST_ADDRESS + (2 << 20);
-const BUFFER = { gpa: SPACE, lengthBytes: 16, isWritable: true };
 
-const rigs: RingRig[] = [];
+const rigs: Rig[] = [];
 afterEach(() => {
   for (const rig of rigs.splice(0)) rig.close();
 });
 
-/** A ring with an area, and the device that works on it. */
-class Rig {
-  readonly ring: RingRig;
-  readonly area: InflightArea;
-  /** The area as the specification lays it out. */
-  readonly view: DataView;
-  readonly #bytes: Uint8Array;
-  readonly chain = new Chain();
-
+class Rig extends InflightRig<SplitDriverRing, SplitRing> {
   constructor({ base = 0, entries = SIZE } = {}) {
-    this.ring = new RingRig({ size: SIZE, base });
-    rigs.push(this.ring);
-    const { memory } = this.ring;
-    const gpa = memory.allocate(inflightBytes(false, entries), { alignment: 64 });
-    this.area = { address: memory.userAddressOf(gpa), entries };
-    this.#bytes = memory.bytes(gpa, inflightBytes(false, entries));
-    this.#bytes.fill(0);
-    this.view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, this.#bytes.byteLength);
+    super(new RingRig({ size: SIZE, base }), false, entries);
+    rigs.push(this);
     this.restart(base);
   }
 
-  get device(): SplitRing {
-    return this.ring.device;
-  }
-
   /** As after a crash: the front-end knows only the used index. */
-  restart(base = this.ring.driver.usedIdx()): SplitRing {
-    this.ring.device.close();
-    this.ring.device = this.ring.startDevice(base, this.area);
-    return this.ring.device;
-  }
-
-  submit(count: number): number[] {
-    return Array.from({ length: count }, () => this.ring.submit([BUFFER]));
-  }
-
-  take(): number {
-    return this.device.pop(this.chain) ? this.chain.head : NO_HEAD;
-  }
-
-  takeAll(): number[] {
-    const heads: number[] = [];
-    for (let head = this.take(); head !== NO_HEAD; head = this.take()) heads.push(head);
-    return heads;
-  }
-
-  /** Heads that the driver gets back; their descriptors are free again. */
-  collect(): number[] {
-    const heads: number[] = [];
-    for (let head = this.ring.driver.popUsed(); head !== NO_HEAD; head = this.ring.driver.popUsed()) {
-      this.ring.driver.freeChain(head);
-      heads.push(head);
-    }
-    return heads;
-  }
-
-  snapshot(): Uint8Array {
-    return this.#bytes.slice();
-  }
-
-  restore(bytes: Uint8Array): void {
-    this.#bytes.set(bytes);
+  override restart(base = this.driver.usedIdx()): SplitRing {
+    return super.restart(base);
   }
 
   mark(head: number): number {
@@ -194,62 +140,9 @@ describe('a device after a crash', () => {
       // The batch was announced, and the driver does not see it yet.
       rig.restore(before);
       rig.view.setUint16(12, batch, true);
-      Atomics.store(rig.ring.driver.used16, 1, 0xfffe);
+      Atomics.store(rig.driver.used16, 1, 0xfffe);
       expect(rig.restart().recovery).toEqual({ heads, staleReason: null });
     }
-  });
-
-  it('does everything once, whatever it did between crashes', () => {
-    const step = fc.constantFrom('submit', 'take', 'take', 'push', 'push', 'publish', 'collect', 'crash', 'stop');
-    fc.assert(
-      fc.property(fc.nat(0xffff), fc.array(fc.tuple(step, fc.nat(7)), { maxLength: 120 }), (base, steps) => {
-        const rig = new Rig({ base });
-        /** Taken at some time and not shown to the driver, in the order in which they were taken first. */
-        let marked: number[] = [];
-        /** In this device's hands, and those of them that it is done with. */
-        let taken: number[] = [];
-        let pushed: number[] = [];
-        let shown: number[] = [];
-        let waiting: number[] = [];
-        for (const [kind, n] of steps) {
-          if (kind === 'submit' && rig.ring.driver.freeCount > 0) waiting.push(...rig.submit(1));
-          if (kind === 'take') {
-            const head = rig.take();
-            expect(head).toBe(waiting.shift() ?? NO_HEAD);
-            if (head !== NO_HEAD) taken.push(head);
-            if (head !== NO_HEAD && !marked.includes(head)) marked.push(head);
-          }
-          const left = taken.filter((head) => !pushed.includes(head));
-          if (kind === 'push' && left.length > 0) {
-            const head = left[n % left.length] as number;
-            rig.device.push(head, 0);
-            pushed.push(head);
-          }
-          if (kind === 'publish') {
-            rig.device.publish();
-            taken = left;
-            marked = marked.filter((head) => !pushed.includes(head));
-            shown.push(...pushed);
-            pushed = [];
-          }
-          if (kind === 'collect') {
-            expect(rig.collect()).toEqual(shown);
-            shown = [];
-          }
-          if (kind === 'crash' || (kind === 'stop' && marked.length === 0)) {
-            rig.restart(kind === 'stop' ? rig.device.base : undefined);
-            // What it had not shown is taken again, before all that waits.
-            expect(rig.device.recovery).toEqual({ heads: marked, staleReason: null });
-            waiting = [...marked, ...waiting.filter((head) => !marked.includes(head))];
-            taken = [];
-            pushed = [];
-          }
-        }
-        rig.ring.close();
-        rigs.splice(rigs.indexOf(rig.ring), 1);
-      }),
-      { numRuns: 300 },
-    );
   });
 });
 
@@ -319,8 +212,7 @@ describe('an area that is not of its ring', () => {
           rig.restore(noise);
           rig.device.publish();
           expect(rig.device.inFlightCount).toBe(0);
-          rig.ring.close();
-          rigs.splice(rigs.indexOf(rig.ring), 1);
+          rigs.pop()?.close();
         },
       ),
     );
@@ -330,7 +222,7 @@ describe('an area that is not of its ring', () => {
     const rig = new Rig();
     const [head = 0] = rig.submit(1);
     rig.take();
-    rig.ring.driver.writeDescriptor(head, SPACE, 16, 1, 200);
+    rig.driver.writeDescriptor(head, SPACE, 16, 1, 200);
     const device = rig.restart();
     expect([rig.take(), device.fault]).toEqual([NO_HEAD, RingFault.nextOutOfRange]);
     expect([device.againCount, device.hasAvailable(), device.look()]).toEqual([0, false, 0]);

@@ -1,6 +1,6 @@
 /**
- * What a split ring keeps of its requests in flight in memory that the front-end holds for it, so that a back-end that
- * was killed can be started again (QEMU docs/interop/vhost-user.rst, "Inflight I/O tracking", split virtqueues).
+ * What a split ring keeps of its requests in flight (QEMU docs/interop/vhost-user.rst, "Inflight I/O tracking", split
+ * virtqueues).
  *
  *   header, 16 bytes                                    entry of a head, 16 bytes
  *   | features | version | entries | batch | used |     | mark | - | next | counter |
@@ -10,15 +10,11 @@
  * first, from `batch`; once the used index shows them to the driver their marks go, and `used` follows the used index.
  * So whoever comes after a crash between the two finds by the difference how many of the list are done.
  *
- * Only the process may be killed, not the machine: what it stored in this order is there in this order, and no
- * barrier is needed. The front-end may write here whatever it likes. Nothing is read back while the ring runs but
- * links, bounded by a mask; what is found at the start is copied once, then checked.
+ * Nothing is read back while the ring runs but links, bounded by a mask.
  */
-import { MappingViews } from '../sys/mapping.ts';
+import { INFLIGHT_VERSION, InflightPart, inflightCounter } from './inflight-part.ts';
 import type { Recovery } from './ring.ts';
-import { type InflightArea, inflightBytes } from './ring-shape.ts';
-
-const VERSION = 1;
+import type { InflightArea } from './ring-shape.ts';
 
 /** Header fields as u16 elements. */
 const VERSION_AT = 4;
@@ -29,27 +25,17 @@ const USED_AT = 7;
 const MARK_AT = 4;
 const COUNTER_AT = 6;
 const NEXT_AT = 11;
-const TWO_32 = 2 ** 32;
 
-export class SplitInflight {
-  readonly #entries: number;
+export class SplitInflight extends InflightPart {
   readonly #mask: number;
-  readonly #words: Uint32Array;
-  readonly #halves: Uint16Array;
-  readonly #views = new MappingViews();
-  /** The number given last, in two halves. */
-  #counterLow = 0;
-  #counterHigh = 0;
   #batch = 0;
+  /** How many of the list are done and not shown. */
+  #batchCount = 0;
 
   /** `size`: entries of the ring, a power of two, no more than the area has. */
   constructor(area: InflightArea, size: number) {
-    const bytes = inflightBytes(false, area.entries);
-    const buffer = this.#views.view({ address: area.address, lengthBytes: bytes }, 0, bytes);
-    this.#entries = area.entries;
+    super(area, false);
     this.#mask = size - 1;
-    this.#words = new Uint32Array(buffer);
-    this.#halves = new Uint16Array(buffer);
   }
 
   /**
@@ -57,11 +43,11 @@ export class SplitInflight {
    * the used ring does not show, so more cannot be in flight.
    */
   recover(usedIdx: number, pendingCount: number): Recovery {
-    const words = Uint32Array.from(this.#words);
+    const words = Uint32Array.from(this.words);
     const halves = new Uint16Array(words.buffer);
     const version = halves[VERSION_AT] as number;
     if (version === 0 || !this.#heads().some((head) => isMarked(words, head))) return this.#begin(usedIdx, null);
-    if (version !== VERSION || halves[ENTRIES_AT] !== this.#entries) {
+    if (version !== INFLIGHT_VERSION || halves[ENTRIES_AT] !== this.entries) {
       return this.#begin(usedIdx, `it is of version ${version} for ${halves[ENTRIES_AT]} entries`);
     }
     // A back-end that was killed between its two stores is behind by a batch at most. (A ring that was restored with
@@ -79,64 +65,51 @@ export class SplitInflight {
     }
     heads.sort((a, b) => counterOf(words, a) - counterOf(words, b));
     const last = heads.at(-1);
-    const counter = last === undefined ? 0 : counterOf(words, last);
-    this.#counterLow = counter | 0;
-    this.#counterHigh = Math.floor(counter / TWO_32) | 0;
-    for (const head of this.#heads()) this.#words[MARK_AT + 4 * head] = words[MARK_AT + 4 * head] as number;
-    this.#halves[USED_AT] = usedIdx;
+    this.countFrom(last === undefined ? 0 : counterOf(words, last));
+    for (const head of this.#heads()) this.words[MARK_AT + 4 * head] = words[MARK_AT + 4 * head] as number;
+    this.halves[USED_AT] = usedIdx;
     return { heads, staleReason: null };
   }
 
   /** The chain at `head` was taken. */
   take(head: number): void {
-    this.#counterLow = (this.#counterLow + 1) | 0;
-    if (this.#counterLow === 0) this.#counterHigh++;
     const at = head << 2;
-    this.#words[COUNTER_AT + at] = this.#counterLow;
-    this.#words[COUNTER_AT + 1 + at] = this.#counterHigh;
-    this.#words[MARK_AT + at] = 1;
+    this.count(COUNTER_AT + at);
+    this.words[MARK_AT + at] = 1;
   }
 
-  /** The chain at `head` was put back. */
-  untake(head: number): void {
-    this.#words[MARK_AT + (head << 2)] = 0;
+  override untake(head: number): void {
+    this.words[MARK_AT + (head << 2)] = 0;
   }
 
-  /** The chain at `head` is done; the driver does not see it yet. */
-  done(head: number): void {
-    this.#halves[NEXT_AT + (head << 3)] = this.#batch;
+  override done(head: number): void {
+    this.halves[NEXT_AT + (head << 3)] = this.#batch;
     this.#batch = head;
+    this.#batchCount++;
   }
 
-  /** Before the used index is stored. */
-  announce(): void {
-    this.#halves[BATCH_AT] = this.#batch;
+  override announce(): void {
+    this.halves[BATCH_AT] = this.#batch;
   }
 
-  /** After it was: `count` more chains are the driver's. */
-  settle(count: number, usedIdx: number): void {
+  override settle(used: number): void {
     let head = this.#batch;
-    for (let i = 0; i < count; i++) {
-      this.#words[MARK_AT + (head << 2)] = 0;
-      head = (this.#halves[NEXT_AT + (head << 3)] as number) & this.#mask;
+    for (; this.#batchCount > 0; this.#batchCount--) {
+      this.words[MARK_AT + (head << 2)] = 0;
+      head = (this.halves[NEXT_AT + (head << 3)] as number) & this.#mask;
     }
-    this.#halves[USED_AT] = usedIdx;
-  }
-
-  /** Takes back the views. */
-  close(): void {
-    this.#views.close();
+    this.halves[USED_AT] = used;
   }
 
   #heads(): number[] {
-    return Array.from({ length: this.#entries }, (_, head) => head);
+    return Array.from({ length: this.entries }, (_, head) => head);
   }
 
   #begin(usedIdx: number, staleReason: string | null): Recovery {
-    this.#words.fill(0);
-    this.#halves[ENTRIES_AT] = this.#entries;
-    this.#halves[USED_AT] = usedIdx;
-    this.#halves[VERSION_AT] = VERSION;
+    this.words.fill(0);
+    this.halves[ENTRIES_AT] = this.entries;
+    this.halves[USED_AT] = usedIdx;
+    this.halves[VERSION_AT] = INFLIGHT_VERSION;
     return { heads: [], staleReason };
   }
 }
@@ -146,6 +119,5 @@ function isMarked(words: Uint32Array, head: number): boolean {
 }
 
 function counterOf(words: Uint32Array, head: number): number {
-  const at = COUNTER_AT + 4 * head;
-  return (words[at + 1] as number) * TWO_32 + (words[at] as number);
+  return inflightCounter(words, COUNTER_AT + 4 * head);
 }

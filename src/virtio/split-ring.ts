@@ -92,8 +92,6 @@ export class SplitRing implements Ring {
     const used = part(setup.usedAddress, bytes.used);
     this.#used = new Uint16Array(used);
     this.#usedElements = new Uint32Array(used, 4, 2 * setup.size);
-    const entriesAddress = setup.availableAddress + 2 * RING;
-    this.#prefetch = ChainPrefetch.ofSplit(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
     // The used index is the device's own: it goes on from what the last device left.
     this.#nextUsed = Atomics.load(this.#used, INDEX);
     this.#publishedUsed = this.#nextUsed;
@@ -108,6 +106,8 @@ export class SplitRing implements Ring {
     // shown, and gives their number as the base.
     this.#nextAvail = heads.length > 0 ? (this.#nextUsed + heads.length) & 0xffff : setup.base & 0xffff;
     this.#availIdx = this.#nextAvail;
+    const entriesAddress = setup.availableAddress + 2 * RING;
+    this.#prefetch = ChainPrefetch.ofSplit(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
   }
 
   get base(): number {
@@ -189,7 +189,7 @@ export class SplitRing implements Ring {
     // Release for the used elements and the data before it, and a full barrier before the look at what the driver
     // wants.
     Atomics.store(this.#used, INDEX, now);
-    if (this.#tracker !== null) this.#tracker.settle((now - before) & 0xffff, now);
+    if (this.#tracker !== null) this.#tracker.settle(now);
     this.#publishedUsed = now;
     if (!this.#hasEventIdx) return (Atomics.load(this.#avail, FLAGS) & AVAIL_NO_INTERRUPT) === 0;
     const usedEvent = Atomics.load(this.#avail, RING + this.size);

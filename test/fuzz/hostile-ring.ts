@@ -2,6 +2,7 @@
 import * as fc from 'fast-check';
 import { DescriptorFlag, encodeDescriptor } from '../../src/initiator/driver-ring.ts';
 import type { OwnedMemory, OwnedRegionOptions } from '../../src/initiator/owned-memory.ts';
+import { type InflightArea, inflightBytes } from '../../src/virtio/ring-shape.ts';
 import { RIG_GUEST_ADDRESS } from '../support/ring-rig.ts';
 import type { RingRig } from '../support/split-ring-rig.ts';
 
@@ -18,6 +19,9 @@ export const TABLE_ENTRIES = 24;
 /** Where buffers are. */
 export const BUFFERS_ADDRESS = RIG_GUEST_ADDRESS + (128 << 10);
 
+/** Where a ring keeps what it has in flight: a front-end may write there too. */
+const INFLIGHT_ADDRESS = RIG_GUEST_ADDRESS + (96 << 10);
+
 /** From the start of the memory: the ring, tables and the first buffers, which another thread changes. */
 export const CHANGED_BYTES = (128 + 32) << 10;
 
@@ -27,6 +31,10 @@ export interface RawDescriptor {
   readonly flags: number;
   readonly next: number;
 }
+
+/** The same for both layouts. */
+const INFLIGHT_VERSION_AT = 4;
+const INFLIGHT_ENTRIES_AT = 5;
 
 const { next: NEXT, write: WRITE, indirect: INDIRECT } = DescriptorFlag;
 
@@ -91,9 +99,37 @@ export function layOutTable(memory: OwnedMemory, table: readonly RawDescriptor[]
 }
 
 /** Empties a rig's ring and table, and starts a new device on it. */
-export function resetRing(rig: RingRig, base: number): void {
+export function resetRing(rig: RingRig, base: number, inflight: InflightArea | null = null): void {
   rig.device.close();
   rig.driver.reset(base);
   rig.memory.uint32s(TABLE_ADDRESS, 4 * TABLE_ENTRIES).fill(0);
-  rig.device = rig.startDevice(base);
+  rig.device = rig.startDevice(base, inflight);
+}
+
+/** Half-words of an in-flight area and what they hold, in place of zeroes; null: there is none. */
+export type RawInflight = readonly (readonly [at: number, value: number])[] | null;
+
+/** For a ring of up to `entries`: most with a version that is known. */
+export function inflightAreas(isPacked: boolean, entries: number): fc.Arbitrary<RawInflight> {
+  const at = fc.nat(inflightBytes(isPacked, entries) / 2 - 1);
+  const value = fc.oneof(fc.constantFrom(0, 1), fc.nat(entries), fc.nat(0xffff));
+  const others = fc.array(fc.tuple(at, value), { maxLength: 24 });
+  return fc.oneof(
+    fc.constant(null),
+    others,
+    others.map((all): RawInflight => [[INFLIGHT_VERSION_AT, 1], [INFLIGHT_ENTRIES_AT, entries], ...all]),
+  );
+}
+
+export function layOutInflight(
+  memory: OwnedMemory,
+  raw: RawInflight,
+  isPacked: boolean,
+  entries: number,
+): InflightArea | null {
+  if (raw === null) return null;
+  const halves = memory.uint16s(INFLIGHT_ADDRESS, inflightBytes(isPacked, entries) / 2);
+  halves.fill(0);
+  for (const [at, value] of raw) halves[at] = value;
+  return { address: memory.userAddressOf(INFLIGHT_ADDRESS), entries };
 }

@@ -85,7 +85,7 @@ function createPath(kind: 'blk' | 'scsi', layout: Layout, format: 'direct' | 'in
       base: isPacked ? PACKED_BASE_FIRST : 0,
       // As with a front-end that keeps what is in flight: QEMU does.
       inflight: {
-        address: hostOf(memory.allocate(inflightBytes(false, RING_SIZE), { alignment: 64 })),
+        address: hostOf(memory.allocate(inflightBytes(isPacked, RING_SIZE), { alignment: 64 })),
         entries: RING_SIZE,
       },
     },

@@ -12,7 +12,7 @@ import { ScsiInitiator } from '../../src/initiator/scsi-initiator.ts';
 import { waitUntil } from '../e2e/wait.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
-const KILLS = Number(process.env.RINGHOST_KILLS ?? 5);
+const KILLS = Number(process.env.RINGHOST_KILLS ?? 4);
 /** Where the disk is so fast that nothing was in flight at any of the kills: this many times as many at most. */
 const FUTILE_FACTOR_MAX = 10;
 const KILL_MS_MAX = 60_000;
@@ -39,8 +39,8 @@ interface Disk {
 /** As a virtual machine that waits as long as it takes. */
 const OPTIONS = { keepsRequests: true, timeoutMs: KILL_MS_MAX };
 
-async function connectBlk(path: string): Promise<Disk> {
-  const disk = await BlkInitiator.connect(path, { ...OPTIONS, queues: QUEUES });
+async function connectBlk(path: string, isPacked: boolean): Promise<Disk> {
+  const disk = await BlkInitiator.connect(path, { ...OPTIONS, isPacked, queues: QUEUES });
   const shape = (worker: number) => ({ queue: worker % QUEUES });
   return {
     read: (block, worker) => disk.read(block * SECTORS_PER_BLOCK, BLOCK_BYTES, shape(worker)),
@@ -51,8 +51,8 @@ async function connectBlk(path: string): Promise<Disk> {
   };
 }
 
-async function connectScsi(path: string): Promise<Disk> {
-  const host = await ScsiInitiator.connect(path, { ...OPTIONS, requestQueues: QUEUES });
+async function connectScsi(path: string, isPacked: boolean): Promise<Disk> {
+  const host = await ScsiInitiator.connect(path, { ...OPTIONS, isPacked, requestQueues: QUEUES });
   const cdb = (opcode: number, block: number) => {
     const sector = block * SECTORS_PER_BLOCK;
     return [opcode, 0, 0, 0, sector >> 8, sector & 0xff, 0, 0, SECTORS_PER_BLOCK, 0];
@@ -143,11 +143,13 @@ function configOf(kind: 'blk' | 'scsi', filename: string) {
 }
 
 test.each([
-  ['blk', connectBlk],
-  ['scsi', connectScsi],
+  ['blk', 'split', connectBlk],
+  ['scsi', 'split', connectScsi],
+  ['blk', 'packed', connectBlk],
+  ['scsi', 'packed', connectScsi],
 ] as const)(
-  'a %s disk loses nothing and mixes nothing up when its daemon is killed under load',
-  async (kind, connect) => {
+  'a %s disk with %s rings loses nothing and mixes nothing up when its daemon is killed under load',
+  async (kind, layout, connect) => {
     const directory = mkdtempSync(join(ON_DISK, 'kill-'));
     const filename = join(directory, 'disk');
     writeFileSync(filename, '');
@@ -157,7 +159,7 @@ test.each([
     const daemon = await RinghostDaemon.start(['-c', config]);
     const path = join(daemon.directory, 'disk');
     await waitUntil(() => existsSync(path), KILL_MS_MAX, 'controller');
-    const disk = await connect(path);
+    const disk = await connect(path, layout === 'packed');
     const load = new Load(disk);
     let requests = 0;
     let kills = 0;
@@ -176,7 +178,7 @@ test.each([
       // Otherwise nothing was in flight when it was killed, and nothing was tested.
       expect(requests).toBeGreaterThan(0);
       const counts = `${load.writes} writes, ${load.reads} reads checked, ${requests} requests taken up`;
-      console.log(`${kind}: ${kills} kills, ${counts}`);
+      console.log(`${kind}, ${layout}: ${kills} kills, ${counts}`);
       disk.close();
       await daemon.close();
     } catch (error) {

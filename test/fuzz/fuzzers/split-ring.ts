@@ -1,6 +1,6 @@
 /**
- * Split rings of any contents, read while another thread changes them: a chain that comes out is one that the checks
- * allow, its buffers are in the memory or are refused, and nothing throws.
+ * Split rings of any contents, and in-flight areas, read while another thread changes them: a chain that comes out is
+ * one that the checks allow, its buffers are in the memory or are refused, and nothing throws.
  */
 import { ok } from 'node:assert/strict';
 import * as fc from 'fast-check';
@@ -8,14 +8,18 @@ import { CHAIN_DESCRIPTORS_MAX } from '../../../src/base/limits.ts';
 import { NOWHERE } from '../../../src/memory/guest-memory.ts';
 import { IOV_LONG_ENTRIES, IovArena } from '../../../src/sys/iov-arena.ts';
 import { Chain, RingFault } from '../../../src/virtio/chain.ts';
+import type { InflightArea } from '../../../src/virtio/ring-shape.ts';
 import { RIG_GUEST_ADDRESS } from '../../support/ring-rig.ts';
 import { RingRig } from '../../support/split-ring-rig.ts';
 import { defineFuzzer, type FuzzTarget } from '../fuzzer.ts';
 import {
   CHANGED_BYTES,
   descriptors,
+  inflightAreas,
   layOut,
+  layOutInflight,
   type RawDescriptor,
+  type RawInflight,
   REGIONS,
   resetRing,
   TABLE_ENTRIES,
@@ -32,6 +36,7 @@ interface Case {
   readonly heads: readonly number[];
   readonly base: number;
   readonly hasEventIdx: boolean;
+  readonly inflight?: RawInflight;
   /** Seed of the changes from another thread; 0: none. */
   readonly changes: number;
 }
@@ -43,17 +48,19 @@ class SplitRingTarget implements FuzzTarget<Case> {
   readonly #arena = new IovArena(4, 1);
   readonly #chain = new Chain();
 
-  attempt({ ring, table, heads, base, hasEventIdx, changes }: Case): void {
+  attempt(one: Case): void {
+    const { ring, table, base, hasEventIdx, changes } = one;
     const rig = this.#rigs[hasEventIdx ? 1 : 0] as RingRig;
-    resetRing(rig, base);
+    const inflight = layOutInflight(rig.memory, one.inflight ?? null, false, SIZE);
+    resetRing(rig, base, inflight);
     layOut(rig, ring, table);
     if (changes === 0) {
-      this.#turn(rig, heads, ring, table);
+      this.#turn(rig, one, inflight);
       return;
     }
     this.#mutator.start(changes, rig.memory.userAddressOf(RIG_GUEST_ADDRESS), CHANGED_BYTES);
     try {
-      for (let i = 0; i < TURNS; i++) this.#turn(rig, heads, ring, table);
+      for (let i = 0; i < TURNS; i++) this.#turn(rig, one, inflight);
     } finally {
       this.#mutator.stop();
     }
@@ -66,7 +73,7 @@ class SplitRingTarget implements FuzzTarget<Case> {
     this.#arena.close();
   }
 
-  #turn(rig: RingRig, heads: readonly number[], ring: readonly RawDescriptor[], table: readonly RawDescriptor[]): void {
+  #turn(rig: RingRig, { heads, ring, table }: Case, inflight: InflightArea | null): void {
     for (const head of heads) rig.driver.expose(head);
     rig.driver.publish();
     const taken: number[] = [];
@@ -83,7 +90,7 @@ class SplitRingTarget implements FuzzTarget<Case> {
     if (rig.device.fault === RingFault.none) return;
     this.counts['faults'] = (this.counts['faults'] ?? 0) + 1;
     ok(!rig.device.hasAvailable() && rig.device.look() === 0, 'nothing is taken from a broken ring');
-    resetRing(rig, rig.driver.nextAvail);
+    resetRing(rig, rig.driver.nextAvail, inflight);
     layOut(rig, ring, table);
   }
 
@@ -134,6 +141,7 @@ export const splitRing = defineFuzzer<Case>({
     }),
     base: fc.constantFrom(0, 5, 0xfff0, 0xffff),
     hasEventIdx: fc.boolean(),
+    inflight: inflightAreas(false, SIZE),
     changes: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 2 ** 31 - 1 })),
   }),
   open: () => new SplitRingTarget(),
