@@ -105,7 +105,12 @@ class Model {
     const before = this.#shownPlace;
     this.#shownPlace = this.#returnedPlace;
     let isWanted = this.#wish === -1;
-    if (this.#wish !== null && this.#wish >= 0) isWanted = this.#wish >= before && this.#wish < this.#shownPlace;
+    // What is written down is a position and a wrap counter: two turns later it means the next place with both.
+    const turns = 2 * this.rig.size;
+    if (this.#wish !== null && this.#wish >= 0) {
+      const next = before + ((((this.#wish - before) % turns) + turns) % turns);
+      isWanted = next < this.#shownPlace;
+    }
     if (this.rig.hasEventIdx && !this.#hasSignalled && this.#wish !== null) isWanted = true;
     assert.equal(this.rig.device.publish(), shown.length > 0 && isWanted);
     if (shown.length > 0) this.#hasSignalled = true;
