@@ -39,10 +39,16 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
 const NARROW_ARROWS: readonly { from: string; to: string; files: readonly string[] }[] = [
   // A session knows that rings exist and how large they are, not how they work.
   { from: 'vhost-user', to: 'virtio', files: ['src/virtio/features.ts', 'src/virtio/ring-shape.ts'] },
-  // A disk over another target is a driver of virtio-blk and a front-end.
-  { from: 'bdev', to: 'virtio', files: ['src/virtio/blk.ts', 'src/virtio/features.ts'] },
+  // A disk over another target is a driver of virtio-blk or virtio-scsi, and a front-end.
+  { from: 'bdev', to: 'virtio', files: ['src/virtio/blk.ts', 'src/virtio/scsi.ts', 'src/virtio/features.ts'] },
   { from: 'bdev', to: 'vhost-user', files: ['src/vhost-user/messages.ts'] },
-  { from: 'bdev', to: 'initiator', files: ['src/initiator/owned-memory.ts', 'src/initiator/vhost-user-frontend.ts'] },
+  {
+    from: 'bdev',
+    to: 'initiator',
+    files: ['owned-memory', 'vhost-user-frontend', 'driver-queue', 'request-buffers', 'scsi-request'].map(
+      (name) => `src/initiator/${name}.ts`,
+    ),
+  },
   // The other side shares the layout of messages with the back-end, and none of its code.
   { from: 'initiator', to: 'vhost-user', files: ['src/vhost-user/messages.ts'] },
 ];

@@ -6,6 +6,7 @@ import type { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
 import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import type { Discoveries } from '../bdev/modules/nvme/discovery.ts';
 import type { RbdDisks } from '../bdev/modules/rbd/rbd.rpc.ts';
+import type { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import type { VhostRegistry } from '../vhost/registry.ts';
 import { vhostConfig } from '../vhost/vhost.rpc.ts';
@@ -15,6 +16,7 @@ export interface ConfigSources {
   readonly bdevs: BdevRegistry;
   readonly nvme: NvmeControllers;
   readonly discoveries: Discoveries;
+  readonly virtio: VirtioControllers;
   readonly rbd: RbdDisks;
   readonly keys: CryptoKeys;
   readonly vhost: VhostRegistry;
@@ -53,14 +55,14 @@ export function currentConfig(sources: ConfigSources, includesBereft: boolean): 
 }
 
 /** In the order of creation, so that a bdev over another comes after it. Clusters and controllers stand on nothing. */
-function bdevConfig({ bdevs, nvme, discoveries, rbd }: ConfigSources): ConfigCall[] {
+function bdevConfig({ bdevs, nvme, discoveries, virtio, rbd }: ConfigSources): ConfigCall[] {
   const attached = nvme.list().flatMap(({ configs, isDetaching }) => (isDetaching ? [] : configs));
   const made = bdevs
     .list()
     .filter(({ isRemoving }) => !isRemoving)
     .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry)].flat());
   const services = discoveries.list().map((service) => service.toConfig());
-  return plain([...rbd.clusters.toConfig(), ...attached, ...services, ...made]);
+  return plain([...rbd.clusters.toConfig(), ...attached, ...services, ...virtio.toConfig(), ...made]);
 }
 
 function plain(configs: readonly BdevConfig[]): ConfigCall[] {

@@ -28,6 +28,7 @@ import { passthruRpc } from '../bdev/modules/passthru/passthru.rpc.ts';
 import { powerCutRpc } from '../bdev/modules/powercut/powercut.rpc.ts';
 import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
+import { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { BdevRegistry } from '../bdev/registry.ts';
 import { Dashboard } from '../dashboard/server.ts';
@@ -72,6 +73,7 @@ export class Daemon {
   readonly bdevs: BdevRegistry;
   readonly nvme: NvmeControllers;
   readonly discoveries: Discoveries;
+  readonly virtio: VirtioControllers;
   readonly rbd: RbdDisks;
   readonly keys = new CryptoKeys();
   readonly vhost: VhostRegistry;
@@ -92,6 +94,7 @@ export class Daemon {
     this.bdevs = new BdevRegistry(reactors.length);
     this.nvme = new NvmeControllers(this.bdevs, log);
     this.discoveries = new Discoveries(this.nvme, tcpTransport(log), log);
+    this.virtio = new VirtioControllers(this.bdevs, log);
     this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, log);
     const { socketDirectory } = options;
     const { access, mode } = options;
@@ -123,7 +126,7 @@ export class Daemon {
       ...powerCutRpc(this.bdevs, budget, reactors.length),
       ...nullRpc(this.bdevs),
       ...nbdRpc(this.bdevs),
-      ...virtioRpc(this.bdevs, log),
+      ...virtioRpc(this.virtio),
       ...fileRpc(this.bdevs, options.cores),
       ...nvmeRpc(
         this.nvme,
@@ -235,6 +238,7 @@ export class Daemon {
     await this.vhost.close();
     await this.discoveries.close();
     await this.nvme.close();
+    await this.virtio.close();
     // Stacked ones before what they stand on.
     for (const entry of this.bdevs.list().toReversed()) if (!entry.isRemoving) await this.bdevs.delete(entry);
     await this.rbd.close();

@@ -12,15 +12,11 @@ import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';
 import { maskOf } from '../vhost-user/messages.ts';
 import {
-  decodeLun,
-  decodeTarget,
   SCSI_AN_BYTES,
   SCSI_AN_RESPONSE_BYTES,
   SCSI_EVENT_BYTES,
-  SCSI_EVENTS_MISSED,
   SCSI_TMF_RESPONSE_BYTES,
   ScsiAnOffset,
-  ScsiEventOffset,
   ScsiFeature,
   ScsiQueueIndex,
 } from '../virtio/scsi.ts';
@@ -30,11 +26,13 @@ import type { OwnedMemory } from './owned-memory.ts';
 import { RequestBuffers } from './request-buffers.ts';
 import {
   createScsiBuffers,
+  decodeEvent,
   decodeResult,
   encodeTmf,
   lunField,
   type ScsiAddress,
   type ScsiCommand,
+  type ScsiEvent,
   type ScsiResult,
   senseText,
 } from './scsi-request.ts';
@@ -45,15 +43,6 @@ export interface ScsiInitiatorOptions extends Omit<SessionOptions, 'queues'> {
   readonly requestQueues?: number;
   /** Buffers kept in the event queue. Default 8; 0 leaves it empty, `offerEventBuffer` adds one. */
   readonly eventBuffers?: number;
-}
-
-export interface ScsiEvent {
-  /** Without the bit that says that others were lost. */
-  readonly type: number;
-  readonly hasMissed: boolean;
-  readonly target: number;
-  readonly lun: number;
-  readonly reason: number;
 }
 
 const SCSI_FEATURES = maskOf(ScsiFeature.HOTPLUG, ScsiFeature.CHANGE);
@@ -213,16 +202,4 @@ export class ScsiInitiator {
     if (waiter === undefined) this.events.push(event);
     else waiter(event);
   }
-}
-
-function decodeEvent(bytes: Uint8Array): ScsiEvent {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const event = view.getUint32(ScsiEventOffset.event, true);
-  return {
-    type: event & ~SCSI_EVENTS_MISSED,
-    hasMissed: event >= SCSI_EVENTS_MISSED,
-    target: decodeTarget(bytes, ScsiEventOffset.lun),
-    lun: decodeLun(bytes, ScsiEventOffset.lun),
-    reason: view.getUint32(ScsiEventOffset.reason, true),
-  };
 }

@@ -1,10 +1,14 @@
 /** One virtio-scsi command in guest memory (virtio 1.3 §5.6.6.1), cut into descriptors in any way. */
 import {
+  decodeLun,
+  decodeTarget,
   encodeLun,
+  SCSI_EVENTS_MISSED,
   SCSI_REQUEST_BYTES,
   SCSI_RESPONSE_BYTES,
   SCSI_TMF_BYTES,
   ScsiControlType,
+  ScsiEventOffset,
   ScsiRequestOffset,
   ScsiResponseOffset,
   ScsiTmfOffset,
@@ -57,6 +61,15 @@ export interface ScsiResult extends Completion {
   readonly writable: Uint8Array;
 }
 
+export interface ScsiEvent {
+  /** Without the bit that says that others were lost. */
+  readonly type: number;
+  readonly hasMissed: boolean;
+  readonly target: number;
+  readonly lun: number;
+  readonly reason: number;
+}
+
 export function createScsiBuffers(memory: OwnedMemory, command: ScsiCommand, tag: bigint): RequestBuffers {
   const { out = new Uint8Array(0), inBytes = 0, responseBytes = SCSI_RESPONSE_BYTES } = command;
   const header = command.header ?? encodeHeader(command, tag);
@@ -102,15 +115,31 @@ export function encodeTmf(subtype: number, address: ScsiAddress, tag: bigint): U
   return bytes;
 }
 
-/** Sense key, ASC and ASCQ of fixed or descriptor sense, as `5/25/00`; empty without sense. */
+export function decodeEvent(bytes: Uint8Array): ScsiEvent {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const event = view.getUint32(ScsiEventOffset.event, true);
+  return {
+    type: event & ~SCSI_EVENTS_MISSED,
+    hasMissed: event >= SCSI_EVENTS_MISSED,
+    target: decodeTarget(bytes, ScsiEventOffset.lun),
+    lun: decodeLun(bytes, ScsiEventOffset.lun),
+    reason: view.getUint32(ScsiEventOffset.reason, true),
+  };
+}
+
+/** Sense key, and ASC and ASCQ as one number, of fixed or descriptor sense (SPC-4 §4.5); zeroes without sense. */
+export function senseOf(sense: Uint8Array): { readonly key: number; readonly code: number } {
+  const isDescriptor = ((sense[0] ?? 0) & 0x7f) >= 0x72;
+  const [key = 0, asc = 0, ascq = 0] = isDescriptor ? sense.subarray(1, 4) : [sense[2], sense[12], sense[13]];
+  return { key: key & 0x0f, code: (asc << 8) | ascq };
+}
+
+/** The same as text: `5/25/00`; empty without sense. */
 export function senseText(sense: Uint8Array): string {
-  const code = sense[0];
-  if (code === undefined) return '';
-  const isDescriptor = (code & 0x7f) >= 0x72;
-  const [key, asc, ascq] = isDescriptor ? [sense[1], sense[2], sense[3]] : [sense[2], sense[12], sense[13]];
-  return [(key ?? 0) & 0x0f, asc ?? 0, ascq ?? 0]
-    .map((byte, i) => byte.toString(16).padStart(i === 0 ? 1 : 2, '0'))
-    .join('/');
+  if (sense.length === 0) return '';
+  const { key, code } = senseOf(sense);
+  const hex = code.toString(16).padStart(4, '0');
+  return `${key.toString(16)}/${hex.slice(0, 2)}/${hex.slice(2)}`;
 }
 
 function encodeHeader(command: ScsiCommand, tag: bigint): Uint8Array {

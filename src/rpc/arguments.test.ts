@@ -140,8 +140,18 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
     'bdev_virtio_attach_controller -t user -a /tmp/other.sock -d blk --vq-count 2 --vq-size 512 Virtio0',
     { name: 'Virtio0', trtype: 'user', traddr: '/tmp/other.sock', dev_type: 'blk', vq_count: 2, vq_size: 512 },
   ],
+  [
+    'construct_virtio_dev -t user -a /tmp/other.sock -d scsi Virtio0',
+    { name: 'Virtio0', trtype: 'user', traddr: '/tmp/other.sock', dev_type: 'scsi' },
+  ],
+  ['construct_virtio_user_scsi_bdev /tmp/other.sock Virtio0', { path: '/tmp/other.sock', name: 'Virtio0' }],
+  [
+    'construct_virtio_user_blk_bdev --vq-count 2 --vq-size 512 /tmp/other.sock Virtio0',
+    { path: '/tmp/other.sock', name: 'Virtio0', vq_count: 2, vq_size: 512 },
+  ],
   ['bdev_virtio_detach_controller Virtio0', { name: 'Virtio0' }],
   ['remove_virtio_bdev Virtio0', { name: 'Virtio0' }],
+  ['remove_virtio_scsi_bdev Virtio0', { name: 'Virtio0' }],
   ['bdev_virtio_scsi_get_devices', {}],
   ['get_virtio_scsi_devs', {}],
   ['bdev_aio_delete Aio0', { name: 'Aio0' }],

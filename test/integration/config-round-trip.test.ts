@@ -247,6 +247,7 @@ const CASES: Readonly<Record<Making, Case>> = {
   },
   bdev_virtio_attach_controller: {
     params: {
+      // Of `scsi` ones: test/integration/virtio-scsi.test.ts.
       ...{ name: only('B'), trtype: only('user'), dev_type: only('blk') },
       traddr: fc.constant(0).map(() => vhostTarget.socketPath),
       ...{ vq_count: fc.integer({ min: 1, max: 3 }), vq_size: fc.constantFrom(64, 256, 512) },

@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { IoStatus, IoType } from '../../src/bdev/bdev-io.ts';
-import { VirtioBdev, type VirtioParams } from '../../src/bdev/modules/virtio/virtio.ts';
+import { VirtioBlkBdev } from '../../src/bdev/modules/virtio/blk.ts';
+import { Claim, QueueWord, queueWord } from '../../src/bdev/modules/virtio/layout.ts';
+import type { VirtioParams } from '../../src/bdev/modules/virtio/link.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { whyNoTool } from '../e2e/requirements.ts';
 import { describeConformance, type Kind } from '../support/bdev-conformance.ts';
@@ -21,7 +23,7 @@ function diskOf(blockBytes: number): Kind {
     canWake: true,
     async make(name, sizeBytes) {
       const target = await VhostUserTarget.start(sizeBytes, blockBytes);
-      const bdev = await VirtioBdev.open({ name, path: target.socketPath, queueCount: 4 });
+      const bdev = await VirtioBlkBdev.open({ name, path: target.socketPath, queueCount: 4 });
       const destruct = bdev.destruct.bind(bdev);
       bdev.destruct = async () => {
         await destruct();
@@ -38,7 +40,7 @@ afterEach(async () => {
 });
 
 async function open(target: VhostUserTarget, params: Partial<VirtioParams> = {}): Promise<DiskRig> {
-  const bdev = await VirtioBdev.open({ name: 'Virtio0', path: target.socketPath, ...params });
+  const bdev = await VirtioBlkBdev.open({ name: 'Virtio0', path: target.socketPath, ...params });
   const rig = new DiskRig(bdev);
   bdev.onChange = () => rig.registry.changed(rig.entry);
   closers.push(() => rig.close());
@@ -85,13 +87,19 @@ describe.skipIf(whyNoTool('qemu') !== null)('virtio-blk:', () => {
 
   it('serves one reactor a queue, and says so', async () => {
     const rig = await open(await startTarget(), { queueCount: 2 });
-    const second = rig.openChannel();
-    const code = 'EBUSY';
+    const table = new Int32Array(rig.entry.bdev.params()['table'] as SharedArrayBuffer);
+    const claims = [0, 1].map((queue) => queueWord(queue, QueueWord.claim));
+    // All channels of a thread have one queue together.
+    rig.openChannel();
+    expect(claims.map((word) => table[word])).toEqual([Claim.taken, Claim.free]);
+    for (const channel of rig.channels.splice(0)) channel.close();
+    expect(claims.map((word) => table[word])).toEqual([Claim.free, Claim.free]);
+    // As two other reactors do.
+    for (const word of claims) table[word] = Claim.taken;
     expect(() => rig.openChannel()).toThrow(
-      expect.objectContaining({ code, message: expect.stringMatching(/vq_count/) }),
+      expect.objectContaining({ code: 'EBUSY', message: expect.stringMatching(/vq_count/) }),
     );
-    second.close();
-    rig.channels.splice(rig.channels.indexOf(second), 1);
+    table[claims[1] as number] = Claim.free;
     rig.openChannel();
     expect(await rig.run(IoType.read, 0, 1, [{ offset: 0, length: 512 }])).toBe(IoStatus.success);
   });
@@ -99,8 +107,8 @@ describe.skipIf(whyNoTool('qemu') !== null)('virtio-blk:', () => {
   it('is not made over a target with fewer queues, or over nothing', async () => {
     const target = await startTarget();
     const path = target.socketPath;
-    await expect(VirtioBdev.open({ name: 'V', path, queueCount: 5 })).rejects.toThrow(/has 4 queues, not the 5/);
-    await expect(VirtioBdev.open({ name: 'V', path: join(target.directory, 'none') })).rejects.toMatchObject({
+    await expect(VirtioBlkBdev.open({ name: 'V', path, queueCount: 5 })).rejects.toThrow(/has 4 queues, not the 5/);
+    await expect(VirtioBlkBdev.open({ name: 'V', path: join(target.directory, 'none') })).rejects.toMatchObject({
       code: 'ENOENT',
     });
   });

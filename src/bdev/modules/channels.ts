@@ -14,7 +14,8 @@ import { PassthruChannel } from './passthru/passthru-channel.ts';
 import { PowerCutChannel } from './powercut/powercut-channel.ts';
 import { RbdChannel } from './rbd/rbd-channel.ts';
 import { SplitChannel } from './split/split-channel.ts';
-import { VirtioChannel } from './virtio/virtio-channel.ts';
+import { BlkChannel } from './virtio/blk-channel.ts';
+import { ScsiChannel } from './virtio/scsi-channel.ts';
 
 export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   crypto: (description, context) => new CryptoChannel(description, context),
@@ -32,5 +33,6 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   passthru: (description, context) => new PassthruChannel(description, context),
   split: (description, context) => new SplitChannel(description, context),
   powercut: (description, context) => new PowerCutChannel(description, context),
-  virtio: (description, context) => new VirtioChannel(description, context),
+  'virtio-blk': (description, context) => new BlkChannel(description, context),
+  'virtio-scsi': (description, context) => new ScsiChannel(description, context),
 };
