@@ -177,19 +177,20 @@ static napi_value detach_view(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(napi_detach_arraybuffer(env, argv[0]) == napi_ok ? 0 : -EINVAL);
 }
 
-// createMemoryFile(name, size, hugepageSize or 0): fd of a memfd
+// createMemoryFile(name, size, hugepageSize or 0, sealed): fd of a memfd, of which nobody can change the size if sealed
 static napi_value create_memory_file(napi_env env, napi_callback_info info) {
-  ADDON_ARGS(3);
+  ADDON_ARGS(4);
   char name[200];
   uint64_t size, huge;
+  bool sealed;
   if (!addon_string(env, argv[0], name, sizeof name) || !addon_u53(env, argv[1], &size) ||
-      !addon_u53(env, argv[2], &huge))
-    return addon_throw(env, "createMemoryFile(name, size, hugepageSize)");
+      !addon_u53(env, argv[2], &huge) || napi_get_value_bool(env, argv[3], &sealed) != napi_ok)
+    return addon_throw(env, "createMemoryFile(name, size, hugepageSize, sealed)");
   unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   if (huge != 0) flags |= MFD_HUGETLB | ((unsigned)__builtin_ctzll(huge) << MFD_HUGE_SHIFT);
   int fd = memfd_create(name, flags);
   if (fd < 0) return ADDON_RESULT(-errno);
-  if (ftruncate(fd, (off_t)size) < 0) {
+  if (ftruncate(fd, (off_t)size) < 0 || (sealed && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) < 0)) {
     int error = errno;
     close(fd);
     return ADDON_RESULT(-error);

@@ -30,6 +30,8 @@ export interface OwnedRegionOptions {
   readonly userAddress?: number;
   /** Survive `truncate`: lost pages read as zeroes in this process. Default false. */
   readonly isGuarded?: boolean;
+  /** Nobody who has its descriptor can change its size: `truncate` fails. Default false. */
+  readonly isSealed?: boolean;
 }
 
 /** One region as SET_MEM_TABLE describes it, with the descriptor that goes along. */
@@ -64,7 +66,7 @@ export class OwnedRegion implements RegionDescription {
     this.#ownsFd = sameFileAs === undefined;
     const fileBytes = mmapOffset + sizeBytes;
     if (sameFileAs === undefined) {
-      this.fd = createMemoryFile('ringhost-initiator', fileBytes, hugepageSizeBytes);
+      this.fd = createMemoryFile('ringhost-initiator', fileBytes, hugepageSizeBytes, options.isSealed);
     } else {
       this.fd = sameFileAs.fd;
       if (fileBytes > sameFileAs.mmapOffset + sameFileAs.sizeBytes) truncateFile(this.fd, fileBytes);

@@ -120,9 +120,10 @@ export class MappingViews {
   }
 }
 
-/** A new memfd. `hugepageSizeBytes` 0 for ordinary pages. */
-export function createMemoryFile(name: string, sizeBytes: number, hugepageSizeBytes = 0): number {
-  return checkErrno(native.createMemoryFile(name, sizeBytes, hugepageSizeBytes), `cannot create ${sizeBytes} bytes`);
+/** A new memfd. `hugepageSizeBytes` 0 for ordinary pages. Of a sealed one nobody can change the size. */
+export function createMemoryFile(name: string, sizeBytes: number, hugepageSizeBytes = 0, isSealed = false): number {
+  const fd = native.createMemoryFile(name, sizeBytes, hugepageSizeBytes, isSealed);
+  return checkErrno(fd, `cannot create ${sizeBytes} bytes`);
 }
 
 export function truncateFile(fd: number, sizeBytes: number): void {

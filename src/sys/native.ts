@@ -30,7 +30,7 @@ export interface Native {
   guardWasHit(slot: number): number;
   viewMemory(address: number, length: number): ArrayBuffer;
   detachView(view: ArrayBuffer): number;
-  createMemoryFile(name: string, size: number, hugepageSize: number): number;
+  createMemoryFile(name: string, size: number, hugepageSize: number, isSealed: boolean): number;
   truncateFile(fd: number, size: number): number;
   fileInfo(fd: number, out: Float64Array): number;
   advise(address: number, length: number, advice: number): number;

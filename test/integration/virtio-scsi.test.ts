@@ -320,6 +320,7 @@ describe('a chain of two Ringhosts over scsi', () => {
     expect(await above.rpc.call('bdev_virtio_detach_controller', { name: 'Chain' })).toBe(true);
     expect(await above.rpc.call('bdev_get_bdevs', {})).toEqual([]);
     await expect(disk.read(0, 512)).rejects.toThrow(/IOERR/);
+    for (const ctrlr of ['blk', 'scsi']) await above.rpc.call('vhost_delete_controller', { ctrlr, force: true });
   });
 
   it('is saved as one call, and made again by it', async () => {

@@ -73,6 +73,8 @@ export interface LinkDevice {
 }
 
 const QUEUE_SIZE = 256;
+/** Where the queues are for the target: above 4 GiB, as addresses have all their bits. */
+const GUEST_ADDRESS = 2 ** 32;
 const RETRY_MS = 100;
 const TIMEOUT_MS = 10_000;
 const FEATURES = maskOf(VirtioFeature.VERSION_1, VHOST_USER_F_PROTOCOL_FEATURES);
@@ -111,7 +113,9 @@ export class Link {
     this.queueSize = queueSize;
     this.queueCount = queueCount;
     this.#layout = layoutOf(queueSize, device.form);
-    this.#memory = OwnedMemory.single(this.#layout.totalBytes * queueCount);
+    // Sealed: the target has a descriptor of it, and must not cut it.
+    const sizeBytes = this.#layout.totalBytes * queueCount;
+    this.#memory = new OwnedMemory([{ guestAddress: GUEST_ADDRESS, sizeBytes, isSealed: true }]);
     this.#shared = new SharedArrayBuffer(4 * queueWord(queueCount, 0));
     this.#table = new Int32Array(this.#shared);
     for (let queue = 0; queue < queueCount; queue++) {

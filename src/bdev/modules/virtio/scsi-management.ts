@@ -32,7 +32,8 @@ const RETRIES_MAX = 30;
 const BUSY_MS = 20;
 
 export class ScsiManagement {
-  readonly #memory = new OwnedMemory([{ guestAddress: GUEST_ADDRESS, sizeBytes: MEMORY_BYTES }]);
+  /** Sealed: the target has a descriptor of it, and must not cut it. */
+  readonly #memory = new OwnedMemory([{ guestAddress: GUEST_ADDRESS, sizeBytes: MEMORY_BYTES, isSealed: true }]);
   readonly #fds = new FdSet();
   readonly #queues: readonly DriverQueue[];
   readonly #timeoutMs: number;
