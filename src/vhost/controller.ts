@@ -162,9 +162,11 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   checkMemory(): void {
     if (this.#session?.session.wasMemoryTruncated !== true) return;
     void this.#session.session.close(
-      new TargetError('VHOST_MEM_TRUNCATED', 'the front-end truncated the memory that it shares', {
-        errno: Errno.EFAULT,
-      }),
+      new TargetError(
+        'VHOST_MEM_TRUNCATED',
+        'the front-end cut off memory that it shares, or no huge pages are left for it (/proc/meminfo shows them)',
+        { errno: Errno.EFAULT },
+      ),
     );
   }
 

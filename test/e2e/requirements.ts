@@ -60,6 +60,11 @@ export function whyNoSystemd(): string | null {
   return whyNoTool('systemd');
 }
 
+/** Null when the kernel knows huge pages of 2 MiB, free or not, else the reason why not. */
+export function whyNoHugepages(): string | null {
+  return existsSync(HUGEPAGE_DIR) ? null : missing('this kernel has no 2 MiB huge pages');
+}
+
 /** Pages of 2 MiB, reserved for a test. */
 export interface HugepageReservation {
   /** Mount point of a hugetlbfs. */
@@ -71,7 +76,8 @@ export interface HugepageReservation {
 export function reserveHugepages(sizeMiB: number): HugepageReservation | string {
   const pages = Math.ceil(sizeMiB / HUGEPAGE_MIB);
   const remedy = `as root: echo ${pages} > ${HUGEPAGE_DIR}/nr_hugepages, and mount -t hugetlbfs none /dev/hugepages`;
-  if (!existsSync(HUGEPAGE_DIR)) return missing('this kernel has no 2 MiB huge pages');
+  const absent = whyNoHugepages();
+  if (absent !== null) return absent;
   const before = readCount('nr_hugepages');
   if (readCount('free_hugepages') < pages) {
     if (process.getuid?.() !== 0) return missing(`${sizeMiB} MiB of huge pages are wanted: ${remedy}`);

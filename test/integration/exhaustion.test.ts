@@ -10,20 +10,26 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { DescriptorFlag } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
 import type { VhostUserFrontend } from '../../src/initiator/vhost-user-frontend.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { closeFd, createEventFd } from '../../src/sys/events.ts';
 import { connectUnix, sendMessage } from '../../src/sys/socket.ts';
 import { encodeMessage, encodeU64, HeaderFlag, REQUESTS } from '../../src/vhost-user/messages.ts';
+import { whyNoHugepages } from '../e2e/requirements.ts';
 import { MIB, pattern, writeAndReadBack } from './blk-case-helpers.ts';
-import { anyOutcome, HostileBench, refusal, seededRandom, waitUntil } from './hostile-helpers.ts';
+import { anyOutcome, HostileBench, isClosedByPeer, refusal, seededRandom, waitUntil } from './hostile-helpers.ts';
+import { REGIONS, RING_SIZE, RingAttacker } from './ring-attacker.ts';
 
 const CYCLES = Number(process.env['RINGHOST_CYCLES'] ?? 300);
 const GIB = 1024 * MIB;
 /** Far more than a thread that turns in its loop would need in a second; ticks of 10 ms. */
 const IDLE_TICKS_MAX = 50;
 const UNLIMITED = 'unlimited';
+const HUGEPAGE_BYTES = 2 * MIB;
+const HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+const withoutHugepages = whyNoHugepages();
 
 let bench: HostileBench;
 beforeAll(async () => {
@@ -118,6 +124,24 @@ describe('without memory', () => {
     }
     expect(await frontend.getFeatures()).toBeGreaterThan(0n);
     expect(bench.daemon.log).toMatch(/ADD_MEM_REG refused: .*memory/);
+  });
+});
+
+describe('guest memory of huge pages', () => {
+  it.skipIf(withoutHugepages !== null)('of which none are left ends its session with the reason', async () => {
+    // More than there are, or may be made. Nobody touches them but the device.
+    const read = (name: string): number => Number(readFileSync(join(HUGEPAGES, name), 'utf8'));
+    const count = read('free_hugepages') + read('nr_overcommit_hugepages') + 16;
+    const huge = { guestAddress: GIB, sizeBytes: count * HUGEPAGE_BYTES, hugepageSizeBytes: HUGEPAGE_BYTES };
+    const options = { queues: 2, queueSize: RING_SIZE, memory: [...REGIONS, { ...huge, isGuarded: true }] };
+    const attack = new RingAttacker(await bench.connect(options));
+    attack.goodRead();
+    for (let page = 0; page < count && !attack.disk.frontend.isClosed; page++) {
+      attack.descriptor(1, GIB + page * HUGEPAGE_BYTES, 512, DescriptorFlag.next | DescriptorFlag.write, 2);
+      await attack.fire(0);
+    }
+    expect(await isClosedByPeer(attack.disk.frontend)).toBe(true);
+    await waitUntil('the log says why', () => /no huge pages are left/.test(bench.daemon.log));
   });
 });
 
