@@ -125,9 +125,10 @@ describe('a descriptor chain in a packed ring', () => {
 });
 
 describe('a packed ring with', () => {
-  it.each(BREAKING)('%s is broken, and its device needs a reset', async (_name, act) => {
+  it.each(BREAKING)('%s is broken, counted and logged once, and its device needs a reset', async (_name, act) => {
     const attack = await attacker({ protocolFeatures: STORAGE_PROTOCOL_FEATURES | maskOf(ProtocolFeature.STATUS) });
     const { frontend } = attack.disk;
+    const logStart = bench.daemon.log.length;
     await frontend.setStatus(DRIVER_RUNS);
     await act(attack);
     let status = 0;
@@ -137,6 +138,11 @@ describe('a packed ring with', () => {
       await sleep(5);
     }
     expect(await attack.othersServed()).toBe(true);
+    const [victim] = await bench.daemon.rpc.call('vhost_get_controllers');
+    expect(victim?.sessions[0]?.queues.map(({ faults }) => faults)).toEqual([1, 0]);
+    const lines = () => bench.daemon.log.slice(logStart).match(/is broken until it is set up again/g) ?? [];
+    await waitUntil('the log says so', () => lines().length > 0);
+    expect(lines()).toHaveLength(1);
     // What is set up again works again, and the device needs no reset any more.
     await frontend.getVringBase(0);
     expect(await frontend.getStatus()).toBe(DRIVER_RUNS);
