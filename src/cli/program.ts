@@ -6,6 +6,8 @@ import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
 import { completionScript, SHELLS, type Shell } from './completion-scripts.ts';
 import type { ApplyFlags } from './config-command.ts';
 import { type DaemonAccess, withDaemonAccess } from './daemon-access.ts';
+import type { RecordOptions } from './record-command.ts';
+import type { ReplayOptions } from './replay-command.ts';
 import type { ServeOptions } from './serve-command.ts';
 import type { TraceOptions } from './trace-command.ts';
 
@@ -22,6 +24,8 @@ export function createProgram(): Command {
   addSetup(program);
   addTop(program);
   addTrace(program);
+  addRecord(program);
+  addReplay(program);
   addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
@@ -161,6 +165,37 @@ function addTrace(program: Command): void {
     .action(async (options: TraceOptions) => {
       const { runTraceCommand } = await import('./trace-command.ts');
       process.exitCode = await runTraceCommand(options);
+    });
+}
+
+function addRecord(program: Command): void {
+  const command = program
+    .command('record')
+    .description('what a guest asks of its disk and when, without the data, into a file for replay')
+    .argument('<controller>', 'such as vhost.0');
+  withDaemonAccess(command)
+    .option('--seconds <seconds>', 'how long; default: until it is interrupted')
+    .requiredOption('-o, --output <file>', 'where to')
+    .action(async (controller: string, options: RecordOptions) => {
+      const { runRecordCommand } = await import('./record-command.ts');
+      process.exitCode = await runRecordCommand(controller, options);
+    });
+}
+
+function addReplay(program: Command): void {
+  program
+    .command('replay')
+    .description('carry out a recording on a disk, and say how long that took')
+    .argument('<file>', 'of ringhost record')
+    .argument('<vhost-socket>', 'of a vhost-user-blk target, such as /var/tmp/vhost.0')
+    .option('--speed <speed>', 'original: at the times of the recording; max: as fast as it can', 'original')
+    .option('--depth <number>', 'requests in flight at most', '128')
+    .option('--write', 'carry out requests that write, with a pattern: destroys what is on the disk')
+    .option('--reads-only', 'leave out requests that write')
+    .option('--json', 'the report as JSON')
+    .action(async (file: string, socket: string, options: ReplayOptions) => {
+      const { runReplayCommand } = await import('./replay-command.ts');
+      process.exitCode = await runReplayCommand(file, socket, options);
     });
 }
 

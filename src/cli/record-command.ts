@@ -1,0 +1,66 @@
+/** `ringhost record`: what a guest asks of its disk and when, without the data, in a file for `ringhost replay`. */
+import { closeSync, writeSync } from 'node:fs';
+import { TargetError } from '../base/errors.ts';
+import { RecordingWriter } from '../observe/recording.ts';
+import { RpcCallError, type RpcClient } from '../rpc/client.ts';
+import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { parseSeconds } from './quantities.ts';
+import { streamRequests } from './request-stream.ts';
+import { openOutput } from './trace-command.ts';
+
+/** As typed. */
+export interface RecordOptions extends DaemonAccess {
+  readonly seconds?: string;
+  readonly output: string;
+}
+
+/** Of each reactor; 16 MiB. */
+const ENTRIES = 262_144;
+
+/** Resolves with the exit code. */
+export async function runRecordCommand(controller: string, options: RecordOptions): Promise<number> {
+  try {
+    await record(controller, options);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
+    process.stderr.write(`ringhost record: ${error.message}\n`);
+    return 1;
+  }
+}
+
+async function record(controller: string, options: RecordOptions): Promise<void> {
+  const seconds = options.seconds === undefined ? undefined : parseSeconds('--seconds', options.seconds);
+  const leaving = new AbortController();
+  const leave = (): void => leaving.abort();
+  using client = await connectTo(options);
+  const head = { controller, startedMs: Date.now(), diskBytes: await diskBytesOf(client, controller) };
+  const file = openOutput(options.output);
+  process.on('SIGINT', leave);
+  process.on('SIGTERM', leave);
+  try {
+    const writer = new RecordingWriter(head, (bytes) => writeSync(file, bytes));
+    const { dropped } = await streamRequests(client, {
+      filter: { controllers: [controller], entries: ENTRIES },
+      ...{ seconds, signal: leaving.signal },
+      onRequests: (requests) => writer.add(requests),
+    });
+    writer.end(dropped);
+    process.stderr.write(`${writer.count} requests in ${options.output}, ${dropped} dropped for want of room\n`);
+  } finally {
+    process.off('SIGINT', leave);
+    process.off('SIGTERM', leave);
+    closeSync(file);
+  }
+}
+
+/** Of the first disk of the controller. */
+async function diskBytesOf(client: RpcClient, name: string): Promise<number> {
+  const [controller] = await client.call('vhost_get_controllers', { name });
+  if (controller === undefined) return 0;
+  const { backend_specific: backend } = controller;
+  const bdevName = 'block' in backend ? backend.block.bdev : backend.scsi[0]?.luns[0]?.bdev_name;
+  if (bdevName === null || bdevName === undefined) return 0;
+  const [bdev] = await client.call('bdev_get_bdevs', { name: bdevName });
+  return bdev === undefined ? 0 : bdev.num_blocks * bdev.block_size;
+}
