@@ -1,5 +1,5 @@
 /** A disk over NVMe/TCP on one or more targets of this process. */
-import { SILENT } from '../../src/base/log.ts';
+import { type Logger, SILENT } from '../../src/base/log.ts';
 import { NvmeBdev } from '../../src/bdev/modules/nvme/nvme.ts';
 import type { ControllerEvents } from '../../src/nvme/controller.ts';
 import type { FabricHost } from '../../src/nvme/tcp/admin-queue.ts';
@@ -11,6 +11,7 @@ import { type NvmeTcpTarget, TARGET_NQN } from './nvme-tcp-target.ts';
 export interface TcpRigOptions {
   readonly host?: Partial<FabricHost>;
   readonly reconnect?: Partial<ReconnectOptions>;
+  readonly log?: Logger;
 }
 
 const HOST: FabricHost = {
@@ -38,7 +39,12 @@ export async function connectTo(
 ): Promise<TcpController> {
   const host = { ...HOST, ...options.host };
   const reconnect = { delaySec: 0.2, lossTimeoutSec: -1, fastFailSec: 0, ...options.reconnect };
-  return await TcpController.connect(idOf(target), addressOf(target), { host, reconnect, log: SILENT }, events);
+  return await TcpController.connect(
+    idOf(target),
+    addressOf(target),
+    { host, reconnect, log: options.log ?? SILENT },
+    events,
+  );
 }
 
 /** The first namespace of a controller as a disk, which closes the controller when it goes. */

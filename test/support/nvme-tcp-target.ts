@@ -119,6 +119,10 @@ export class NvmeTcpTarget {
   /** Called when part of the discovery log was read. */
   onLogRead: () => void = () => undefined;
   keepAlives = 0;
+  /** Keep-alives are answered with this status. */
+  keepAliveStatus = 0;
+  /** Fields of ICResp that are other than they should be. */
+  initial: Partial<Parameters<typeof IcResp.encode>[0]> = {};
   admissions = 0;
   /** Connects are refused with this status. */
   refusal = 0;
@@ -251,6 +255,12 @@ export class TargetConnection {
     this.socket.write(Buffer.concat(parts));
   }
 
+  /** Sends a header as it is, whatever follows it, with the digest that it ought to have. */
+  sendHeader(header: Uint8Array, after: Uint8Array = Buffer.alloc(0)): void {
+    const digest = this.#headerDigest ? [le32(crc32c(header))] : [];
+    this.socket.write(Buffer.concat([header, ...digest, after]));
+  }
+
   complete(commandId: number, status: number, dword0 = 0, dword1 = 0): void {
     this.send(
       CompletionPdu.encode({
@@ -373,6 +383,7 @@ export class TargetConnection {
         digests: (this.#headerDigest ? 1 : 0) | (this.#dataDigest ? 2 : 0),
         maxH2cData: limits.maxH2cData,
         reserved: null,
+        ...this.target.initial,
       }),
     );
     this.#isInitialized = true;
@@ -470,7 +481,7 @@ export class TargetConnection {
       this.complete(commandId, 0, granted | (granted << 16));
     } else if (opcode === 0x18) {
       this.target.keepAlives++;
-      this.complete(commandId, 0);
+      this.complete(commandId, this.target.keepAliveStatus);
     } else if (opcode === 0x0c) this.#events.push(commandId);
     else if (opcode === 0x02) this.#logPage(command);
     else this.complete(commandId, 0);

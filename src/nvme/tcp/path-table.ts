@@ -43,6 +43,8 @@ const Word = {
   broken: 9,
   /** How often channels found the access state other than it stands here. */
   accessDoubts: 10,
+  /** The association of which a channel got no queue. */
+  short: 11,
   usedQueues: 12,
   address: 16,
   access: 48,
@@ -152,6 +154,21 @@ export class PathTable {
   doubtAccess(path: number): void {
     Atomics.add(this.#words, rowOf(path) + Word.accessDoubts, 1);
     this.#announce(FAULTS);
+  }
+
+  /** Said by a channel: all queues of this association are in use. */
+  reportShort(path: number, association: number): void {
+    if (this.short(path) === association) return;
+    this.#set(path, Word.short, association);
+    this.#announce(FAULTS);
+  }
+
+  short(path: number): number {
+    return this.#get(path, Word.short);
+  }
+
+  queues(path: number): number {
+    return this.#get(path, Word.queues);
   }
 
   accessDoubts(path: number): number {

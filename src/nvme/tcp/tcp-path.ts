@@ -57,6 +57,8 @@ export class TcpPath {
   /** By namespace. */
   #access = new Map<number, number>();
   #doubts = 0;
+  /** The last association whose queues were too few. */
+  #short = 0;
   #doubt: NodeJS.Timeout | null = null;
   #isClosed = false;
   #fastFail: NodeJS.Timeout | null = null;
@@ -103,6 +105,15 @@ export class TcpPath {
     const table = this.#table;
     if (this.admin !== null && table.broken(this.index) === table.association(this.index)) {
       this.reset('a queue of it broke');
+    }
+    const short = table.short(this.index);
+    if (short !== this.#short) {
+      this.#short = short;
+      const queues = table.queues(this.index);
+      this.#log.warn(
+        `${this.#name} grants ${queues} I/O queue${queues === 1 ? '' : 's'}, and all are in use: a disk waits for one ` +
+          'until another disk, or a reactor that serves it, gives one back',
+      );
     }
     const doubts = table.accessDoubts(this.index);
     if (doubts === this.#doubts) return false;

@@ -348,6 +348,7 @@ export class TcpChannel implements IoChannel {
     const queueId = table.takeQueue(path.path);
     // No queue is left: another channel's may become free.
     if (queueId === 0) {
+      table.reportShort(path.path, association);
       this.#lookLater();
       return;
     }

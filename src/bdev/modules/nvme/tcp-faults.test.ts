@@ -3,7 +3,8 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { addressOf, idOf, TcpDiskRig, type TcpRigOptions } from '../../../../test/support/nvme-tcp-rig.ts';
 import { Ana, type Fault, NvmeTcpTarget } from '../../../../test/support/nvme-tcp-target.ts';
 import { until } from '../../../../test/support/waiting.ts';
-import { PduFlag } from '../../../nvme/tcp/pdu.ts';
+import { SILENT } from '../../../base/log.ts';
+import { CompletionPdu, DataPdu, PduFlag, PduType, R2tPdu, TermPdu } from '../../../nvme/tcp/pdu.ts';
 import { IoStatus, IoType } from '../../bdev-io.ts';
 
 const { success, failed } = IoStatus;
@@ -47,6 +48,54 @@ function faulty(opcode: number, times: number, act: (...args: Parameters<Fault>)
     return true;
   };
 }
+
+const BOTH_DIGESTS = PduFlag.headerDigest | PduFlag.dataDigest;
+/** Header and its digest. */
+const INNER_BYTES = 28;
+
+/** The header of a C2HData PDU with digests for all of a command's data, some fields of which are others. */
+function dataHeader(
+  { commandId, length }: Parameters<Fault>[1],
+  parts: Partial<Parameters<typeof DataPdu.encode>[0]>,
+): Uint8Array {
+  return DataPdu.encode({
+    ...{ type: PduType.c2hData, flags: PduFlag.last | BOTH_DIGESTS, hlen: 24, pdo: INNER_BYTES },
+    ...{ plen: INNER_BYTES + length + 4, commandId, transferTag: 0, dataOffset: 0, dataLength: length, reserved: 0 },
+    ...parts,
+  });
+}
+
+/** A completion with header digests, some fields of which are others. */
+function completion(commandId: number, parts: Partial<Parameters<typeof CompletionPdu.encode>[0]>): Uint8Array {
+  return CompletionPdu.encode({
+    ...{ type: PduType.capsuleResp, flags: PduFlag.headerDigest, hlen: 24, pdo: 0, plen: INNER_BYTES },
+    ...{ dword0: 0, dword1: 0, sqHead: 0, sqId: 0, commandId, status: 0, ...parts },
+  });
+}
+
+type HeaderCase = readonly [what: string, ends: number, header: (command: Parameters<Fault>[1]) => Uint8Array];
+
+/** Headers that a target must not send, as the answer to a read. */
+const HEADERS: readonly HeaderCase[] = [
+  ['data that is longer than its PDU', 1, (command) => dataHeader(command, { plen: INNER_BYTES + 100 })],
+  ['data that is shorter than its PDU', 1, (command) => dataHeader(command, { plen: 0xffff_ffff })],
+  ['data that begins in its header', 1, (command) => dataHeader(command, { pdo: 8 })],
+  ['data of no length', 1, (command) => dataHeader(command, { dataLength: 0, plen: INNER_BYTES + 4 })],
+  ['data of 4 GiB', 4, (command) => dataHeader(command, { dataLength: 0xffff_ffff })],
+  ['data far behind the end', 4, (command) => dataHeader(command, { dataOffset: 0xffff_fe00 })],
+  [
+    'data without the digest that was agreed',
+    1,
+    (one) => dataHeader(one, { flags: PduFlag.headerDigest | PduFlag.last }),
+  ],
+  ['a header without the digest that was agreed', 1, (one) => dataHeader(one, { flags: PduFlag.dataDigest })],
+  ['success before the last data', 1, (one) => dataHeader(one, { flags: BOTH_DIGESTS | PduFlag.success })],
+  ['a completion that is too long', 1, ({ commandId }) => completion(commandId, { plen: 64 })],
+  ['a completion that is too short', 1, ({ commandId }) => completion(commandId, { plen: 8 })],
+  ['a header of another length', 1, ({ commandId }) => completion(commandId, { hlen: 32 })],
+  ['a command', 1, ({ commandId }) => completion(commandId, { type: PduType.capsuleCmd })],
+  ['another ICResp', 2, ({ commandId }) => completion(commandId, { type: PduType.icResp })],
+];
 
 /** What a target may do wrong, whether digests are on, and whether the host ends the connection for it. */
 const FAULTS: readonly (readonly [what: string, ends: number | null, fault: () => Fault])[] = [
@@ -120,6 +169,37 @@ const FAULTS: readonly (readonly [what: string, ends: number | null, fault: () =
         to.socket.write(header);
       }),
   ],
+  [
+    'says success with the data, and once more',
+    1,
+    () =>
+      faulty(READ, 1, (to, { commandId, length }) => {
+        to.sendData(commandId, Buffer.alloc(length, 0x44), 0, PduFlag.last | PduFlag.success, true);
+        to.complete(commandId, 0);
+      }),
+  ],
+  ['asks for data that it has', 2, () => faulty(WRITE, 1, (to, { commandId }) => to.sendR2t(commandId, 0, 512))],
+  ...HEADERS.map(
+    ([what, ends, header]) =>
+      [
+        `sends ${what}`,
+        ends,
+        () => faulty(READ, 1, (to, command) => to.sendHeader(header(command), Buffer.alloc(4096))),
+      ] as const,
+  ),
+  [
+    'ends the connection with a reason',
+    null,
+    () =>
+      faulty(READ, 1, (to) =>
+        to.socket.write(
+          TermPdu.encode({
+            ...{ type: PduType.c2hTermReq, flags: 0, hlen: 24, pdo: 0, plen: 24, fatalErrorStatus: 2 },
+            ...{ infoLow: 0, infoHigh: 0, reserved: 0, reserved2: 0 },
+          }),
+        ),
+      ),
+  ],
   ['drops the connection', null, () => faulty(READ, 2, (to) => to.socket.destroy())],
   [
     'drops the connection in the middle of data',
@@ -150,19 +230,38 @@ describe('a target that', () => {
     expect(target.admissions).toBeGreaterThan(before);
   });
 
-  it('asks for more than a write has, or for more at once than was agreed, is left', async () => {
+  it.each<[string, number, (...args: Parameters<Fault>) => void]>([
+    ['asks for more than a write has', 4, (to, { commandId, length }) => to.sendR2t(commandId, 0, length + 512)],
+    ['asks for what comes later', 4, (to, { commandId }) => to.sendR2t(commandId, 512, 512)],
+    ['asks for nothing', 4, (to, { commandId }) => to.sendR2t(commandId, 0, 0)],
+    ['asks for data of a command that nobody sent', 1, (to, { commandId }) => to.sendR2t(commandId ^ 0x3ff, 0, 512)],
+    ['says success of a write before it had the data', 2, (to, { commandId }) => to.complete(commandId, 0)],
+    [
+      'asks for more at once than was agreed',
+      5,
+      (to, { commandId }) => {
+        to.sendR2t(commandId, 0, 512);
+        to.sendR2t(commandId, 512, 512);
+      },
+    ],
+    [
+      'asks with a PDU of another length',
+      1,
+      (to, { commandId }) =>
+        to.sendHeader(
+          R2tPdu.encode({
+            ...{ type: PduType.r2t, flags: 0, hlen: 24, pdo: 0, plen: 32, commandId },
+            ...{ transferTag: 1, dataOffset: 0, dataLength: 512, reserved: 0 },
+          }),
+        ),
+    ],
+  ])('%s is left', async (_, ends, act) => {
     const target = new NvmeTcpTarget({ capsuleDataBytes: 0 });
     rig = await TcpDiskRig.open(target);
     await verify(4);
-    target.fault = faulty(WRITE, 1, (to, { commandId, length }) => to.sendR2t(commandId, 0, length + 512));
+    target.fault = faulty(WRITE, 1, act);
     await verify(4, 2);
-    expect(target.terminations).toEqual([4]);
-    target.fault = faulty(WRITE, 1, (to, { commandId }) => {
-      to.sendR2t(commandId, 0, 512);
-      to.sendR2t(commandId, 512, 512);
-    });
-    await verify(4, 3);
-    expect(target.terminations).toEqual([4, 5]);
+    expect(target.terminations).toEqual([ends]);
   });
 
   it('fails a command for good has that seen by the guest, at once', async () => {
@@ -217,6 +316,17 @@ describe('a target that goes away', () => {
     expect(rig.gone).toEqual([]);
   });
 
+  it('in that it refuses keep-alives is left, and connected to anew', async () => {
+    const target = new NvmeTcpTarget();
+    rig = await TcpDiskRig.open(target, { host: { keepAliveMs: 200 } });
+    const before = target.admissions;
+    target.keepAliveStatus = 0x018;
+    await until(() => target.admissions > before, 'another association');
+    target.keepAliveStatus = 0;
+    await verify(16, 4);
+    expect(rig.gone).toEqual([]);
+  });
+
   it('for longer than requests are held has them fail, and serves new ones when it is back', async () => {
     const target = new NvmeTcpTarget();
     rig = await TcpDiskRig.open(target, { reconnect: { fastFailSec: 0.2 } });
@@ -247,6 +357,30 @@ describe('a target that goes away', () => {
     await target.listen();
     await until(() => rig.controller.namespaces.length === 0, 'the loss of the namespace');
     expect(target.done.get(WRITE)).toBe(undefined);
+  });
+});
+
+describe('a target that grants fewer queues than there are channels', () => {
+  it('keeps the last one waiting, which is said, until another one closes', async () => {
+    const warnings: string[] = [];
+    const log = { ...SILENT, warn: (text: string) => void warnings.push(text) };
+    rig = await TcpDiskRig.open(new NvmeTcpTarget({ queues: 1 }), { log });
+    await verify(4);
+    const { disk } = rig;
+    const second = disk.openChannel();
+    let isOver = false;
+    const request = disk.submit(IoType.read, 0, 8, [{ offset: 0, length: 4096 }], second);
+    const over = request.then((status) => {
+      isOver = true;
+      return status;
+    });
+    await disk.polled(until(() => warnings.length > 0, 'a warning'));
+    expect([isOver, warnings]).toEqual([
+      false,
+      [expect.stringMatching(/grants 1 I\/O queue, .* a disk waits for one/)],
+    ]);
+    disk.channels.shift()?.close();
+    expect(await disk.polled(over)).toBe(success);
   });
 });
 

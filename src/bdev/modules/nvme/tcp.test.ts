@@ -23,6 +23,13 @@ describeConformance(
   kindOf({}, { host: { headerDigest: true, dataDigest: true } }),
 );
 describeConformance(
+  'a disk over NVMe/TCP whose target has other limits',
+  kindOf(
+    { capsuleDataBytes: 4096, mdts: 0, maxH2cData: 8192, r2tBytes: 12_288, usesSuccess: true },
+    { host: { headerDigest: true } },
+  ),
+);
+describeConformance(
   'a disk over NVMe/TCP whose target has narrow limits',
   kindOf({
     ...{ blockSizeBytes: 4096, capsuleDataBytes: 0, mdts: 1, maxH2cData: 4096, r2tBytes: 5120, c2hBytes: 1024 },
