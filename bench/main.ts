@@ -5,10 +5,8 @@
  * others stopped) in interleaved rounds; the tables show medians with their range, and ratios taken pair by pair.
  */
 import { writeFileSync } from 'node:fs';
-import { installHint, isToolMissing, TOOLS } from '../scripts/setup/packages.mjs';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
 import { makeFile, removeFile } from './file.ts';
-import { makeImage, type OwnImage } from './image.ts';
 import { describeMachine } from './machine.ts';
 import { claimPriority, describeNoise } from './noise.ts';
 import { type BenchOptions, HELP, parseOptions } from './options.ts';
@@ -17,8 +15,9 @@ import { report } from './report.ts';
 import { runRounds } from './run.ts';
 import { SCENARIOS } from './scenarios/all.ts';
 import type { Scenario } from './scenarios/scenario.ts';
+import { startServers } from './servers.ts';
 import { COPY } from './targets/copy.ts';
-import { FIO, FIO_RBD } from './targets/fio.ts';
+import { FIO, FIO_NBD, FIO_RBD } from './targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from './targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
 import { RINGHOST } from './targets/ringhost.ts';
@@ -36,6 +35,7 @@ const KINDS: readonly TargetKind[] = [
   COPY,
   FIO,
   FIO_RBD,
+  FIO_NBD,
   ...LIMIT_VARIANTS,
 ];
 
@@ -52,15 +52,6 @@ function availableKinds(options: BenchOptions, scenarios: readonly Scenario[]): 
     if (reason !== null) console.log(`${kind.name} is left out: ${reason}`);
     return reason === null;
   });
-}
-
-/** What serves the image takes its time from the target's core. */
-async function startImage({ client, target }: Omit<Place, 'file'>): Promise<OwnImage> {
-  if (isToolMissing(TOOLS.ceph)) throw new Error(`RBD images want a cluster: ${installHint(TOOLS.ceph)}`);
-  pinToCore(target);
-  const image = await makeImage();
-  pinToCore(client);
-  return image;
 }
 
 async function main(): Promise<void> {
@@ -87,16 +78,16 @@ async function main(): Promise<void> {
       `${scenarios.length} scenarios, ${options.rounds} rounds of ${options.effort.durationMs / 1000} s` +
       (hasPriority ? ', before all other programs' : ''),
   );
-  const needsFile = scenarios.some(({ usesFile }) => usesFile === true);
+  const needs = new Set(scenarios.flatMap((one) => (one.needs === undefined ? [] : [one.needs])));
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const)
     process.once(name, () => stop.abort(new Error(`stopped by ${name}`)));
-  const file = makeFile(needsFile ? FILE_BYTES : FILE_BYTES_MIN);
-  const image = scenarios.some(({ usesImage }) => usesImage === true) ? await startImage(cores) : undefined;
-  const place = { ...cores, file, image };
+  const file = makeFile(needs.has('file') ? FILE_BYTES : FILE_BYTES_MIN);
+  const servers = await startServers(needs, { ...cores, file });
+  const place = { ...cores, file, ...servers.place };
   const measured = await runRounds(scenarios, kinds, place, options, console.log, stop.signal).finally(async () => {
     removeFile(file);
-    await image?.close();
+    await servers.close();
   });
   const noise = describeNoise(measured.noise, measured.stealTicks, measured.elapsedMs);
   console.log(`\n${report(measured.outcomes, RINGHOST.name)}\n\n${noise}`);

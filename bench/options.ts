@@ -5,8 +5,8 @@ import type { TargetKind } from './targets/target.ts';
 
 export const HELP = `npm run bench -- [OPTIONS]
 
-  --only PATTERN     scenarios whose "GROUP: NAME" matches this regular expression; brings in RBD
-                     images, which take a Ceph cluster
+  --only PATTERN     scenarios whose "GROUP: NAME" matches this regular expression; brings in
+                     disks that take a server (RBD image, NBD export, NVMe/TCP)
   --targets PATTERN  targets whose name matches; brings in those that are not measured by default, too
   --rounds N         rounds, in which every scenario is measured once on every target (default 5; 2 with --quick)
   --seconds S        length of one measurement (default 0.5; 0.2 with --quick)
@@ -57,8 +57,8 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     plot: values.plot,
     isList: values.list,
     isHelp: values.help,
-    wants: ({ group, name, isDetail, usesImage }) =>
-      only.test(`${group}: ${name}`) && !(quick && isDetail === true) && !(usesImage === true && values.only === ''),
+    wants: ({ group, name, isDetail, needs = 'file' }) =>
+      only.test(`${group}: ${name}`) && !(quick && isDetail === true) && !(needs !== 'file' && values.only === ''),
     wantsTarget: ({ name, isExtra }) => targets.test(name) && !(isExtra === true && values.targets === undefined),
   };
 }

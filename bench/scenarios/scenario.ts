@@ -19,6 +19,9 @@ export interface Metric {
   readonly hasRange?: boolean;
 }
 
+/** A file of this machine, an image of a Ceph cluster, an NBD server, an NVMe/TCP target. */
+export type Backing = 'file' | 'image' | 'nbd' | 'nvme';
+
 export interface Effort {
   /** Length of one measurement in milliseconds. */
   readonly durationMs: number;
@@ -36,10 +39,8 @@ export interface Scenario {
   readonly isDetail?: boolean;
   /** Measured on a target that is started for it, and stopped afterwards. */
   readonly isFresh?: boolean;
-  /** Measured on the file disk. */
-  readonly usesFile?: boolean;
-  /** Measured on the image, and only when `--only` asks for it: it takes a Ceph cluster. */
-  readonly usesImage?: boolean;
+  /** What its disk stands on. Servers are started only when `--only` asks for it. */
+  readonly needs?: Backing;
   /** Where fewer rounds must do. */
   readonly roundsMax?: number;
   runsOn(kind: TargetKind): boolean;

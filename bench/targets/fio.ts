@@ -1,6 +1,6 @@
 /**
- * fio on the file itself (io_uring) or on the image itself (librbd): no rings between, no client. The yardstick of file
- * disks and RBD disks, as `copy alone` is that of RAM disks.
+ * fio on the file itself (io_uring), on the image itself (librbd) or on the export itself (libnbd): no rings between,
+ * no client. The yardstick of such disks, as `copy alone` is that of RAM disks.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -53,6 +53,19 @@ export const FIO_RBD: TargetKind = {
   },
 };
 
+export const FIO_NBD: TargetKind = {
+  name: 'fio nbd',
+  role: 'limit',
+  unavailable: () => (findOnPath('fio') === null ? NOT_INSTALLED : null),
+  serves: ({ disk }) => disk === 'nbd',
+  async start({ target, nbdSocket }) {
+    const engine = { ioengine: 'nbd', uri: `nbd+unix:///?socket=${nbdSocket}`, size: DISK_BYTES };
+    return ringless(this.name, 'fio --ioengine=nbd on the same export', (load, effort) =>
+      run(target, engine, load, effort),
+    );
+  },
+};
+
 type Options = Readonly<Record<string, string | number>>;
 
 async function run(core: number, engine: Options, load: Load, { durationMs, warmUpMs }: Effort): Promise<Sample> {
@@ -79,7 +92,9 @@ async function run(core: number, engine: Options, load: Load, { durationMs, warm
   benchNative.stolenShare((START_MS + warmUpMs + durationMs) * 1e6);
   await exited;
   if (child.exitCode !== 0) throw new Error(`fio failed with ${child.exitCode}`);
-  const [job] = (JSON.parse(await output) as Report).jobs;
+  // An engine may have said something first.
+  const report = await output;
+  const [job] = (JSON.parse(report.slice(report.indexOf('{'))) as Report).jobs;
   const direction = isWrite ? job?.write : job?.read;
   const percentile = direction?.clat_ns.percentile ?? {};
   return {

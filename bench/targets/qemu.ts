@@ -22,15 +22,15 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
   role: 'peer',
   unavailable: () =>
     findOnPath(PROGRAM) === null ? 'it is not installed: apt-get install qemu-system-x86 (or -arm)' : null,
-  serves: ({ protocol, disk }) => protocol === 'blk' && disk !== 'rbd',
+  serves: ({ protocol, disk }) => protocol === 'blk' && disk !== 'rbd' && disk !== 'nvme',
   async start(place) {
     const directory = makeDirectory();
     const file = join(directory, 'disk');
     writeFileSync(file, '');
     truncateSync(file, DISK_BYTES);
-    const paths = (['ram', 'null', 'file'] as const).map((disk) =>
-      join(directory, socketName({ protocol: 'blk', disk })),
-    );
+    const { nbdSocket } = place;
+    const disks = ['ram', 'null', 'file', ...(nbdSocket === undefined ? [] : (['nbd'] as const))] as const;
+    const paths = disks.map((disk) => join(directory, socketName({ protocol: 'blk', disk })));
     const exports = paths.flatMap((path, i) => [
       '--export',
       `type=vhost-user-blk,id=e${i},node-name=disk${i},addr.type=unix,addr.path=${path},writable=on,` +
@@ -52,6 +52,9 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
           '--blockdev',
           `driver=file,node-name=disk2,filename=${place.file},aio=io_uring,cache.direct=on,locking=off`,
         ],
+        ...(nbdSocket === undefined
+          ? []
+          : ['--blockdev', `driver=nbd,node-name=disk3,server.type=unix,server.path=${nbdSocket}`]),
         ...exports,
       ],
       isUp: async () => areThere(paths),

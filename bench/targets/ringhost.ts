@@ -1,6 +1,7 @@
 /** `ringhost serve` of this checkout, in the mode it has by default, with one reactor. */
 import { join } from 'node:path';
 import { RpcClient } from '../../src/rpc/client.ts';
+import { TARGET_NQN } from '../../test/support/nvme-tcp-target.ts';
 import {
   DISK_BYTES,
   DISK_MIB,
@@ -35,7 +36,7 @@ export const RINGHOST: TargetKind = {
       isUp: () => canConnect(socket),
       configure: async () => {
         await createDisks(socket, place.file);
-        await createImageDisk(socket, place);
+        await createServedDisks(socket, place);
       },
     });
   },
@@ -70,14 +71,26 @@ export async function createDisks(socket: string, file: string): Promise<void> {
   }
 }
 
-/** librbd's threads where the reactor is, as those of fio are where fio is. */
-async function createImageDisk(socket: string, { image, target }: Place): Promise<void> {
-  if (image === undefined) return;
+/** The disks of servers, where there are any. */
+async function createServedDisks(socket: string, { image, target, nbdSocket, nvmePort }: Place): Promise<void> {
   using rpc = await RpcClient.connect(socket);
+  const serve = async (disk: 'rbd' | 'nbd' | 'nvme', name: string): Promise<void> => {
+    await rpc.call('vhost_create_blk_controller', { ctrlr: socketName({ protocol: 'blk', disk }), dev_name: name });
+  };
+  if (nbdSocket !== undefined) {
+    const uri = `nbd+unix:///?socket=${nbdSocket}`;
+    await serve('nbd', await rpc.call('bdev_nbd_create', { name: 'Nbd0', uri }));
+  }
+  if (nvmePort !== undefined) {
+    const where = { traddr: '127.0.0.1', trsvcid: String(nvmePort), subnqn: TARGET_NQN };
+    await rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', trtype: 'TCP', ...where });
+    await serve('nvme', 'Nvme0n1');
+  }
+  if (image === undefined) return;
+  // librbd's threads where the reactor is, as those of fio are where fio is.
   const cluster = { name: 'ceph', config_file: image.configFile, core_mask: `[${target}]` };
   await rpc.call('bdev_rbd_register_cluster', cluster);
   const where = { pool_name: image.pool, rbd_name: image.name, cluster_name: 'ceph' };
   await rpc.request('bdev_rbd_create', { name: IMAGE_DISK, block_size: BLOCK_BYTES, ...where });
-  const ctrlr = socketName({ protocol: 'blk', disk: 'rbd' });
-  await rpc.call('vhost_create_blk_controller', { ctrlr, dev_name: IMAGE_DISK });
+  await serve('rbd', IMAGE_DISK);
 }

@@ -11,11 +11,12 @@ import type { Effort, Sample } from '../scenarios/scenario.ts';
 
 /**
  * What a target serves: `ram` keeps its contents in memory, `null` neither reads nor writes, `file` is a file on the
- * disk of this machine, past the page cache, `rbd` an image of a Ceph cluster on the target's core.
+ * disk of this machine, past the page cache; `rbd` is an image of a Ceph cluster, `nbd` an export and `nvme` a
+ * subsystem over TCP, from servers on the target's core.
  */
 export interface Endpoint {
   readonly protocol: 'blk' | 'scsi';
-  readonly disk: 'ram' | 'null' | 'file' | 'rbd';
+  readonly disk: 'ram' | 'null' | 'file' | 'rbd' | 'nbd' | 'nvme';
 }
 
 export const DISK_MIB = 256;
@@ -71,6 +72,10 @@ export interface Place {
   readonly file: string;
   /** The image, where one is measured. */
   readonly image?: ClusterImage | undefined;
+  /** The socket of the NBD server, where one is measured. */
+  readonly nbdSocket?: string | undefined;
+  /** The port of the NVMe/TCP target on this machine, where one is measured. */
+  readonly nvmePort?: number | undefined;
 }
 
 export interface ClusterImage {

@@ -109,11 +109,10 @@ export class TcpPath {
     const short = table.short(this.index);
     if (short !== this.#short) {
       this.#short = short;
-      const queues = table.queues(this.index);
-      this.#log.warn(
-        `${this.#name} grants ${queues} I/O queue${queues === 1 ? '' : 's'}, and all are in use: a disk waits for one ` +
-          'until another disk, or a reactor that serves it, gives one back',
-      );
+      const granted = table.queues(this.index);
+      const queues = `${granted} I/O queue${granted === 1 ? '' : 's'}`;
+      const until = 'until another disk, or a reactor that serves it, gives one back';
+      this.#log.warn(`${this.#name} grants ${queues}, and all are in use: a disk waits for one ${until}`);
     }
     const doubts = table.accessDoubts(this.index);
     if (doubts === this.#doubts) return false;
