@@ -26,6 +26,7 @@ import { PcieTransport } from '../bdev/modules/nvme/pcie.ts';
 import { tcpTransport } from '../bdev/modules/nvme/tcp.rpc.ts';
 import { passthruRpc } from '../bdev/modules/passthru/passthru.rpc.ts';
 import { powerCutRpc } from '../bdev/modules/powercut/powercut.rpc.ts';
+import { raidRpc } from '../bdev/modules/raid/raid.rpc.ts';
 import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
 import { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
@@ -140,6 +141,7 @@ export class Daemon {
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
       ...splitRpc(this.bdevs),
+      ...raidRpc(this.bdevs),
       ...gptRpc(this.bdevs, (...range) => readBlocks(reactors[0] as ReactorThread, ...range), log),
       ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),

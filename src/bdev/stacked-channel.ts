@@ -20,6 +20,9 @@ import {
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const { failed: FAILED, gone: GONE } = IoStatus;
 
+/** `tag` of a request below to which the module gave none. */
+export const NO_TAG = -1;
+
 export abstract class StackedChannel implements IoChannel, IoOwner {
   readonly wakeFd: number = WOKEN_FROM_BELOW;
   protected readonly bases: readonly BaseChannel[];
@@ -57,14 +60,20 @@ export abstract class StackedChannel implements IoChannel, IoOwner {
     below.lengthBytes = io.lengthBytes;
     below.iovFirst = io.iovFirst;
     below.iovCount = io.iovCount;
+    below.tag = NO_TAG;
     return below;
+  }
+
+  /** A request below is not sent after all. */
+  protected giveBack(below: BdevIo): void {
+    below.parent = null;
+    this.#free.push(below);
   }
 
   ioDone(below: BdevIo): void {
     const io = below.parent as BdevIo;
     const { status, tag } = below;
-    below.parent = null;
-    this.#free.push(below);
+    this.giveBack(below);
     // A device that is gone takes its own bdev away, and that one the bdevs over it.
     this.baseDone(io, status === GONE ? FAILED : status, tag);
   }

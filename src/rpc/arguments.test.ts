@@ -288,6 +288,12 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
     { base_bdev: 'Nvme0n1', types: ['0fc63daf-8483-4772-8e79-3d69d8477de4'] },
   ],
   ['bdev_gpt_delete Nvme0n1', { base_bdev: 'Nvme0n1' }],
+  [
+    'bdev_raid_create -n Raid0 -z 64 -r raid0 -b Malloc0\tMalloc1',
+    { name: 'Raid0', strip_size_kb: 64, raid_level: 'raid0', base_bdevs: ['Malloc0', 'Malloc1'], superblock: false },
+  ],
+  ['bdev_raid_delete Raid0', { name: 'Raid0', clear_sb: false }],
+  ['bdev_raid_get_bdevs all', { category: 'all' }],
   ['bdev_split_delete Malloc0', { base_bdev: 'Malloc0' }],
   [
     'bdev_set_qos_limit Malloc0 --rw-ios-per-sec 20000 --w-mbytes-per-sec 0 --burst-ms 10',

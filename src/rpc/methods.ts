@@ -15,6 +15,7 @@ import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
 import { powerCutMethods } from './methods/bdev-powercut.ts';
+import { raidMethods } from './methods/bdev-raid.ts';
 import { rbdMethods } from './methods/bdev-rbd.ts';
 import { stackedMethods } from './methods/bdev-stacked.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
@@ -32,6 +33,7 @@ export const METHODS = {
   ...nvmeMethods,
   ...rbdMethods,
   ...stackedMethods,
+  ...raidMethods,
   ...accelMethods,
   ...moduleMethods,
   ...powerCutMethods,

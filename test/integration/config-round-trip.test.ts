@@ -239,6 +239,14 @@ const CASES: Readonly<Record<Making, Case>> = {
     before: [['bdev_aio_create', { name: 'M', filename: GPT_FILE, block_size: 512 }]],
     params: { base_bdev: only('M'), types: fc.subarray([LINUX_TYPE, SPDK_TYPE], { minLength: 1 }) },
   },
+  bdev_raid_create: {
+    before: [MALLOC, ['bdev_malloc_create', { name: 'N', num_blocks: 16, block_size: 512 }]],
+    params: {
+      ...{ name: only('B'), raid_level: only('concat'), base_bdevs: only(['N', 'M']), uuid, superblock: only(false) },
+      ...{ strip_size_kb: fc.constantFrom(1, 2, 4), base_blocks: only([10, 8]) },
+    },
+    unsaved: ['superblock'],
+  },
   bdev_module_create: {
     params: {
       ...{ name: only('B'), uuid, timeout_sec: fc.nat(1000), options: only({ mib: '1' }) },
@@ -303,7 +311,7 @@ function requiredOf(method: MethodName): string[] {
 function arbitraryOf(method: Making): fc.Arbitrary<Values> {
   const { params } = CASES[method];
   const known = requiredOf(method)
-    .concat('name', 'trsvcid', 'subnqn', 'key_file')
+    .concat('name', 'trsvcid', 'subnqn', 'key_file', 'strip_size_kb')
     .filter((name) => name in params);
   return fc
     .record(params, { requiredKeys: known })

@@ -12,6 +12,7 @@ import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
 import { PassthruChannel } from './passthru/passthru-channel.ts';
 import { PowerCutChannel } from './powercut/powercut-channel.ts';
+import { RaidChannel } from './raid/raid-channel.ts';
 import { RbdChannel } from './rbd/rbd-channel.ts';
 import { SplitChannel } from './split/split-channel.ts';
 import { BlkChannel } from './virtio/blk-channel.ts';
@@ -29,6 +30,7 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   'nvme-pcie': (description, context) => new PcieChannel(description, context),
   null: () => new NullChannel(),
   'nvme-tcp': (description, context) => new TcpChannel(description, context),
+  raid: (description, context) => new RaidChannel(description, context),
   rbd: (description, context) => new RbdChannel(description, context),
   passthru: (description, context) => new PassthruChannel(description, context),
   split: (description, context) => new SplitChannel(description, context),

@@ -15,6 +15,8 @@ import { FileBdev, type FileParams } from './file/file.ts';
 import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
 import { NullBdev } from './null/null.ts';
 import { PassthruBdev } from './passthru/passthru.ts';
+import type { RaidLevel } from './raid/layout.ts';
+import { RaidBdev } from './raid/raid.ts';
 import { SplitBdev } from './split/split.ts';
 
 const ON_DISK = mkdtempSync(join(import.meta.dirname, '../../../build/disks-'));
@@ -47,6 +49,22 @@ function cryptOver(base: Kind, hexDigits: 32 | 64): Kind {
   const hex = ['1', '2'].map((digit) => digit.repeat(hexDigits)) as [string, string];
   const key = new CryptoKey({ name: 'K', tweakMode: 'SIMPLE_LBA', hex });
   return { ...over(base, (params) => new CryptoBdev({ ...params, key })), isZeroed: false };
+}
+
+/** Over two disks of which the first is smaller, in strips that most requests are longer than. */
+function raidOver(base: Kind, level: RaidLevel): Kind {
+  return {
+    canWake: true,
+    async make(name, bytes, registry) {
+      const sizes = level === 'raid0' ? [bytes / 2, bytes / 2 + 8192] : [bytes / 4, (3 * bytes) / 4];
+      const bases = [];
+      for (const [i, size] of sizes.entries()) {
+        const below = await base.make(`${name}-base${i}`, size, registry);
+        bases.push(registry.create(below.name, below.uuid, () => below));
+      }
+      return new RaidBdev({ name, level, bases, stripKib: 8 });
+    },
+  };
 }
 
 /** A stacked bdev over a disk of another kind. */
@@ -96,6 +114,11 @@ describeConformance('an encrypted RAM disk', cryptOver(mallocOf(512), 32));
 describeConformance(
   'an encrypted file of 4096-byte blocks',
   cryptOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), 64),
+);
+describeConformance('a raid0 disk over RAM disks', raidOver(mallocOf(512), 'raid0'));
+describeConformance(
+  'a concat disk over files of 4096-byte blocks',
+  raidOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), 'concat'),
 );
 describeConformance('the second part of a RAM disk', {
   canWake: true,
