@@ -51,6 +51,11 @@ export const TOOLS = {
   shells: { commands: ['zsh', 'fish'], packages: ['zsh', 'fish'], purpose: 'for the tests of completion' },
   mandoc: { commands: ['mandoc'], packages: ['mandoc'], purpose: 'for the tests of man pages' },
   partitions: { commands: ['sgdisk', 'sfdisk'], packages: ['gdisk', 'fdisk'], purpose: 'for partition tables' },
+  libvirt: {
+    commands: ['virt-xml-validate', 'xmllint'],
+    packages: ['libvirt-clients', 'libxml2-utils'],
+    purpose: 'to check XML for libvirt',
+  },
   dpkg: { commands: ['dpkg', 'dpkg-deb'], packages: ['dpkg'], purpose: 'for the Debian package' },
   chromium: { commands: ['chromium'], packages: ['chromium'], purpose: 'for the tests of the dashboard' },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
