@@ -1,6 +1,6 @@
 /**
- * What RBD disks cost their host and the cluster, for docs/scaling.md: `node bench/scaling-ceph.ts [COUNT…]` (1 10 20), on a
- * cluster of its own with three OSDs. Then a daemon is killed that had written to all of them, and starts again.
+ * What RBD disks cost their host and the cluster, for docs/scaling.md: `node bench/scaling-ceph.ts [COUNT…]` (1 10 20),
+ * on a cluster of its own with three OSDs. Then a daemon is killed that had written to all of them, and starts again.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';

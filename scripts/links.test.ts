@@ -30,12 +30,16 @@ function problemOf(document: string, link: string): string | null {
   const target = path === '' ? document : join(dirname(document), path);
   if (!existsSync(join(ROOT, target))) return `${document}: no ${target}`;
   if (anchor === undefined || !target.endsWith('.md')) return null;
-  return anchorsOf(readFileSync(join(ROOT, target), 'utf8')).has(anchor) ? null : `${document}: no #${anchor} in ${target}`;
+  return anchorsOf(readFileSync(join(ROOT, target), 'utf8')).has(anchor)
+    ? null
+    : `${document}: no #${anchor} in ${target}`;
 }
 
 function problemsOf(document: string): string[] {
   const text = readFileSync(join(ROOT, document), 'utf8').replaceAll(FENCED, '');
-  return [...text.matchAll(LINK)].map(([, link = '']) => problemOf(document, link)).filter((problem) => problem !== null);
+  return [...text.matchAll(LINK)]
+    .map(([, link = '']) => problemOf(document, link))
+    .filter((problem) => problem !== null);
 }
 
 it('leads somewhere', () => {
