@@ -98,8 +98,9 @@ export class Daemon {
     this.virtio = new VirtioControllers(this.bdevs, log);
     this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, log);
     const { socketDirectory } = options;
-    const { access, mode } = options;
-    this.vhost = new VhostRegistry({ socketDirectory, access, reactors, bdevs: this.bdevs, mode, log });
+    const { access, mode, tracedProtocols = [] } = options;
+    const vhost = { socketDirectory, access, reactors, bdevs: this.bdevs, mode, tracedProtocols, log };
+    this.vhost = new VhostRegistry(vhost);
     this.state = state;
     if (state !== null) {
       state.current = () => currentConfig(this, true);

@@ -32,6 +32,8 @@ export interface RawOptions {
   /** `ADDRESS:PORT` of the dashboard. Default: none. */
   readonly http?: string | undefined;
   readonly httpTokenFile?: string | undefined;
+  /** `all`, or names of controllers, separated by commas. Default: none. */
+  readonly traceProtocol?: string | undefined;
   /** `ADDRESS:PORT` for RPC over TCP. Default: none. */
   readonly rpcHttps?: string | undefined;
   readonly rpcCert?: string | undefined;
@@ -61,6 +63,8 @@ export interface DaemonOptions {
   readonly access: SocketAccess;
   /** Whom the daemon becomes when it has started; null: nobody else. */
   readonly account: Account | null;
+  /** Controllers whose messages go to the log; `all` for all. Default: none. */
+  readonly tracedProtocols?: readonly string[];
   /** The dashboard; null: none. */
   readonly http: HttpOptions | null;
   /** RPC over TCP; null: none. */
@@ -100,6 +104,7 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     stateDirectory: raw.stateDirectory,
     useDefaultConfig: raw.defaultConfig === true && raw.configFile === undefined,
     mode,
+    tracedProtocols: raw.traceProtocol?.split(',') ?? [],
     ...checkAccess(raw),
     http: checkHttp(raw),
     rpcHttps: checkRpcHttps(raw),

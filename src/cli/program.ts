@@ -69,6 +69,10 @@ function addServe(program: Command): void {
     .option('--rpc-cert <file>', 'for it: the certificate (PEM), with those of its signers')
     .option('--rpc-key <file>', 'for it: the key of the certificate (PEM)')
     .option('--rpc-token-file <file>', 'for it: who has no token of this file gets nothing')
+    .option(
+      '--trace-protocol <controllers>',
+      'log the vhost-user messages of these, separated by commas, or of all, as people read them',
+    )
     .addOption(new Option('--log-format <format>', 'default: text on a terminal').choices(['text', 'json']))
     .action(async (disk: string | undefined, pairs: readonly string[], options: ServeValues, command: Command) => {
       const isGiven = (name: string): boolean => command.getOptionValueSource(name) !== 'default';
@@ -104,6 +108,7 @@ function serveOptions(options: ServeValues): ServeOptions {
     rpcCert: options.rpcCert as string | undefined,
     rpcKey: options.rpcKey as string | undefined,
     rpcTokenFile: options.rpcTokenFile as string | undefined,
+    traceProtocol: options.traceProtocol as string | undefined,
     logFormat: options.logFormat as string | undefined,
   };
 }

@@ -3,9 +3,15 @@ import { closeFd } from '../sys/events.ts';
 import { sendMessage, setNonBlocking } from '../sys/socket.ts';
 import { NO_FD } from './device.ts';
 import { encodeMessage } from './messages.ts';
+import type { ProtocolTrace } from './protocol-trace.ts';
 
 export class BackendRequests {
+  readonly #trace: ProtocolTrace | null;
   #fd = NO_FD;
+
+  constructor(trace: ProtocolTrace | null) {
+    this.#trace = trace;
+  }
 
   /** Takes over the socket in place of the old one. */
   replace(fd: number): void {
@@ -17,6 +23,7 @@ export class BackendRequests {
   /** False when it cannot be sent, or not now. A request is far smaller than the buffer of a socket: all of it goes. */
   send(code: number, payload: Uint8Array): boolean {
     if (this.#fd === NO_FD) return false;
+    this.#trace?.sentRequest(code, payload);
     const message = encodeMessage(code, 0, payload);
     return sendMessage(this.#fd, message) === message.length;
   }

@@ -6,6 +6,7 @@ import { Errno, strerror, TargetError } from '../base/errors.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { createFdBuffer, receiveMessage, sendMessage } from '../sys/socket.ts';
 import { Header, HeaderFlag, PAYLOAD_BYTES_MAX } from './messages.ts';
+import type { ProtocolTrace } from './protocol-trace.ts';
 
 /** Replies that a front-end has not read. The largest reply is a few hundred bytes; one that never reads is dropped. */
 const UNSENT_BYTES_MAX = 64 * 1024;
@@ -46,6 +47,8 @@ export interface ConnectionHandlers {
   onMessage(message: Message): Promise<void>;
   /** Called once. No error: the peer closed, or we did. */
   onClose(error?: TargetError): void;
+  /** Is shown every message. Default: nobody is. */
+  readonly trace?: ProtocolTrace | null;
 }
 
 export class Connection {
@@ -75,6 +78,7 @@ export class Connection {
 
   /** Sends now or, when the peer's buffer is full, later. Takes the descriptors, whatever happens. */
   send(bytes: Uint8Array, fds: readonly number[] = []): void {
+    this.#handlers.trace?.sent(bytes, fds.length);
     const canSend = !this.#isClosed && this.#unsent.length === 0;
     const sent = canSend ? sendMessage(this.#fd, bytes, 0, fds) : Errno.EAGAIN;
     if (sent === Errno.EAGAIN && !this.#isClosed) {
@@ -170,6 +174,7 @@ export class Connection {
   #take(): Message {
     const { request, flags } = Header.decode(this.#head);
     const message = new Message(request, flags, this.#payload, this.#fds);
+    this.#handlers.trace?.received(request, flags, this.#payload, this.#fds.length);
     this.#fds = [];
     this.#filled = 0;
     return message;

@@ -23,6 +23,7 @@ import { InbandNotifications, type NotificationKind } from './inband.ts';
 import { createInflightFile, InflightRegion } from './inflight.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
 import * as wire from './messages.ts';
+import type { ProtocolTrace } from './protocol-trace.ts';
 import { SharedLog } from './shared-log.ts';
 import { isMappedPrivately } from './sharing.ts';
 import { Vring } from './vring.ts';
@@ -55,6 +56,8 @@ export interface SessionOptions {
   readonly faults: LimitedLog;
   /** Process of the front-end. */
   readonly peerPid: number;
+  /** Is shown every message. Default: nobody is. */
+  readonly trace?: ProtocolTrace | null;
   readonly onEnd: () => void;
 }
 
@@ -68,7 +71,7 @@ export class Session {
   readonly #connection: Connection;
   readonly #vrings: Vring[];
   readonly #handlers: Handlers = this.#createHandlers();
-  readonly #requests = new BackendRequests();
+  readonly #requests: BackendRequests;
   readonly #inband: InbandNotifications;
   #features = 0n;
   #protocolFeatures = 0n;
@@ -87,10 +90,12 @@ export class Session {
     this.#peerPid = options.peerPid;
     this.#onEnd = options.onEnd;
     this.#vrings = Array.from({ length: options.device.queueCount }, (_, index) => new Vring(index));
+    this.#requests = new BackendRequests(options.trace ?? null);
     this.#inband = new InbandNotifications(fdSet, (code, payload) => this.#requests.send(code, payload));
     this.#connection = new Connection(fd, fdSet, {
       onMessage: (message) => this.#serially(() => this.#handle(message)),
       onClose: (error) => void this.#end(error),
+      trace: options.trace ?? null,
     });
   }
 

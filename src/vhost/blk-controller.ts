@@ -22,6 +22,7 @@ export interface BlkControllerOptions extends ControllerOptions {
 
 export class BlkController extends Controller<BlkSession> implements BdevUser {
   readonly kind = 'blk';
+  protected override readonly featureNames = BlkFeature;
   readonly isReadonly: boolean;
   /** As configured; without one the bdev's name is shown. */
   readonly configuredSerial: string | undefined;

@@ -14,6 +14,7 @@ import { closeFd, type FdSet } from '../sys/events.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { clockNs, nodeOfMemory } from '../sys/thread.ts';
 import type { SessionConfig, SessionDevice, VringStart } from '../vhost-user/device.ts';
+import { ProtocolTrace } from '../vhost-user/protocol-trace.ts';
 import { Session } from '../vhost-user/session.ts';
 import { QUEUES_MAX } from '../virtio/features.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
@@ -41,6 +42,8 @@ export interface ControllerOptions {
   readonly fdSet: FdSet;
   /** Who may connect. */
   readonly access: SocketAccess;
+  /** Messages of its front-ends go to the log. */
+  readonly isProtocolTraced: boolean;
   readonly log: Logger;
 }
 
@@ -63,6 +66,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   readonly #faults: LimitedLog;
   readonly #fdSet: FdSet;
   readonly #access: SocketAccess;
+  readonly #isProtocolTraced: boolean;
   #listener: ControllerListener | null = null;
   #session: S | null = null;
   #sessionEnd: Promise<void> = Promise.resolve();
@@ -79,6 +83,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
     this.#faults = new LimitedLog(this.log, FAULT_LINES_MAX);
     this.#fdSet = options.fdSet;
     this.#access = options.access;
+    this.#isProtocolTraced = options.isProtocolTraced;
   }
 
   /** The cores its queues may run on. */
@@ -113,6 +118,8 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
     return this.#session;
   }
 
+  /** Names of the device's own feature bits. */
+  protected abstract readonly featureNames: Readonly<Record<string, number>>;
   /** What a new front-end talks to. */
   protected abstract createSession(): S;
   /** No front-end can use the controller any more: let go of the bdevs. */
@@ -207,6 +214,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
       log: this.log,
       faults: this.#faults,
       peerPid,
+      trace: this.#isProtocolTraced ? new ProtocolTrace((message) => this.log.info(message), this.featureNames) : null,
       onEnd: () => {
         this.#session = null;
         this.#onGone?.();

@@ -39,6 +39,8 @@ export interface VhostRegistryOptions {
   readonly bdevs: BdevRegistry;
   /** Of controllers that have none of their own. */
   readonly mode: ReactorMode;
+  /** Whose messages go to the log: `all`, or names of controllers. Default: nobody's. */
+  readonly tracedProtocols?: readonly string[];
   readonly log: Logger;
 }
 
@@ -204,7 +206,7 @@ export class VhostRegistry {
 
   /** Checks the name and finds the reactors. */
   #controllerOptions(name: string, params: QueueParams, placement: QueuePlacement): ControllerOptions {
-    const { socketDirectory, reactors, log } = this.#options;
+    const { socketDirectory, reactors, tracedProtocols = [], log } = this.#options;
     if (this.#controllers.has(name)) {
       throw new TargetError('EEXIST', `a controller "${name}" exists already: choose another name or delete it first`);
     }
@@ -224,6 +226,7 @@ export class VhostRegistry {
       placement,
       fdSet: this.#fdSet,
       access: this.#options.access ?? OWNER_ONLY,
+      isProtocolTraced: tracedProtocols.includes('all') || tracedProtocols.includes(name),
       log,
     };
   }

@@ -71,6 +71,7 @@ export class ScsiLun implements BdevUser {
 
 export class ScsiController extends Controller<ScsiSession> {
   readonly kind = 'scsi';
+  protected override readonly featureNames = ScsiFeature;
   /** In this daemon, for its reactor. */
   readonly id = nextControllerId++;
   /** By target number, then LUN. */

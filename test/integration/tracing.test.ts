@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { ScsiInitiator } from '../../src/initiator/scsi-initiator.ts';
 import type { CallParams } from '../../src/rpc/methods.ts';
+import { until } from '../support/waiting.ts';
 import { type BlkTarget, RinghostDaemon } from './fixtures/targets.ts';
 
 const RINGHOST = join(import.meta.dirname, '../../bin/ringhost');
@@ -17,7 +18,7 @@ let target: BlkTarget;
 let disk: BlkInitiator;
 
 beforeAll(async () => {
-  daemon = await RinghostDaemon.start();
+  daemon = await RinghostDaemon.start(['--trace-protocol', 'other,traced']);
   target = await daemon.create({ blockBytes: 4096, sizeBytes: 16 << 20 });
   disk = await BlkInitiator.connect(target.path, { queues: 2 });
 });
@@ -152,6 +153,37 @@ describe('a trace of requests', () => {
     host.close();
     await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'scsi', force: true });
     await daemon.rpc.call('delete_bdev', { name: 'S' });
+  });
+});
+
+describe('--trace-protocol', () => {
+  it('puts the messages of the controllers that it names into the log, and of no others', async () => {
+    await daemon.rpc.call('bdev_null_create', { name: 'N', num_blocks: 2048, block_size: 512 });
+    await daemon.rpc.call('vhost_create_blk_controller', { ctrlr: 'traced', dev_name: 'N' });
+    const guest = await BlkInitiator.connect(join(daemon.directory, 'traced'), { queues: 1 });
+    await guest.stop();
+    guest.close();
+    const said = (): string[] =>
+      daemon.log.split('\n').flatMap((line) => {
+        if (!line.startsWith('{')) return [];
+        const { ctrlr, msg } = JSON.parse(line) as { ctrlr?: string; msg: string };
+        return /^(->|<-) /.test(msg) ? [`${ctrlr}: ${msg}`] : [];
+      });
+    await until(() => said().some((line) => line.includes('<- GET_VRING_BASE reply index 0, num 0')), 'the last reply');
+    const lines = said();
+    expect(lines.filter((line) => !line.startsWith('traced: '))).toEqual([]);
+    for (const expected of [
+      /^traced: <- GET_FEATURES reply 0x[0-9a-f]+ = .*FLUSH .*INDIRECT_DESC EVENT_IDX .*VERSION_1/,
+      /^traced: -> SET_PROTOCOL_FEATURES 0x[0-9a-f]+ = MQ .*REPLY_ACK .*CONFIG/,
+      /^traced: -> ADD_MEM_REG guestAddress 0x100000000, sizeBytes 0x4000000, .*1 descriptor/,
+      /^traced: -> SET_VRING_NUM index 0, num 128/,
+      /^traced: -> SET_VRING_KICK index 0, 1 descriptor/,
+      /^traced: <- SET_VRING_NUM reply ok/,
+    ]) {
+      expect(lines).toContainEqual(expect.stringMatching(expected));
+    }
+    await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'traced', force: true });
+    await daemon.rpc.call('delete_bdev', { name: 'N' });
   });
 });
 
