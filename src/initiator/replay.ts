@@ -186,7 +186,10 @@ class Replay {
     }
     this.#bytes += hasData(request.type) ? request.lengthBytes : 0;
     let histogram = this.#latencies.get(request.type);
-    if (histogram === undefined) this.#latencies.set(request.type, (histogram = new LatencyHistogram()));
+    if (histogram === undefined) {
+      histogram = new LatencyHistogram();
+      this.#latencies.set(request.type, histogram);
+    }
     histogram.record(latencyNs);
   }
 
