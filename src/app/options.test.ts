@@ -26,6 +26,7 @@ describe('options', () => {
       stateDirectory: undefined,
       useDefaultConfig: false,
       mode: 'adaptive',
+      tracedProtocols: [],
       access: { mode: 0o600, uid: -1, gid: -1 },
       account: null,
       http: null,
