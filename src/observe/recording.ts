@@ -15,7 +15,7 @@ import type { Request } from './trace-events.ts';
 
 /** In the order of their numbers; 7 is the end. */
 const TYPES = ['read', 'write', 'flush', 'unmap', 'write_zeroes'] as const;
-export type RecordedType = (typeof TYPES)[number];
+type RecordedType = (typeof TYPES)[number];
 
 export interface RecordingHead {
   readonly controller: string;

@@ -13,7 +13,7 @@ import type { TraceWriter } from './trace-ring.ts';
 
 /** In the order of bdev I/O types. */
 export const TRACED_TYPES = ['read', 'write', 'flush', 'unmap', 'write_zeroes', 'other'] as const;
-export const TracedType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4, other: 5 } as const;
+const TracedType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4, other: 5 } as const;
 
 /** Which requests of a queue are traced. */
 export interface RequestFilter {
