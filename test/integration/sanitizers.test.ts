@@ -83,7 +83,7 @@ describe('with sanitizers', { timeout: LIMIT_MS }, () => {
     expect(complaintOf(['test/fuzz/main.ts', name, '1', '2'])).toBe('');
   });
 
-  it('a daemon withstands hostile rings', () => {
-    expect(complaintOf(vitest('integration', 'test/integration/hostile-rings.test.ts'))).toBe('');
+  it.each(['hostile-rings', 'hostile-packed-rings', 'hostile-messages'])('a daemon withstands %s', (name) => {
+    expect(complaintOf(vitest('integration', `test/integration/${name}.test.ts`))).toBe('');
   });
 });
