@@ -6,11 +6,12 @@ import { assert } from '../src/base/assert.ts';
 import { TargetError } from '../src/base/errors.ts';
 import { BlkInitiator, capacityBytes } from '../src/initiator/blk-initiator.ts';
 import type { DriverQueue } from '../src/initiator/driver-queue.ts';
-import type { SessionOptions } from '../src/initiator/frontend-session.ts';
+import { type SessionOptions, STORAGE_PROTOCOL_FEATURES } from '../src/initiator/frontend-session.ts';
 import { LatencyHistogram } from '../src/initiator/latency-histogram.ts';
 import { BlkProtocol, type LoadProtocol, ScsiProtocol } from '../src/initiator/load-protocol.ts';
 import { OwnedMemory } from '../src/initiator/owned-memory.ts';
 import { ScsiInitiator } from '../src/initiator/scsi-initiator.ts';
+import { maskOf, ProtocolFeature } from '../src/vhost-user/messages.ts';
 import { SECTOR_BYTES } from '../src/virtio/blk.ts';
 import { VirtioFeature } from '../src/virtio/features.ts';
 import { ScsiQueueIndex } from '../src/virtio/scsi.ts';
@@ -33,6 +34,8 @@ export interface Load {
   readonly format: 'direct' | 'indirect';
   /** On packed rings. Default: split ones. */
   readonly isPacked?: boolean;
+  /** The target notes what is in flight (INFLIGHT_SHMFD). Default true. */
+  readonly isTracked?: boolean;
   readonly queues: number;
   /** Requests in flight on each queue. */
   readonly depth: number;
@@ -90,8 +93,10 @@ export class LoadClient {
     const memory = OwnedMemory.single(Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES);
     // Every page is there before anything is measured.
     for (const region of memory.regions) region.bytes.fill(0);
-    const { isPacked = false } = load;
-    const options: SessionOptions = { queueSize, memory, isPacked };
+    const { isPacked = false, isTracked = true } = load;
+    const untracked = STORAGE_PROTOCOL_FEATURES & ~maskOf(ProtocolFeature.INFLIGHT_SHMFD);
+    const protocolFeatures = isTracked ? STORAGE_PROTOCOL_FEATURES : untracked;
+    const options: SessionOptions = { queueSize, memory, isPacked, protocolFeatures };
     try {
       if (load.protocol === 'blk') {
         const initiator = await BlkInitiator.connect(path, { ...options, queues });

@@ -5,6 +5,7 @@ import { LOAD_SCENARIOS } from './load.ts';
 import { PACKED_SCENARIOS } from './packed.ts';
 import type { Scenario } from './scenario.ts';
 import { STORAGE_SCENARIOS } from './storage.ts';
+import { TRACKING_SCENARIOS } from './tracking.ts';
 
 export const SCENARIOS: readonly Scenario[] = [
   ...LOAD_SCENARIOS,
@@ -12,4 +13,5 @@ export const SCENARIOS: readonly Scenario[] = [
   ...FOOTPRINT_SCENARIOS,
   ...IDLE_SCENARIOS,
   ...PACKED_SCENARIOS,
+  ...TRACKING_SCENARIOS,
 ];

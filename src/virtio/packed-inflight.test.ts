@@ -148,6 +148,17 @@ describe('a device after a crash', () => {
     expect(rig.restart().recovery.heads).toEqual([...expected, late]);
   });
 
+  it('takes up what another left when it was stopped, and counts it in its base', () => {
+    const rig = new Rig({ base: both(6 | WRAP) });
+    const heads = [1, 2, 1, 1].flatMap((count) => rig.submit(1, chainOf(count)));
+    for (let i = 0; i < 3; i++) rig.take();
+    rig.device.push(heads[0] as number, 0);
+    rig.device.publish();
+    expect(rig.device.base).toBe((((7 | WRAP) << 16) | 2) >>> 0);
+    expect(rig.restart(rig.device.base).recovery.heads).toEqual([heads[1], heads[2]]);
+    expect(rig.takeAll()).toEqual(heads.slice(1));
+  });
+
   it('puts one that it takes again back to the front', () => {
     const rig = new Rig();
     const heads = [1, 2, 3].flatMap((count) => rig.submit(1, chainOf(count)));

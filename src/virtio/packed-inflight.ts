@@ -82,9 +82,9 @@ export class PackedInflight extends InflightPart {
   /** Entries of the chain that is being copied: the last of them, and the one after it. */
   #copied = 0;
   #nextCopied = 0;
-  /** Chains that are done and not shown: how many, the newest, and the last entry of the oldest. */
+  /** First entries of the chains that are done and not shown, and the last entry of the oldest. */
+  readonly #batch: Uint16Array;
   #batchCount = 0;
-  #batch = 0;
   #batchEnd = 0;
   /** Turn of the ring in which the used side stood when it was shown last. */
   #wrap = 0;
@@ -96,6 +96,7 @@ export class PackedInflight extends InflightPart {
     this.#next = new Uint16Array(area.entries);
     this.#last = new Uint16Array(area.entries);
     this.#entryOf = new Uint16Array(size);
+    this.#batch = new Uint16Array(size);
   }
 
   /**
@@ -125,12 +126,13 @@ export class PackedInflight extends InflightPart {
 
   /** Copies a descriptor of the chain that is being read. The address in two halves. */
   copy(low: number, high: number, length: number, idAndFlags: number): void {
+    const { words } = this;
     const entry = this.#nextCopied;
     const at = FIRST_WORD + (entry << ENTRY_SHIFT);
-    this.words[at + ID_AND_FLAGS] = idAndFlags;
-    this.words[at + LENGTH] = length;
-    this.words[at + ADDRESS] = low;
-    this.words[at + ADDRESS + 1] = high;
+    words[at + ID_AND_FLAGS] = idAndFlags;
+    words[at + LENGTH] = length;
+    words[at + ADDRESS] = low;
+    words[at + ADDRESS + 1] = high;
     this.#copied = entry;
     this.#nextCopied = this.#next[entry] as number;
   }
@@ -157,26 +159,31 @@ export class PackedInflight extends InflightPart {
   override done(id: number): void {
     const entry = this.#entryOf[id] as number;
     const last = this.#last[entry] as number;
-    if (this.#batchCount++ === 0) this.#batchEnd = last;
-    else this.#link(last, this.#batch);
-    this.#batch = entry;
+    const count = this.#batchCount++;
+    this.#batch[count] = entry;
+    if (count === 0) this.#batchEnd = last;
+    else this.#link(last, this.#batch[count - 1] as number);
   }
 
   override announce(used: number): void {
     this.#link(this.#batchEnd, this.#free);
-    this.halves[FREE_AT] = this.#batch;
+    this.halves[FREE_AT] = this.#batch[this.#batchCount - 1] as number;
     this.halves[USED_AT] = used & PLACE_MASK;
     this.halves[WRAPS_AT] = (used >>> WRAP_SHIFT) | (this.#wrap << 8);
   }
 
   override settle(used: number): void {
-    let entry = this.#batch;
-    for (; this.#batchCount > 0; this.#batchCount--) {
-      this.#unmark(entry);
-      entry = this.#next[this.#last[entry] as number] as number;
+    const { words } = this;
+    const batch = this.#batch;
+    const next = this.#next;
+    const newest = batch[this.#batchCount - 1] as number;
+    for (let i = 0; i < this.#batchCount; i++) {
+      const entry = batch[i] as number;
+      words[FIRST_WORD + (entry << ENTRY_SHIFT)] = (next[entry] as number) << 16;
     }
+    this.#batchCount = 0;
     // First: a batch whose entries are free for good was shown, whatever else says.
-    this.#setFree(this.#batch);
+    this.#setFree(newest);
     this.#setUsed(used);
   }
 

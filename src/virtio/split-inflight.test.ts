@@ -101,6 +101,16 @@ describe('a device after a crash', () => {
     expect(rig.restart().recovery.heads).toEqual([...expected, heads[5]]);
   });
 
+  it('takes up what another left when it was stopped, and counts it in its base', () => {
+    const rig = new Rig({ base: 0xfffe });
+    const heads = rig.submit(4);
+    for (let i = 0; i < 3; i++) rig.take();
+    rig.device.push(heads[1] as number, 0);
+    rig.device.publish();
+    expect(rig.restart(rig.device.base).recovery.heads).toEqual([heads[0], heads[2]]);
+    expect(rig.takeAll()).toEqual([heads[0], heads[2], heads[3]]);
+  });
+
   it('puts one that it takes again back to the front', () => {
     const rig = new Rig();
     const heads = rig.submit(3);
