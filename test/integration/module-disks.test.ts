@@ -13,9 +13,11 @@ import { describeConformance, type Kind } from '../support/bdev-conformance.ts';
 import { openFdCount } from '../support/descriptors.ts';
 import { DiskRig } from '../support/disk-rig.ts';
 import { until } from '../support/waiting.ts';
+import { MIB_MAX } from './fixtures/growing-disk.ts';
 import { Mood } from './fixtures/moody-disk.ts';
 
 const EXAMPLES = join(import.meta.dirname, '..', '..', 'examples');
+const GROWING = join(import.meta.dirname, 'fixtures', 'growing-disk.ts');
 const MOODY = join(import.meta.dirname, 'fixtures', 'moody-disk.ts');
 const MIB = 2 ** 20;
 /** The conformance tests open four channels, and another disk's. */
@@ -166,6 +168,33 @@ describe('a disk in TypeScript', () => {
     const stuck = disk.submit(IoType.read, Mood.loops, 1, ONE);
     await disk.polled(disk.channel.remove());
     expect(await stuck).toBe(failed);
+  });
+});
+
+describe('bdev_module_resize', () => {
+  it('gives a disk a new size while it is used, or leaves it as it was, and says why', async () => {
+    const params = { name: 'Growing', path: GROWING, options: {}, timeoutS: 60 };
+    const disk = new DiskRig(await ModuleBdev.open(params, 1, new Lines()));
+    rig = disk;
+    const rpc = moduleRpc(disk.registry, 1, new Lines());
+    const resize = (mebibytes: number) => rpc.bdev_module_resize({ name: 'Growing', new_size: mebibytes }, context);
+    const last = (mebibytes: number): number => (mebibytes * MIB) / 512 - 1;
+    disk.guest.fill(7, 0, 512);
+    expect(await disk.run(IoType.write, last(1), 1, ONE)).toBe(success);
+    expect(await disk.run(IoType.write, last(2), 1, ONE)).toBe(failed);
+
+    expect(await resize(2)).toBe(true);
+    expect(disk.blocks).toBe((2 * MIB) / 512);
+    expect(await disk.run(IoType.write, last(2), 1, ONE)).toBe(success);
+    expect(await disk.run(IoType.write, last(2) + 1, 1, ONE)).toBe(failed);
+    disk.guest.fill(0, 0, 512);
+    expect(await disk.run(IoType.read, last(1), 1, ONE)).toBe(success);
+    expect(disk.guest[511]).toBe(7);
+
+    await expect(resize(1)).rejects.toMatchObject({ code: 'EBUSY' });
+    await expect(resize(MIB_MAX + 1)).rejects.toThrow(/there is room for 8 MiB/);
+    expect(disk.blocks).toBe((2 * MIB) / 512);
+    expect(await disk.run(IoType.read, last(2), 1, ONE)).toBe(success);
   });
 });
 
