@@ -93,14 +93,15 @@ export class Daemon {
     this.log = log;
     this.reactors = reactors;
     this.bdevs = new BdevRegistry(reactors.length);
-    this.nvme = new NvmeControllers(this.bdevs, log);
-    this.discoveries = new Discoveries(this.nvme, tcpTransport(log), log);
-    this.virtio = new VirtioControllers(this.bdevs, log);
-    this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, log);
+    const bdevLog = log.room('bdev');
+    this.nvme = new NvmeControllers(this.bdevs, bdevLog);
+    this.discoveries = new Discoveries(this.nvme, tcpTransport(bdevLog), bdevLog);
+    this.virtio = new VirtioControllers(this.bdevs, bdevLog);
+    this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, bdevLog);
     const { socketDirectory } = options;
     const { access, mode, tracedProtocols = [] } = options;
-    const vhost = { socketDirectory, access, reactors, bdevs: this.bdevs, mode, tracedProtocols, log };
-    this.vhost = new VhostRegistry(vhost);
+    const vhost = { socketDirectory, access, reactors, bdevs: this.bdevs, mode, tracedProtocols };
+    this.vhost = new VhostRegistry({ ...vhost, log: log.room('vhost') });
     this.state = state;
     if (state !== null) {
       state.current = () => currentConfig(this, true);
@@ -110,16 +111,17 @@ export class Daemon {
     }
     this.#handlers = this.#makeHandlers();
     const handlers = this.#handlers;
-    this.#dispatcher = new Dispatcher({ handlers, log, version: VERSION });
+    this.#dispatcher = new Dispatcher({ handlers, log: log.room('rpc'), version: VERSION });
     this.#server = new RpcServer({
       handlers: state === null ? handlers : keepChanges(handlers, state),
-      ...{ log, version: VERSION, access, peerOf: peerCredentials },
+      ...{ log: log.room('rpc'), version: VERSION, access, peerOf: peerCredentials },
     });
     for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
   }
 
   #makeHandlers(): DaemonHandlers {
-    const { options, reactors, log } = this;
+    const { options, reactors } = this;
+    const log = this.log.room('bdev');
     const budget = new MemoryBudget(options.memoryBytes);
     return {
       ...bdevRpc(this.bdevs),
@@ -189,7 +191,7 @@ export class Daemon {
     log.info(`Total cores available: ${allowedCores().length}`);
     const entry = REACTOR_ENTRY;
     const starting = options.cores.map((core, index) =>
-      ReactorThread.start(entry, core, index, options.mode, log, onReactorDeath),
+      ReactorThread.start(entry, core, index, options.mode, log.room('reactor'), onReactorDeath),
     );
     const outcomes = await Promise.allSettled(starting);
     const reactors = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
@@ -255,7 +257,7 @@ export class Daemon {
       sample: () => takeSample(this.#askItself),
       eventsSince: (id: number) => this.log.events.since(id),
     };
-    this.#dashboard = await Dashboard.listen({ ...http, source, log: this.log });
+    this.#dashboard = await Dashboard.listen({ ...http, source, log: this.log.room('http') });
   }
 
   /** Calls a handler as a client would. */

@@ -5,6 +5,7 @@ import type { Handlers } from '../rpc/methods.ts';
 import { clockNs } from '../sys/thread.ts';
 import { NO_CONNECTION } from './config-file.ts';
 import type { Daemon } from './daemon.ts';
+import { LOG_ROOMS, type LogRoom, roomNamed } from './logger.ts';
 import { VERSION } from './version.ts';
 
 type FrameworkMethod =
@@ -14,6 +15,9 @@ type FrameworkMethod =
   | 'log_set_level'
   | 'log_get_level'
   | 'log_set_print_level'
+  | 'log_set_flag'
+  | 'log_clear_flag'
+  | 'log_get_flags'
   | 'log_get_print_level'
   | 'spdk_get_version'
   | 'spdk_kill_instance';
@@ -58,6 +62,17 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
       return true;
     },
     log_get_print_level: () => daemon.log.printLevel,
+    log_set_flag({ flag }) {
+      for (const room of roomsOf(flag)) daemon.log.setLevelOf(room, 'DEBUG');
+      return true;
+    },
+    log_clear_flag({ flag }) {
+      for (const room of roomsOf(flag)) daemon.log.setLevelOf(room, undefined);
+      return true;
+    },
+    log_get_flags: () => {
+      return Object.fromEntries(LOG_ROOMS.map((room) => [room, daemon.log.levelOf(room) === 'DEBUG']));
+    },
 
     spdk_get_version() {
       const [major = 0, minor = 0, patch = 0] = VERSION.split('-')[0]?.split('.').map(Number) ?? [];
@@ -71,4 +86,9 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
       return true;
     },
   };
+}
+
+/** @throws TargetError `EINVAL` */
+function roomsOf(flag: string): readonly LogRoom[] {
+  return flag.toLowerCase() === 'all' ? LOG_ROOMS : [roomNamed(flag.toLowerCase())];
 }

@@ -69,6 +69,7 @@ function addServe(program: Command): void {
     .option('--rpc-cert <file>', 'for it: the certificate (PEM), with those of its signers')
     .option('--rpc-key <file>', 'for it: the key of the certificate (PEM)')
     .option('--rpc-token-file <file>', 'for it: who has no token of this file gets nothing')
+    .option('--log-level <levels>', 'error, warning, notice or debug; of parts of the daemon: vhost=debug,rpc=error')
     .option(
       '--trace-protocol <controllers>',
       'log the vhost-user messages of these, separated by commas, or of all, as people read them',
@@ -109,6 +110,7 @@ function serveOptions(options: ServeValues): ServeOptions {
     rpcKey: options.rpcKey as string | undefined,
     rpcTokenFile: options.rpcTokenFile as string | undefined,
     traceProtocol: options.traceProtocol as string | undefined,
+    logLevel: options.logLevel as string | undefined,
     logFormat: options.logFormat as string | undefined,
   };
 }

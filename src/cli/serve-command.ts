@@ -10,6 +10,8 @@ import { TargetError } from '../base/errors.ts';
 
 export interface ServeOptions extends RawOptions {
   readonly logFormat?: string | undefined;
+  /** Of the log, or of parts of the daemon: `debug`, `vhost=debug,rpc=error`. */
+  readonly logLevel?: string | undefined;
   /** File with a disk: it alone is served. */
   readonly disk?: string | undefined;
   /** `key=value` for it. */
@@ -28,6 +30,7 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   const onSignal = (signal: string): void => stopRequested?.(signal);
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
+  if (!setLevels(log, raw.logLevel)) return 1;
   let daemon: Daemon;
   let sockets: SocketDirectory | null = null;
   try {
@@ -69,4 +72,15 @@ function pairsOf(words: readonly string[]): Record<string, string> {
       return [word.slice(0, at), word.slice(at + 1)];
     }),
   );
+}
+
+/** False when it cannot be done, which was said. */
+function setLevels(log: DaemonLog, levels: string | undefined): boolean {
+  try {
+    if (levels !== undefined) log.setLevels(levels);
+    return true;
+  } catch (error) {
+    process.stderr.write(`ringhost: --log-level: ${(error as Error).message}\n`);
+    return false;
+  }
 }

@@ -343,6 +343,12 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
     },
   ],
   ['bdev_error_resume_pending EE_Malloc0', { name: 'EE_Malloc0' }],
+  ['log_set_flag vhost', { flag: 'vhost' }],
+  ['set_log_flag vhost', { flag: 'vhost' }],
+  ['log_clear_flag all', { flag: 'all' }],
+  ['clear_log_flag all', { flag: 'all' }],
+  ['log_get_flags', {}],
+  ['get_log_flags', {}],
   ['bdev_get_latency', {}],
   [
     'trace_start_requests --controllers a,b --queue 1 --types read,flush --slower-than-us 500 --to-bytes 4096',

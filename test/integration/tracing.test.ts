@@ -18,7 +18,7 @@ let target: BlkTarget;
 let disk: BlkInitiator;
 
 beforeAll(async () => {
-  daemon = await RinghostDaemon.start(['--trace-protocol', 'other,traced']);
+  daemon = await RinghostDaemon.start(['--trace-protocol', 'other,traced', '--log-level', 'notice,rpc=debug']);
   target = await daemon.create({ blockBytes: 4096, sizeBytes: 16 << 20 });
   disk = await BlkInitiator.connect(target.path, { queues: 2 });
 });
@@ -153,6 +153,17 @@ describe('a trace of requests', () => {
     host.close();
     await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'scsi', force: true });
     await daemon.rpc.call('delete_bdev', { name: 'S' });
+  });
+});
+
+describe('--log-level', () => {
+  it('lets a part of the daemon say more than the others, until it is told not to', async () => {
+    await until(() => daemon.log.includes('RPC client 1 is connected'), 'a line of rpc');
+    expect(await daemon.rpc.call('log_get_flags')).toMatchObject({ rpc: true, vhost: false });
+    await daemon.rpc.call('log_clear_flag', { flag: 'rpc' });
+    await daemon.rpc.call('log_set_flag', { flag: 'vhost' });
+    expect(await daemon.rpc.call('log_get_flags')).toMatchObject({ rpc: false, vhost: true });
+    await expect(daemon.rpc.call('log_set_flag', { flag: 'lvol' })).rejects.toThrow();
   });
 });
 

@@ -15,6 +15,14 @@ const setLevelCli: CliSpec = {
   print: 'nothing',
 };
 
+const flagParams = z.strictObject({
+  flag: z.string().describe('`bdev`, `http`, `reactor`, `rpc` or `vhost`, or `all`. SPDK has others.'),
+});
+const flagCli: CliSpec = {
+  positionals: [{ name: 'flag', kind: 'string', help: 'part of the daemon' }],
+  print: 'nothing',
+};
+
 /** Older clients send level names in any case. */
 function upperCaseLevel(params: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const { level } = params;
@@ -207,6 +215,39 @@ export const frameworkMethods = {
     aliases: [{ name: 'get_log_print_level' }],
     cli: { print: 'json' },
     example: { params: {}, result: 'INFO' },
+  }),
+
+  log_set_flag: defineMethod({
+    summary: 'Log all that a part of the daemon has to say',
+    details: 'Its level becomes DEBUG, whatever that of the log is.',
+    params: flagParams,
+    result: z.boolean(),
+    states: ALWAYS,
+    errors: [{ code: 'EINVAL', when: 'no part of the daemon has this name' }],
+    aliases: [{ name: 'set_log_flag' }],
+    cli: flagCli,
+    example: { params: { flag: 'vhost' }, result: true },
+  }),
+
+  log_clear_flag: defineMethod({
+    summary: 'Log of a part of the daemon what the level of the log says',
+    params: flagParams,
+    result: z.boolean(),
+    states: ALWAYS,
+    errors: [{ code: 'EINVAL', when: 'no part of the daemon has this name' }],
+    aliases: [{ name: 'clear_log_flag' }],
+    cli: flagCli,
+    example: { params: { flag: 'vhost' }, result: true },
+  }),
+
+  log_get_flags: defineMethod({
+    summary: 'Show which parts of the daemon log all they have to say',
+    params: noParams,
+    result: z.record(z.string(), z.boolean()),
+    states: ALWAYS,
+    aliases: [{ name: 'get_log_flags' }],
+    cli: { print: 'json' },
+    example: { params: {}, result: { bdev: false, http: false, reactor: false, rpc: false, vhost: true } },
   }),
 
   spdk_get_version: defineMethod({
