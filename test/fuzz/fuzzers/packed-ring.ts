@@ -34,9 +34,9 @@ interface Case {
   readonly table: readonly RawDescriptor[];
   /** Replace the marks of a descriptor: which, modulo the size, and by what. */
   readonly marks: readonly (readonly [at: number, marks: number])[];
-  readonly inflight: RawInflight;
+  readonly inflight?: RawInflight;
   /** Turns after which there is another device, with some chains done and not shown. */
-  readonly kills: readonly number[];
+  readonly kills?: readonly number[];
   readonly changes: number;
 }
 
@@ -50,7 +50,7 @@ class PackedRingTarget implements FuzzTarget<Case> {
     const rig = new PackedRingRig({ size: one.size, regions: REGIONS, base: PACKED_BASE_FIRST, hasEventIdx: true });
     try {
       layOutTable(rig.memory, one.table);
-      this.#inflight = layOutInflight(rig.memory, one.inflight, true, one.size);
+      this.#inflight = layOutInflight(rig.memory, one.inflight ?? null, true, one.size);
       this.#restart(rig);
       if (one.changes === 0) {
         for (let turn = 1; turn <= 3; turn++) this.#turn(rig, one, turn);
@@ -78,7 +78,7 @@ class PackedRingTarget implements FuzzTarget<Case> {
     this.counts['taken up'] = (this.counts['taken up'] ?? 0) + rig.device.recovery.heads.length;
   }
 
-  #turn(rig: PackedRingRig, { size, ring, marks, kills }: Case, turn: number): void {
+  #turn(rig: PackedRingRig, { size, ring, marks, kills = [] }: Case, turn: number): void {
     for (let place = 0; place < size; place++) {
       const { gpa, lengthBytes, flags, next } = ring[place % ring.length] as RawDescriptor;
       const own = marks.find(([at]) => at % size === place)?.[1] ?? (MARKS[turn % 2] as number);
