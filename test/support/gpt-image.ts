@@ -11,7 +11,7 @@ export interface GptEntry {
 }
 
 /** Fields of a header that are not what they should be. */
-export type HeaderFields = Partial<
+type HeaderFields = Partial<
   Record<'ownBlock' | 'firstUsable' | 'lastUsable' | 'entriesBlock' | 'entryCount' | 'entryBytes' | 'bytes', number>
 >;
 
