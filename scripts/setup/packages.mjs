@@ -46,7 +46,11 @@ export const TOOLS = {
     purpose: 'for the tests of disks over NBD',
   },
   curl: { commands: ['curl'], packages: ['curl'], purpose: 'for the tests of RPC over TCP, and the guide' },
-  systemd: { commands: ['systemd-analyze', 'systemctl'], packages: ['systemd'], purpose: 'to start the unit' },
+  systemd: {
+    commands: ['systemd-analyze', 'systemctl', 'systemd-notify'],
+    packages: ['systemd'],
+    purpose: 'to start the unit',
+  },
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
   shells: { commands: ['zsh', 'fish'], packages: ['zsh', 'fish'], purpose: 'for the tests of completion' },
   mandoc: { commands: ['mandoc'], packages: ['mandoc'], purpose: 'for the tests of man pages' },

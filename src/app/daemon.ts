@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
 import { latencyRpc } from '../bdev/latency.rpc.ts';
 import { cryptoRpc } from '../bdev/modules/crypto/crypto.rpc.ts';
@@ -40,12 +41,13 @@ import { findMethod } from '../rpc/lookup.ts';
 import { type DaemonHandlers, METHODS, type RpcContext } from '../rpc/methods.ts';
 import { RpcServer } from '../rpc/server.ts';
 import { peerCredentials } from '../sys/socket.ts';
-import { allowedCores } from '../sys/thread.ts';
+import { allowedCores, clockNs } from '../sys/thread.ts';
 import { readBlocks } from '../vhost/block-reader.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
 import { RequestTracer } from '../vhost/request-tracer.ts';
 import { traceRpc } from '../vhost/trace.rpc.ts';
 import { vhostRpc } from '../vhost/vhost.rpc.ts';
+import { ChangeGate } from './change-gate.ts';
 import { configRpc } from './config.rpc.ts';
 import {
   applyConfig,
@@ -59,10 +61,14 @@ import {
 } from './config-file.ts';
 import { currentConfig } from './current-config.ts';
 import { frameworkRpc } from './framework.rpc.ts';
+import type { Offer } from './handover-channel.ts';
 import type { DaemonLog } from './logger.ts';
 import type { DaemonOptions } from './options.ts';
+import type { Predecessor } from './predecessor.ts';
 import { becomeAccount, checkAccount } from './privileges.ts';
+import { announceReady } from './service-manager.ts';
 import { keepChanges, State } from './state.ts';
+import { Upgrade, type Upgraded, type UpgradeOptions } from './upgrade.ts';
 import { VERSION } from './version.ts';
 
 const REACTOR_ENTRY = new URL(`./reactor-main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
@@ -84,6 +90,9 @@ export class Daemon {
   /** Makes the calls of configurations: what they change is kept by whoever asked for them. */
   readonly #dispatcher: Dispatcher;
   readonly #server: RpcServer;
+  readonly #changes = new ChangeGate();
+  #upgrade: Upgrade | null = null;
+  readonly #replaced = Promise.withResolvers<number>();
   #dashboard: Dashboard | null = null;
   readonly #configured = Promise.withResolvers<void>();
   #stopped: Promise<void> | null = null;
@@ -113,7 +122,7 @@ export class Daemon {
     const handlers = this.#handlers;
     this.#dispatcher = new Dispatcher({ handlers, log: log.room('rpc'), version: VERSION });
     this.#server = new RpcServer({
-      handlers: state === null ? handlers : keepChanges(handlers, state),
+      handlers: this.#changes.guard(state === null ? handlers : keepChanges(handlers, state)),
       ...{ log: log.room('rpc'), version: VERSION, access, peerOf: peerCredentials },
     });
     for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
@@ -160,8 +169,17 @@ export class Daemon {
     };
   }
 
-  /** Resolves when everything of the configuration is served. Nothing is left behind when it fails. */
-  static async start(options: DaemonOptions, log: DaemonLog, onReactorDeath: (error: Error) => void): Promise<Daemon> {
+  /**
+   * Resolves when everything of the configuration is served. Nothing is left behind when it fails. With a predecessor
+   * it takes over what that one serves instead; when it fails the process must end, and nothing has happened.
+   */
+  static async start(
+    options: DaemonOptions,
+    log: DaemonLog,
+    onReactorDeath: (error: Error) => void,
+    predecessor: Predecessor | null = null,
+  ): Promise<Daemon> {
+    if (predecessor !== null) return await Daemon.#startAfter(predecessor, options, log, onReactorDeath);
     if (!existsSync(options.socketDirectory) || !statSync(options.socketDirectory).isDirectory()) {
       throw new TargetError('ENOENT', `-S ${options.socketDirectory} is not a directory: create it first`);
     }
@@ -189,18 +207,7 @@ export class Daemon {
   ): Promise<Daemon> {
     log.info(`Starting Ringhost v${VERSION}`);
     log.info(`Total cores available: ${allowedCores().length}`);
-    const entry = REACTOR_ENTRY;
-    const starting = options.cores.map((core, index) =>
-      ReactorThread.start(entry, core, index, options.mode, log.room('reactor'), onReactorDeath),
-    );
-    const outcomes = await Promise.allSettled(starting);
-    const reactors = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
-    const failure = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failure !== undefined) {
-      await Promise.all(reactors.map((reactor) => reactor.stop()));
-      throw failure.reason;
-    }
-    for (const { core } of reactors) log.info(`Reactor started on core ${core}, socket ${socketOf(core)}`);
+    const reactors = await startReactors(options, log, onReactorDeath);
     const daemon = new Daemon(options, log, reactors, state);
     try {
       // The RPC socket first: a second daemon with the same one must not touch the controllers' sockets.
@@ -213,7 +220,65 @@ export class Daemon {
       await daemon.stop();
       throw error;
     }
+    await announceReady(log);
     return daemon;
+  }
+
+  static async #startAfter(
+    predecessor: Predecessor,
+    options: DaemonOptions,
+    log: DaemonLog,
+    onReactorDeath: (error: Error) => void,
+  ): Promise<Daemon> {
+    const { offer, fds } = predecessor;
+    predecessor.checkOptions(options);
+    log.setLevels(offer.logLevels);
+    log.info(`Starting Ringhost v${VERSION} to take over from v${offer.from}`);
+    const { stateDirectory, account } = options;
+    const lock = fds.take(offer.stateLockFd);
+    const state = stateDirectory === undefined ? null : State.inherit(stateDirectory, account, log, lock);
+    const reactors = await startReactors(options, log, onReactorDeath);
+    const daemon = new Daemon(options, log, reactors, state);
+    for (const { name, fds: places } of offer.bdevs)
+      daemon.bdevs.inherit(
+        name,
+        places.map((place) => fds.take(place)),
+      );
+    for (const { name, fd } of offer.listeners) daemon.vhost.inherit(name, fds.take(fd));
+    await applyConfig(offer.config, (call) => daemon.#call(call), log);
+    const sessions = await predecessor.sessions();
+    await daemon.vhost.load(sessions.controllers, sessions.fds);
+    await predecessor.takeOver();
+    await daemon.vhost.thaw();
+    log.info(`serving in place of v${offer.from}`);
+    const sinceNs = clockNs();
+    await announceReady(log);
+    await predecessor.serving(sinceNs);
+    await daemon.#inheritSockets(offer, fds);
+    daemon.#giveUpPrivileges();
+    void daemon.#takeStateOver();
+    return daemon;
+  }
+
+  async #takeStateOver(): Promise<void> {
+    try {
+      await this.state?.takeOver((call) => this.#call(call));
+    } catch (error) {
+      this.log.error(`state: ${(error as Error).message}`);
+    }
+    this.#configured.resolve();
+  }
+
+  /** Guests are served whatever comes of it. */
+  async #inheritSockets({ rpcFd, httpsFd, httpFd }: Offer, fds: FdList): Promise<void> {
+    const { rpcSocket, rpcHttps } = this.options;
+    try {
+      await this.#server.listen(rpcSocket, fds.take(rpcFd));
+      if (rpcHttps !== null) await this.#server.listenHttps({ ...rpcHttps, inheritedFd: fds.find(httpsFd) });
+      await this.#openDashboard(fds.find(httpFd));
+    } catch (error) {
+      this.log.error(`a socket of the daemon before could not be taken over: ${(error as Error).message}`);
+    }
   }
 
   /** Where the dashboard is; null: there is none. */
@@ -231,12 +296,83 @@ export class Daemon {
     return this.#configured.promise;
   }
 
+  /** Resolves with an exit code when another daemon serves in place of this one, which has nothing to do any more. */
+  get replaced(): Promise<number> {
+    return this.#replaced.promise;
+  }
+
+  /**
+   * Starts another daemon that takes over everything that this one serves. Throws when it does not, and this one serves
+   * on.
+   */
+  async upgrade(options: UpgradeOptions): Promise<Upgraded> {
+    await this.#configured.promise;
+    await this.#changes.close();
+    const source = {
+      offer: (fds: FdList) => this.#offer(fds),
+      freeze: (withinMs: number) => this.vhost.freeze(withinMs),
+      save: (fds: FdList) => this.vhost.save(fds),
+      thaw: () => this.vhost.thaw(),
+    };
+    try {
+      this.vhost.checkHandOver();
+      this.#upgrade = new Upgrade(source, options, this.log);
+      const upgraded = await this.#upgrade.run();
+      this.#server.leave();
+      await this.#dashboard?.close();
+      this.#upgrade.finish();
+      setImmediate(() => void this.#leave(0));
+      return upgraded;
+    } catch (error) {
+      this.log.error(`upgrade: ${(error as Error).message}`);
+      this.#upgrade?.finish();
+      if (this.#upgrade?.isTaken === true) setImmediate(() => void this.#leave(REACTOR_DEATH_EXIT_CODE));
+      else this.#changes.open();
+      throw error;
+    } finally {
+      this.#upgrade = null;
+    }
+  }
+
+  /** What is served is another's: the answers of clients that are connected are all that is left to do. */
+  async #leave(exitCode: number): Promise<void> {
+    await this.state?.close();
+    await this.#server.close();
+    this.#replaced.resolve(exitCode);
+  }
+
+  #offer(fds: FdList): Omit<Offer, 'type' | 'version'> {
+    const { options, state, log } = this;
+    const config = currentConfig(this, false);
+    const calls = config.subsystems.flatMap((one) => one.config ?? []);
+    // What stands on them is found by itself; these may have no disks.
+    const attached = calls.find(({ method }) => /^bdev_(?:nvme|virtio)_/.test(method));
+    if (attached !== undefined) {
+      const name = String(attached.params?.['name']);
+      throw new TargetError('ENOTSUP', `"${name}" of ${attached.method} cannot be had by two daemons: detach it first`);
+    }
+    return {
+      from: VERSION,
+      socketDirectory: options.socketDirectory,
+      rpcSocket: options.rpcSocket,
+      rpcFd: fds.put(this.#server.listeningFds.unix),
+      httpsFd: fds.put(this.#server.listeningFds.https),
+      httpFd: fds.put(this.#dashboard?.listeningFd ?? -1),
+      stateLockFd: fds.put(state?.directory.lockFd ?? -1),
+      logLevels: log.levels,
+      config,
+      bdevs: this.bdevs.handOver().map((one) => ({ name: one.name, fds: one.fds.map((fd) => fds.put(fd)) })),
+      listeners: this.vhost.listeningFds().map(({ name, fd }) => ({ name, fd: fds.put(fd) })),
+    };
+  }
+
   stop(): Promise<void> {
     this.#stopped ??= this.#stop();
     return this.#stopped;
   }
 
   async #stop(): Promise<void> {
+    this.#upgrade?.abort();
     await this.#server.close();
     await this.#dashboard?.close();
     await this.state?.close();
@@ -250,14 +386,14 @@ export class Daemon {
     await Promise.all(this.reactors.map((reactor) => reactor.stop()));
   }
 
-  async #openDashboard(): Promise<void> {
+  async #openDashboard(inheritedFd?: number): Promise<void> {
     const { http } = this.options;
     if (http === null) return;
     const source = {
       sample: () => takeSample(this.#askItself),
       eventsSince: (id: number) => this.log.events.since(id),
     };
-    this.#dashboard = await Dashboard.listen({ ...http, source, log: this.log.room('http') });
+    this.#dashboard = await Dashboard.listen({ ...http, source, inheritedFd, log: this.log.room('http') });
   }
 
   /** Calls a handler as a client would. */
@@ -320,6 +456,26 @@ export class Daemon {
     const response = await answer;
     return response !== null && 'error' in response ? response.error : null;
   }
+}
+
+/** None is left when one does not start. */
+async function startReactors(
+  { cores, mode }: DaemonOptions,
+  log: DaemonLog,
+  onDeath: (error: Error) => void,
+): Promise<ReactorThread[]> {
+  const starting = cores.map((core, index) =>
+    ReactorThread.start(REACTOR_ENTRY, core, index, mode, log.room('reactor'), onDeath),
+  );
+  const outcomes = await Promise.allSettled(starting);
+  const reactors = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+  const failure = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failure !== undefined) {
+    await Promise.all(reactors.map((reactor) => reactor.stop()));
+    throw failure.reason;
+  }
+  for (const { core } of reactors) log.info(`Reactor started on core ${core}, socket ${socketOf(core)}`);
+  return reactors;
 }
 
 /** Number of the processor package of a core, as the guide's notices show it. */

@@ -12,6 +12,7 @@ type FrameworkMethod =
   | 'framework_get_reactors'
   | 'framework_start_init'
   | 'framework_wait_init'
+  | 'framework_upgrade'
   | 'log_set_level'
   | 'log_get_level'
   | 'log_set_print_level'
@@ -52,6 +53,11 @@ export function frameworkRpc(daemon: Daemon): Pick<Handlers, FrameworkMethod> {
     framework_start_init: () => true,
     // What a configuration itself calls would wait for its own end.
     framework_wait_init: (_, { connection }) => connection === NO_CONNECTION || daemon.ready.then(() => true),
+    async framework_upgrade({ exec, args, max_pause_ms: pauseMsMax, max_start_ms: startMsMax }) {
+      const { pid, pauseMs, sessions } = await daemon.upgrade({ exec, args, pauseMsMax, startMsMax });
+      return { pid, pause_ms: pauseMs, sessions };
+    },
+
     log_set_level({ level }) {
       daemon.log.level = level;
       return true;

@@ -62,6 +62,11 @@ export class DaemonLog implements Logger {
     else this.#rooms.set(room, level);
   }
 
+  /** All levels, as `setLevels` takes them. */
+  get levels(): string {
+    return [this.#level, ...[...this.#rooms].map(([room, level]) => `${room}=${level}`)].join();
+  }
+
   /** `debug`, or `vhost=debug,rpc=error`, or both. @throws TargetError `EINVAL` */
   setLevels(text: string): void {
     for (const part of text.split(',')) {

@@ -8,11 +8,13 @@ import {
   closeSync,
   existsSync,
   fchownSync,
+  fstatSync,
   ftruncateSync,
   mkdirSync,
   openSync,
   readFileSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
@@ -48,6 +50,26 @@ export class StateDirectory {
     this.#owner = owner;
   }
 
+  /** The lock for the daemon that has the directory next; it stays this one's. */
+  get lockFd(): number {
+    return this.#lock;
+  }
+
+  /** As another daemon has it, whose lock this is. Throws `EINVAL` when the lock is of another directory. */
+  static inherit(path: string, owner: FileOwner | null, lock: number): StateDirectory {
+    const [own, found] = [fstatSync(lock), statSync(join(path, LOCK), { throwIfNoEntry: false })];
+    if (own.ino !== found?.ino || own.dev !== found.dev) {
+      throw new TargetError('EINVAL', `--state-dir ${path} is not that of the daemon before: an upgrade keeps it`);
+    }
+    return new StateDirectory(path, lock, owner);
+  }
+
+  /** Writes down who has the lock. */
+  sign(): void {
+    ftruncateSync(this.#lock);
+    writeSync(this.#lock, `${process.pid}\n`);
+  }
+
   /** Makes the directory when its parent is there. Throws `EBUSY` when another daemon has it. */
   static open(path: string, owner: FileOwner | null): StateDirectory {
     let lock: number;
@@ -67,9 +89,9 @@ export class StateDirectory {
       const holder = readFileSync(join(path, LOCK), 'utf8').trim();
       throw new TargetError('EBUSY', `--state-dir ${path} is in use by another daemon, process ${holder}`);
     }
-    ftruncateSync(lock);
-    writeSync(lock, `${process.pid}\n`);
-    return new StateDirectory(path, lock, owner);
+    const directory = new StateDirectory(path, lock, owner);
+    directory.sign();
+    return directory;
   }
 
   /** Null when nothing was ever written. */

@@ -69,13 +69,28 @@ export class State {
    * is.
    */
   static open(path: string, owner: FileOwner | null, log: Logger): State {
-    const directory = StateDirectory.open(path, owner);
+    return State.#of(StateDirectory.open(path, owner), log);
+  }
+
+  /** That of the daemon before, which still has it, and this lock. Nothing is written before `takeOver`. */
+  static inherit(path: string, owner: FileOwner | null, log: Logger, lock: number): State {
+    return State.#of(StateDirectory.inherit(path, owner, lock), log);
+  }
+
+  static #of(directory: StateDirectory, log: Logger): State {
     try {
       return new State(directory, log);
     } catch (error) {
       directory.close();
       throw error;
     }
+  }
+
+  /** The daemon before has let go, and everything that it had is there. What was missing there is tried again. */
+  async takeOver(make: CallConfig): Promise<void> {
+    this.directory.sign();
+    await this.keep().catch(() => undefined);
+    await this.restore(make);
   }
 
   get missing(): readonly MissingCall[] {
@@ -234,7 +249,7 @@ function parseState(text: string, path: string): ConfigFile {
 }
 
 /** Methods that may change what is kept, by what they are called. Others read, or are about the daemon itself. */
-const CHANGES = /^(?:accel_crypto_key_|bdev_(?!get_)|vhost_(?!get_)|delete_|load_|config_apply)/;
+export const CHANGES = /^(?:accel_crypto_key_|bdev_(?!get_)|vhost_(?!get_)|delete_|load_|config_apply)/;
 
 /** Handlers that answer when what they changed is kept. */
 export function keepChanges(handlers: DaemonHandlers, state: State): DaemonHandlers {

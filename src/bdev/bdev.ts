@@ -69,6 +69,11 @@ export interface Bdev {
   toConfig(): BdevConfig | readonly BdevConfig[];
   /** Every channel is closed: give everything back. */
   destruct(): Promise<void>;
+  /**
+   * For an upgrade (docs/upgrade.md): what the next daemon needs to have the disk while this one still has it. Throws
+   * when it cannot. Left out by a module whose disks two daemons cannot have at a time.
+   */
+  handOver?(): readonly number[];
   /** After `destruct`, when an operator deleted it: what outlives the daemon shall not outlive that. */
   forget?(): void;
 }

@@ -130,6 +130,8 @@ interface RegistryEvents {
 export class BdevRegistry extends EventEmitter<RegistryEvents> {
   readonly #entries = new Map<string, BdevEntry>();
   readonly #reactorCount: number;
+  /** By bdev: descriptors of the daemon before. */
+  readonly #inherited = new Map<string, number>();
   #nextId = 1;
 
   constructor(reactorCount: number) {
@@ -247,6 +249,31 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     for (const entry of this.list()) if (entry.bases.some((base) => all.has(base))) all.add(entry);
     const stacked = [...all].filter((entry) => !entries.includes(entry));
     this.emit('gone', [...all], [...calls, ...stacked.flatMap(({ bdev }) => bdev.toConfig())]);
+  }
+
+  /** The descriptors with which the next daemon has the same disks. Throws when one cannot be handed over. */
+  handOver(): { readonly name: string; readonly fds: readonly number[] }[] {
+    return this.list().map(({ name, bdev, isRemoving }) => {
+      if (isRemoving) throw new TargetError('EBUSY', `bdev "${name}" is being deleted`);
+      if (bdev.handOver === undefined) {
+        const advice = 'restart the daemon instead, or delete the disk first';
+        throw new TargetError('ENOTSUP', `bdev "${name}": two daemons cannot have a ${bdev.productName}: ${advice}`);
+      }
+      return { name, fds: bdev.handOver() };
+    });
+  }
+
+  /** A bdev of this name, when it is made, has these descriptors of the daemon before. */
+  inherit(name: string, fds: readonly number[]): void {
+    const [fd] = fds;
+    if (fd !== undefined) this.#inherited.set(name, fd);
+  }
+
+  /** Once, for whoever makes it. */
+  takeInherited(name: string): number | undefined {
+    const fd = this.#inherited.get(name);
+    this.#inherited.delete(name);
+    return fd;
   }
 
   /** A default name: the prefix and the lowest number not yet given. */

@@ -56,6 +56,10 @@ export abstract class StackedBdev implements Bdev {
   abstract driverSpecific(): Readonly<Record<string, unknown>>;
   abstract toConfig(): BdevConfig | readonly BdevConfig[];
 
+  handOver(): readonly number[] {
+    return [];
+  }
+
   async destruct(): Promise<void> {}
 }
 

@@ -26,6 +26,7 @@ export function createProgram(): Command {
   addTrace(program);
   addRecord(program);
   addReplay(program);
+  addUpgrade(program);
   addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
@@ -124,6 +125,23 @@ function addAttach(program: Command, format: AttachFormat): void {
     const { runAttachCommand } = await import('./attach-command.ts');
     process.exitCode = await runAttachCommand(format, controller, daemon);
   });
+}
+
+function addUpgrade(program: Command): void {
+  const command = program
+    .command('upgrade')
+    .description(
+      'have a running daemon hand everything over to a new one, which guests do not notice (docs/upgrade.md)',
+    )
+    .argument('[args...]', "after --: arguments of the new daemon, such as serve -S DIR; default: the running one's");
+  withDaemonAccess(command)
+    .option('--exec <path>', 'the new program; default: the one that the running daemon was started as')
+    .option('--max-pause <ms>', 'how long guests may wait at most: otherwise the running daemon serves on')
+    .action(async (args: readonly string[], options: DaemonAccess & Record<string, string | undefined>) => {
+      const { runUpgradeCommand } = await import('./upgrade-command.ts');
+      const { exec, maxPause } = options;
+      process.exitCode = await runUpgradeCommand({ daemon: options, exec, args, maxPause });
+    });
 }
 
 function addDoctor(program: Command): void {

@@ -5,6 +5,7 @@ import { readyBanner } from '../app/banner.ts';
 import { Daemon, REACTOR_DEATH_EXIT_CODE } from '../app/daemon.ts';
 import { DaemonLog } from '../app/logger.ts';
 import { checkOptions, type DaemonOptions, type RawOptions } from '../app/options.ts';
+import { Predecessor } from '../app/predecessor.ts';
 import { diskConfig, SocketDirectory } from '../app/serve-disk.ts';
 import { TargetError } from '../base/errors.ts';
 
@@ -33,13 +34,21 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   if (!setLevels(log, raw.logLevel)) return 1;
   let daemon: Daemon;
   let sockets: SocketDirectory | null = null;
+  let predecessor: Predecessor | null = null;
   try {
+    predecessor = await Predecessor.meet();
     if (raw.disk !== undefined && raw.hasOwnSockets === true) sockets = new SocketDirectory(undefined);
-    daemon = await Daemon.start(daemonOptions(raw, sockets), log, (error) => {
+    const onReactorDeath = (error: Error): void => {
       log.error(`a reactor died, so the daemon ends; front-ends with reconnect= wait for it: ${error.stack}`);
       process.exit(REACTOR_DEATH_EXIT_CODE);
-    });
+    };
+    daemon = await Daemon.start(daemonOptions(raw, sockets), log, onReactorDeath, predecessor);
   } catch (error) {
+    if (predecessor !== null) {
+      await predecessor.fail((error as Error).message);
+      // What was made so far is still the other daemon's.
+      process.exit(1);
+    }
     sockets?.remove();
     if (!(error instanceof TargetError)) throw error;
     process.stderr.write(`ringhost: ${error.message}\n`);
@@ -47,9 +56,10 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   }
   // Nobody reads it, or there is no room: the daemon serves all the same.
   process.stdout.on('error', () => undefined);
-  process.stdout.write(readyBanner(daemon));
-  const signal = await stopping;
-  log.info(`${signal}: stopping`);
+  if (predecessor === null) process.stdout.write(readyBanner(daemon));
+  const end = await Promise.race([stopping, daemon.replaced]);
+  if (typeof end === 'number') process.exit(end);
+  log.info(`${end}: stopping`);
   await daemon.stop();
   sockets?.remove();
   log.info('stopped');

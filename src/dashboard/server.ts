@@ -11,6 +11,7 @@ import { streamSSE } from 'hono/streaming';
 import { TargetError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { hostInUrl, type NetworkAddress } from '../base/network-address.ts';
+import { descriptorOf } from '../base/node-handle.ts';
 import { Feed, type FeedSource } from '../observe/feed.ts';
 import type { Frame } from '../observe/frame.ts';
 import { METRICS_CONTENT_TYPE, metricsText } from '../observe/metrics-text.ts';
@@ -22,6 +23,8 @@ export interface DashboardOptions {
   /** Null: none is needed, on a loopback address. */
   readonly token: string | null;
   readonly source: FeedSource;
+  /** A socket that listens already. Default: a new one, on the address. */
+  readonly inheritedFd?: number | undefined;
   readonly log: Logger;
 }
 
@@ -49,7 +52,9 @@ export class Dashboard {
     requireToken(address, options.token);
     const feed = new Feed(options.source, (error) => log.error(`the dashboard has no figures: ${error.message}`));
     const server = createAdaptorServer({ fetch: routes(options, feed).fetch }) as Server;
-    server.listen(address.port, address.host);
+    const { inheritedFd } = options;
+    if (inheritedFd === undefined) server.listen(address.port, address.host);
+    else server.listen({ fd: inheritedFd });
     try {
       await once(server, 'listening');
     } catch (error) {
@@ -64,6 +69,11 @@ export class Dashboard {
   get url(): string {
     const { address, port } = this.#server.address() as AddressInfo;
     return `http://${hostInUrl(address)}:${port}/`;
+  }
+
+  /** For whoever listens on it next; it stays the server's. */
+  get listeningFd(): number {
+    return descriptorOf(this.#server);
   }
 
   async close(): Promise<void> {

@@ -237,6 +237,10 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['state_get_missing', {}],
   ['state_retry_missing', {}],
   ['state_forget_missing 3', { id: 3 }],
+  [
+    'framework_upgrade --exec /opt/new/bin/ringhost --max-pause-ms 100 --max-start-ms 5000',
+    { exec: '/opt/new/bin/ringhost', max_pause_ms: 100, max_start_ms: 5000 },
+  ],
   ['log_set_level DEBUG', { level: 'DEBUG' }],
   ['set_log_level debug', { level: 'debug' }],
   ['log_get_level', {}],

@@ -14,6 +14,7 @@ import { createSecureContext } from 'node:tls';
 import { TargetError } from '../base/errors.ts';
 import { LimitedLog, type Logger } from '../base/log.ts';
 import { hostInUrl, type NetworkAddress } from '../base/network-address.ts';
+import { descriptorOf } from '../base/node-handle.ts';
 import { bearerToken, isSameToken } from '../base/token.ts';
 import type { Dispatcher } from './dispatch.ts';
 import { RpcCode, standardError } from './errors.ts';
@@ -26,6 +27,8 @@ export interface HttpsOptions {
   /** PEM, without a passphrase. */
   readonly key: string;
   readonly token: string;
+  /** A socket that listens already. Default: a new one, on the address. */
+  readonly inheritedFd?: number | undefined;
 }
 
 export interface HttpsLimits {
@@ -58,6 +61,8 @@ export class HttpsListener {
   readonly #context: HttpsContext;
   readonly #token: string;
   readonly #faults: LimitedLog;
+  /** Set when it listens no more: when the last connection has ended. */
+  #closed: Promise<void> | null = null;
 
   private constructor(server: Server, { token }: HttpsOptions, context: HttpsContext) {
     this.#server = server;
@@ -92,7 +97,9 @@ export class HttpsListener {
       connectionsCheckingInterval: Math.ceil(limits.httpsHeadersMs / 4),
     });
     server.maxConnections = limits.httpsConnectionsMax;
-    server.listen(address.port, address.host);
+    const { inheritedFd } = options;
+    if (inheritedFd === undefined) server.listen(address.port, address.host);
+    else server.listen({ fd: inheritedFd });
     try {
       await once(server, 'listening');
     } catch (error) {
@@ -110,9 +117,20 @@ export class HttpsListener {
     return `https://${hostInUrl(address)}:${port}`;
   }
 
+  /** For whoever listens on it next; it stays the listener's. */
+  get listeningFd(): number {
+    return descriptorOf(this.#server);
+  }
+
+  /** Accepts nobody any more. Resolves when the last connection has ended. */
+  stopListening(): Promise<void> {
+    this.#closed ??= new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    return this.#closed;
+  }
+
   /** Takes no more requests and lets those that run finish, for at most `graceMs`. */
   async close(graceMs: number): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    const closed = this.stopListening();
     this.#server.closeIdleConnections();
     const timer = setTimeout(() => this.#server.closeAllConnections(), graceMs);
     await closed;

@@ -2,6 +2,7 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { assert } from '../base/assert.ts';
 import type { Logger } from '../base/log.ts';
+import { descriptorOf } from '../base/node-handle.ts';
 import { isPeerAllowed, OWNER_ONLY, type PeerCredentials, type SocketAccess } from '../base/socket-access.ts';
 import { Connection, type ConnectionLimits } from './connection.ts';
 import type { RpcState } from './define.ts';
@@ -22,7 +23,7 @@ import {
   REQUEST_MAX_BYTES,
 } from './limits.ts';
 import type { DaemonHandlers } from './methods.ts';
-import { type ClaimedPath, listenOnPath } from './socket-path.ts';
+import { type ClaimedPath, inheritPath, listenOnPath } from './socket-path.ts';
 
 export interface RpcServerLimits extends ConnectionLimits, HttpsLimits {
   readonly connectionsMax: number;
@@ -69,6 +70,8 @@ export class RpcServer {
   readonly #connections = new Map<Socket, Connection>();
   #path: ClaimedPath | null = null;
   #https: HttpsListener | null = null;
+  /** Set when it listens no more: when the last connection has ended. */
+  #closed: Promise<void> | null = null;
   #connectionNumber = 0;
   #wasFull = false;
 
@@ -87,13 +90,15 @@ export class RpcServer {
   }
 
   /**
-   * Opens the socket, by default for its owner only. The socket of a dead daemon is replaced.
+   * Opens the socket, by default for its owner only. The socket of a dead daemon is replaced. `inheritedFd`: one that
+   * listens there already, of a daemon that left it.
    *
    * @throws TargetError `EADDRINUSE` when another process answers there; others when the path cannot be used.
    */
-  async listen(path: string): Promise<void> {
+  async listen(path: string, inheritedFd?: number): Promise<void> {
     assert(this.#path === null, 'an RpcServer listens once');
-    this.#path = await listenOnPath(this.#server, path, this.#access);
+    if (inheritedFd === undefined) this.#path = await listenOnPath(this.#server, path, this.#access);
+    else this.#path = await inheritPath(this.#server, path, inheritedFd);
     this.#server.on('error', (error) =>
       this.#log.error('the RPC socket cannot accept connections', { error: error.message }),
     );
@@ -113,14 +118,23 @@ export class RpcServer {
     return this.#https?.url ?? null;
   }
 
+  /** The listening sockets for whoever answers on them next; they stay the server's. -1: there is none. */
+  get listeningFds(): { readonly unix: number; readonly https: number } {
+    return { unix: descriptorOf(this.#server), https: this.#https?.listeningFd ?? -1 };
+  }
+
+  /** Accepts nobody any more, and leaves the sockets to somebody else. Clients that are connected are served on. */
+  leave(): void {
+    this.#path = null;
+    void this.#stopListening();
+    void this.#https?.stopListening();
+  }
+
   /** Stops listening, removes the socket file, lets running requests finish for a second, disconnects all clients. */
   async close(): Promise<void> {
     this.#path?.release();
     this.#path = null;
-    const closed = new Promise<void>((resolve) => {
-      if (!this.#server.listening) resolve();
-      else this.#server.close(() => resolve());
-    });
+    const closed = this.#stopListening();
     for (const connection of this.#connections.values()) connection.close(false);
     const timer = setTimeout(() => {
       for (const connection of this.#connections.values()) connection.close(true);
@@ -128,6 +142,14 @@ export class RpcServer {
     await Promise.all([closed, this.#https?.close(CLOSE_GRACE_MS)]);
     clearTimeout(timer);
     this.#connections.clear();
+  }
+
+  #stopListening(): Promise<void> {
+    this.#closed ??= new Promise<void>((resolve) => {
+      if (!this.#server.listening) resolve();
+      else this.#server.close(() => resolve());
+    });
+    return this.#closed;
   }
 
   #accept(socket: Socket): void {
@@ -173,11 +195,4 @@ export class RpcServer {
     socket.end(`${encodeJson({ jsonrpc: '2.0', id: null, error })}\n`);
     socket.once('finish', () => socket.destroy());
   }
-}
-
-/** Node has no other way to a socket's descriptor; -1 when there is none any more. */
-function descriptorOf(socket: Socket): number {
-  const handle: unknown = Reflect.get(socket, '_handle');
-  const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
-  return typeof fd === 'number' ? fd : -1;
 }

@@ -117,6 +117,19 @@ export interface ClaimedPath {
   release(): void;
 }
 
+/** Makes `server` listen on a socket that listens on `path` already. */
+export async function inheritPath(server: Server, path: string, fd: number): Promise<ClaimedPath> {
+  const own = lstatSync(path);
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ fd, backlog: BACKLOG }, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+  return claimOf(path, own);
+}
+
 /**
  * Makes `server` listen on `path`, whose mode and owners are the protection of the RPC socket.
  *
@@ -146,6 +159,10 @@ export async function listenOnPath(server: Server, path: string, access: SocketA
   } finally {
     unlinkIfThere(temporary);
   }
+  return claimOf(path, own);
+}
+
+function claimOf(path: string, own: Stats): ClaimedPath {
   const release = (): void => {
     const present = statOrNull(path);
     if (present !== null && present.ino === own.ino && present.dev === own.dev) unlinkIfThere(path);

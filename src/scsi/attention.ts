@@ -62,6 +62,21 @@ export class UnitAttentions {
     return CONDITIONS[index] as AttentionCondition;
   }
 
+  /** By nexus: what is pending. */
+  save(): AttentionCondition[][] {
+    return [...this.#pending].map((bits) => CONDITIONS.filter((condition) => (bits & bitOf(condition)) !== 0));
+  }
+
+  load(record: readonly (readonly number[])[]): void {
+    for (let nexus = 0; nexus < this.#pending.length; nexus++) {
+      const known = CONDITIONS.filter((condition) => record[nexus]?.includes(condition) === true);
+      this.#set(
+        nexus,
+        known.reduce((bits, condition) => bits | bitOf(condition), 0),
+      );
+    }
+  }
+
   #set(nexus: number, pending: number): void {
     this.#pending[nexus] = pending;
     this.isAnyPending = this.#pending.some((bits) => bits !== 0);

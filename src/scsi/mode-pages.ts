@@ -29,6 +29,9 @@ export class ModePage {
   }
 }
 
+/** Current values, by page. */
+export type ModePagesRecord = readonly { readonly code: number; readonly bytes: readonly number[] }[];
+
 export class ModePages {
   /** Ascending by code, as MODE SENSE returns all of them. */
   readonly pages: readonly ModePage[];
@@ -67,6 +70,17 @@ export class ModePages {
 
   get isWriteProtected(): boolean {
     return ((this.#control.current[4] as number) & SWP) !== 0;
+  }
+
+  save(): ModePagesRecord {
+    return this.pages.map(({ code, current }) => ({ code, bytes: [...current] }));
+  }
+
+  load(record: ModePagesRecord): void {
+    for (const { code, bytes } of record) {
+      const page = this.find(code);
+      if (page?.current.length === bytes.length) page.current.set(bytes);
+    }
   }
 
   reset(): void {

@@ -38,6 +38,8 @@ export interface Registration {
   keyLow: number;
 }
 
+export type ReservationRecord = Pick<Reservations, 'reservedBy' | 'generation' | 'registrations' | 'type' | 'holder'>;
+
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const NOBODY = NO_NEXUS;
 const NO_TYPE = ReservationType.none;
@@ -56,6 +58,19 @@ export class Reservations {
   /** False on the hot path of a unit that nobody reserved. */
   get isInForce(): boolean {
     return this.reservedBy !== NOBODY || this.type !== NO_TYPE;
+  }
+
+  save(): ReservationRecord {
+    const { reservedBy, generation, registrations, type, holder } = this;
+    return { reservedBy, generation, registrations: registrations.map((one) => ({ ...one })), type, holder };
+  }
+
+  load(record: ReservationRecord): void {
+    this.reservedBy = record.reservedBy;
+    this.generation = record.generation;
+    this.registrations = record.registrations.map((one) => ({ ...one }));
+    this.type = record.type;
+    this.holder = record.holder;
   }
 
   conflicts(nexus: number, access: AccessKind): boolean {

@@ -4,8 +4,8 @@ import { IoType, type IoType as IoTypeValue } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import { type AttentionCondition, UnitAttentions } from './attention.ts';
 import type { BouncePool } from './bounce-pool.ts';
-import { ModePages } from './mode-pages.ts';
-import { type AccessKind, Reservations } from './reservations.ts';
+import { ModePages, type ModePagesRecord } from './mode-pages.ts';
+import { type AccessKind, type ReservationRecord, Reservations } from './reservations.ts';
 
 /** Bytes moved by one READ, WRITE or VERIFY, so that one command does not hold up a reactor for long. */
 export const TRANSFER_BYTES_MAX = 32 * 2 ** 20;
@@ -66,6 +66,16 @@ export interface UnitDirectory {
   readonly lunNumbers: readonly number[];
   /** The initiator knows of the change: it asked for the list, or one unit told it. */
   lunsReported(nexus: number): void;
+}
+
+/** What a unit knows between commands, as it is handed over. */
+export interface UnitRecord {
+  /** By nexus: conditions to report. */
+  readonly attentions: readonly (readonly number[])[];
+  readonly modes: ModePagesRecord;
+  readonly reservations: ReservationRecord;
+  readonly isEjected: boolean;
+  readonly prevented: readonly number[];
 }
 
 export class UnitState {
@@ -179,5 +189,24 @@ export class UnitState {
 
   raise(condition: AttentionCondition, exceptNexus = -1): void {
     this.attentions.raise(condition, exceptNexus);
+  }
+
+  save(): UnitRecord {
+    return {
+      attentions: this.attentions.save(),
+      modes: this.modes.save(),
+      reservations: this.reservations.save(),
+      isEjected: this.isEjected,
+      prevented: [...this.prevented],
+    };
+  }
+
+  /** In place of all that this one knew. */
+  load({ attentions, modes, reservations, isEjected, prevented }: UnitRecord): void {
+    this.attentions.load(attentions);
+    this.modes.load(modes);
+    this.reservations.load(reservations);
+    this.isEjected = isEjected;
+    this.prevented.set(prevented.slice(0, this.nexusCount));
   }
 }

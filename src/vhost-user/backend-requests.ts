@@ -1,4 +1,5 @@
 /** The socket on which the back-end sends requests of its own (SET_BACKEND_REQ_FD). */
+import type { FdList } from '../base/fd-list.ts';
 import { closeFd } from '../sys/events.ts';
 import { sendMessage, setNonBlocking } from '../sys/socket.ts';
 import { NO_FD } from './device.ts';
@@ -18,6 +19,16 @@ export class BackendRequests {
     this.close();
     this.#fd = fd;
     setNonBlocking(fd);
+  }
+
+  /** The place of the socket in what is handed over. */
+  save(fds: FdList): number {
+    return fds.put(this.#fd);
+  }
+
+  load(place: number, fds: FdList): void {
+    const fd = fds.take(place);
+    if (fd !== NO_FD) this.replace(fd);
   }
 
   /** False when it cannot be sent, or not now. A request is far smaller than the buffer of a socket: all of it goes. */

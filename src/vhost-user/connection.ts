@@ -3,6 +3,7 @@
  * message handled at a time, replies buffered within a limit.
  */
 import { Errno, strerror, TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { createFdBuffer, receiveMessage, sendMessage } from '../sys/socket.ts';
 import { Header, HeaderFlag, PAYLOAD_BYTES_MAX } from './messages.ts';
@@ -51,6 +52,14 @@ export interface ConnectionHandlers {
   readonly trace?: ProtocolTrace | null;
 }
 
+/** A connection as it is handed over: what of a message was read, and what was not sent yet. Bytes are base64. */
+export interface ConnectionRecord {
+  readonly fd: number;
+  readonly received: string;
+  readonly receivedFds: readonly number[];
+  readonly unsent: readonly { readonly bytes: string; readonly fds: readonly number[] }[];
+}
+
 export class Connection {
   readonly #fd: number;
   readonly #fdSet: FdSet;
@@ -62,6 +71,9 @@ export class Connection {
   /** Bytes of the current message read so far. */
   #filled = 0;
   #isHandling = false;
+  #isHeld = false;
+  /** What is being read and handled. */
+  #pumping: Promise<void> = Promise.resolve();
   #isClosed = false;
   #unsent: { bytes: Uint8Array; fds: readonly number[] }[] = [];
   #unsentBytes = 0;
@@ -72,8 +84,51 @@ export class Connection {
     this.#handlers = handlers;
     fdSet.add(fd, (events) => {
       if (events.isWritable) this.#flush();
-      if (events.isReadable || events.isBroken) void this.#pump();
+      if (events.isReadable || events.isBroken) this.#startPump();
     });
+  }
+
+  /** No message is read from now on, until `release`. Resolves when the one in hand was handled. */
+  async hold(): Promise<void> {
+    this.#isHeld = true;
+    await this.#pumping;
+    if (!this.#isClosed) this.#watch();
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    if (!this.#isClosed) this.#watch();
+  }
+
+  /** While it is held. */
+  save(fds: FdList): ConnectionRecord {
+    const head = this.#head.subarray(0, Math.min(this.#filled, Header.size));
+    const payload = this.#payload.subarray(0, Math.max(0, this.#filled - Header.size));
+    return {
+      fd: fds.put(this.#fd),
+      received: Buffer.concat([head, payload]).toString('base64'),
+      receivedFds: this.#fds.map((fd) => fds.put(fd)),
+      unsent: this.#unsent.map((one) => ({
+        bytes: Buffer.from(one.bytes).toString('base64'),
+        fds: one.fds.map((fd) => fds.put(fd)),
+      })),
+    };
+  }
+
+  /** Goes on where another connection on the same socket was held. It is held, and nothing was received. */
+  load({ received, receivedFds, unsent }: ConnectionRecord, fds: FdList): void {
+    const bytes = Buffer.from(received, 'base64');
+    this.#filled = bytes.length;
+    this.#head.set(bytes.subarray(0, Header.size));
+    if (bytes.length >= Header.size) this.#startPayload();
+    this.#payload.set(bytes.subarray(Header.size));
+    this.#fds = receivedFds.map((place) => fds.take(place));
+    for (const one of unsent) {
+      this.#queue(
+        Buffer.from(one.bytes, 'base64'),
+        one.fds.map((place) => fds.take(place)),
+      );
+    }
   }
 
   /** Sends now or, when the peer's buffer is full, later. Takes the descriptors, whatever happens. */
@@ -103,8 +158,11 @@ export class Connection {
     this.#handlers.onClose(error);
   }
 
+  #startPump(): void {
+    if (!this.#isHandling && !this.#isHeld) this.#pumping = this.#pump();
+  }
+
   async #pump(): Promise<void> {
-    if (this.#isHandling) return;
     this.#isHandling = true;
     // While a message is handled nothing is read: a front-end that floods us fills its own socket buffer.
     this.#watch();
@@ -125,13 +183,13 @@ export class Connection {
 
   #watch(): void {
     // A hang-up cannot be masked, and lasts: while nobody acts on it, it is to be reported once.
-    const edge = this.#isHandling;
+    const edge = this.#isHandling || this.#isHeld;
     this.#fdSet.change(this.#fd, { readable: !edge, writable: this.#unsent.length > 0, edge });
   }
 
   /** One whole message, or null when more bytes must come first (or the connection ended). */
   #read(): Message | null {
-    while (!this.#isClosed) {
+    while (!this.#isClosed && !this.#isHeld) {
       const isHead = this.#filled < Header.size;
       const target = isHead ? this.#head : this.#payload;
       const at = isHead ? this.#filled : this.#filled - Header.size;

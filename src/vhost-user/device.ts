@@ -42,8 +42,11 @@ export interface SessionDevice {
   /** The front-end acked these. */
   setFeatures(features: bigint): void;
   startVring(vring: VringStart): Promise<void>;
-  /** Resolves with where the ring stands (its base) when nothing is in flight and the memory is not used any more. */
-  stopVring(index: number): Promise<number>;
+  /**
+   * Resolves with where the ring stands (its base) when nothing is in flight and the memory is not used any more. With
+   * a limit it throws `ETIMEDOUT` when that takes longer: then the ring runs on.
+   */
+  stopVring(index: number, withinMs?: number): Promise<number>;
   setVringCall(index: number, callFd: number): Promise<void>;
   /** Back to the state after connecting. Every queue is stopped. */
   reset(): void;

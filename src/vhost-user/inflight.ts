@@ -4,6 +4,7 @@
  * (SET_INFLIGHT_FD): one part a queue, each aligned to a cache line.
  */
 import { TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { closeFd } from '../sys/events.ts';
 import { createMemoryFile, fileInfo, Mapping } from '../sys/mapping.ts';
 import { QUEUE_SIZE_MAX } from '../virtio/features.ts';
@@ -27,12 +28,21 @@ export function createInflightFile(
   return { fd, description: { mmapSize, mmapOffset: 0, queueCount, queueSize } };
 }
 
+/** A region as it is handed over. */
+export interface InflightRecord {
+  readonly description: Description;
+  readonly fd: number;
+}
+
 export class InflightRegion {
   readonly #queueCount: number;
   readonly #queueSize: number;
   readonly #address: number;
   readonly #lengthBytes: number;
   readonly #mapping: Mapping;
+  readonly #description: Description;
+  /** Kept for whoever serves the front-end after us. */
+  readonly #fd: number;
 
   /**
    * Takes the descriptor, whatever happens. Throws when the file does not hold what is said of it (CVE-2021-3839).
@@ -56,9 +66,21 @@ export class InflightRegion {
       this.#address = this.#mapping.address + mmapOffset;
       this.#queueCount = queueCount;
       this.#queueSize = queueSize;
-    } finally {
+      this.#description = description;
+      this.#fd = fd;
+    } catch (error) {
       closeFd(fd);
+      throw error;
     }
+  }
+
+  static load({ description, fd }: InflightRecord, queuesMax: number, fds: FdList): InflightRegion {
+    // Which layout it was given for was checked then; it serves both.
+    return new InflightRegion(description, queuesMax, false, fds.take(fd));
+  }
+
+  save(fds: FdList): InflightRecord {
+    return { description: this.#description, fd: fds.put(this.#fd) };
   }
 
   /** The part of a ring of `size` entries; null when the region has none for it, or one that is too short. */
@@ -77,6 +99,7 @@ export class InflightRegion {
   /** No ring may use it. */
   close(): void {
     this.#mapping.close();
+    closeFd(this.#fd);
   }
 }
 

@@ -46,14 +46,14 @@ function peek(hostAddress: number, length: number): { bytes: Uint8Array; close: 
 }
 
 describe('a region', () => {
-  it('is the memory that the front-end shares, at its offset, with the descriptor closed', () => {
+  it('is the memory that the front-end shares, at its offset, whose descriptor it keeps for its successor', () => {
     const memory = new OwnedMemory([{ guestAddress: 0, sizeBytes: 4 * PAGE, mmapOffset: 8 * PAGE }]);
     const [shared] = memory.regions;
     assert(shared !== undefined);
     const copy = openSync(`/proc/self/fd/${shared.fd}`, 'r+');
     const before = openFdCount();
     table.add(shared, copy);
-    expect(openFdCount()).toBe(before - 1);
+    expect(openFdCount()).toBe(before);
     shared.bytes.set([1, 2, 3], 100);
     const [info] = table.regions;
     assert(info !== undefined);
@@ -65,6 +65,7 @@ describe('a region', () => {
     expect(info).toMatchObject({ guestAddress: 0, sizeBytes: 4 * PAGE, userAddress: shared.userAddress });
     expect([table.count, table.totalBytes, table.wasTruncated]).toEqual([1, 4 * PAGE, false]);
     table.clear();
+    expect(openFdCount()).toBe(before - 1);
     memory.close();
   });
 

@@ -3,6 +3,7 @@
  * checked (CVE-2018-1059, DPDK c6420a3632: overflow of offset and size).
  */
 import { TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
 import type { MemoryRegionInfo } from '../memory/guest-memory.ts';
 import { sharedMemory } from '../sys/dma.ts';
@@ -17,14 +18,24 @@ export interface RegionDescription {
   readonly mmapOffset: number;
 }
 
+/** A region as it is handed over. */
+export interface RegionRecord extends RegionDescription {
+  readonly fd: number;
+}
+
 class MappedRegion implements MemoryRegionInfo {
+  readonly #mmapOffset: number;
+  /** Kept for whoever serves the front-end after us. */
+  readonly #fd: number;
   readonly guestAddress: number;
   readonly sizeBytes: number;
   readonly userAddress: number;
   readonly hostAddress: number;
   readonly mapping: Mapping;
 
-  constructor(description: RegionDescription, mapping: Mapping) {
+  constructor(description: RegionDescription, mapping: Mapping, fd: number) {
+    this.#mmapOffset = description.mmapOffset;
+    this.#fd = fd;
     this.guestAddress = description.guestAddress;
     this.sizeBytes = description.sizeBytes;
     this.userAddress = description.userAddress;
@@ -33,9 +44,15 @@ class MappedRegion implements MemoryRegionInfo {
     sharedMemory.add(mapping);
   }
 
+  save(fds: FdList): RegionRecord {
+    const { guestAddress, sizeBytes, userAddress } = this;
+    return { guestAddress, sizeBytes, userAddress, mmapOffset: this.#mmapOffset, fd: fds.put(this.#fd) };
+  }
+
   close(): void {
     sharedMemory.remove(this.mapping);
     this.mapping.close();
+    closeFd(this.#fd);
   }
 }
 
@@ -75,10 +92,19 @@ export class MemoryTable {
         throw new TargetError('VHOST_MEM_SLOTS', `more than ${MEMORY_SLOTS_MAX} memory regions`);
       }
       this.#check(description);
-      this.#regions.push(new MappedRegion(description, mapRegion(description, fd)));
-    } finally {
+      this.#regions.push(new MappedRegion(description, mapRegion(description, fd), fd));
+    } catch (error) {
       closeFd(fd);
+      throw error;
     }
+  }
+
+  save(fds: FdList): RegionRecord[] {
+    return this.#regions.map((region) => region.save(fds));
+  }
+
+  load(records: readonly RegionRecord[], fds: FdList): void {
+    for (const record of records) this.add(record, fds.take(record.fd));
   }
 
   /** Throws when no region has exactly these addresses and this size. No queue may use the memory. */

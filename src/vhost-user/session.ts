@@ -8,13 +8,13 @@
  * starts it again.
  */
 import { TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { MEMORY_SLOTS_MAX } from '../base/limits.ts';
 import type { LimitedLog, Logger } from '../base/log.ts';
-import { hostAddressOf, NOWHERE } from '../memory/guest-memory.ts';
-import { closeFd, type FdSet, signalEventFd } from '../sys/events.ts';
+import { type FdSet, signalEventFd } from '../sys/events.ts';
 import { setNonBlocking } from '../sys/socket.ts';
 import { VirtioFeature } from '../virtio/features.ts';
-import { type InflightArea, ringBytes } from '../virtio/ring-shape.ts';
+import type { InflightArea } from '../virtio/ring-shape.ts';
 import { BackendRequests } from './backend-requests.ts';
 import { Connection, type Message } from './connection.ts';
 import { NO_FD, type SessionDevice, type VringLog } from './device.ts';
@@ -22,10 +22,12 @@ import { DeviceStatus } from './device-status.ts';
 import { InbandNotifications, type NotificationKind } from './inband.ts';
 import { createInflightFile, InflightRegion } from './inflight.ts';
 import { MemoryTable, type RegionDescription } from './memory-table.ts';
+import { checkMessage, checkProtocolFeatures, readConfigBytes, readMemoryTable } from './message-check.ts';
 import * as wire from './messages.ts';
 import type { ProtocolTrace } from './protocol-trace.ts';
+import type { SessionRecord } from './session-record.ts';
 import { SharedLog } from './shared-log.ts';
-import { isMappedPrivately } from './sharing.ts';
+import { isMappedPrivately, SHARE_HINT } from './sharing.ts';
 import { Vring } from './vring.ts';
 
 /** A reply's payload, or nothing. */
@@ -44,10 +46,6 @@ const TRANSPORT_FEATURES_FIRST = 24;
 const PROTOCOL_FEATURES_BIT = wire.VHOST_USER_F_PROTOCOL_FEATURES;
 /** Offered with whatever the device offers. */
 const SESSION_FEATURES = wire.maskOf(PROTOCOL_FEATURES_BIT, wire.VHOST_F_LOG_ALL);
-
-const SHARE_HINT =
-  'guest memory is not shared with this process: give QEMU ' +
-  '`-object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem` (or `-machine memory-backend=mem`)';
 
 export interface SessionOptions {
   readonly device: SessionDevice;
@@ -79,6 +77,8 @@ export class Session {
   #inflight: InflightRegion | null = null;
   /** Of a migration. */
   readonly #dirtyLog = new SharedLog();
+  /** Rings that ran when it was frozen. */
+  #frozen: readonly Vring[] = [];
   /** What the session is doing: ending waits for it. */
   #work: Promise<void> = Promise.resolve();
   #ended: Promise<void> | null = null;
@@ -145,6 +145,76 @@ export class Session {
     });
   }
 
+  /**
+   * For an upgrade: from now on no message is handled and no ring runs, until `thaw`. Throws `ETIMEDOUT` when a ring
+   * still has something in flight after so long; that one runs on.
+   */
+  async freeze(withinMs: number): Promise<void> {
+    await this.#connection.hold();
+    await this.#serially(async () => {
+      this.#frozen = this.runningVrings;
+      const stops = this.#frozen.map(async (vring) => {
+        vring.base = await this.#device.stopVring(vring.index, withinMs);
+        vring.isRunning = false;
+      });
+      const failed = (await Promise.allSettled(stops)).find((outcome) => outcome.status === 'rejected');
+      if (failed !== undefined) throw failed.reason;
+    });
+  }
+
+  /** Goes on after `freeze`, whether or not that worked, or after `load`. */
+  async thaw(): Promise<void> {
+    try {
+      await this.#serially(async () => {
+        await Promise.all(this.#frozen.map((vring) => this.#refresh(vring)));
+      });
+    } catch (error) {
+      this.#connection.close(error as TargetError);
+    }
+    this.#connection.release();
+  }
+
+  /** While it is frozen. */
+  save(fds: FdList): SessionRecord {
+    return {
+      connection: this.#connection.save(fds),
+      peerPid: this.#peerPid,
+      features: `${this.#features}`,
+      protocolFeatures: `${this.#protocolFeatures}`,
+      status: `${this.#status.value}`,
+      memory: this.memory.save(fds),
+      inflight: this.#inflight?.save(fds) ?? null,
+      dirtyLog: this.#dirtyLog.save(fds),
+      requestsFd: this.#requests.save(fds),
+      vrings: this.#vrings.flatMap((vring) => (vring.isUntouched ? [] : [vring.save(fds)])),
+      running: this.#frozen.map(({ index }) => index),
+    };
+  }
+
+  /**
+   * A new session becomes what another one was when it was frozen; the device knows that its rings are not to be
+   * touched yet. No message is handled before `thaw`. Throws when it cannot be.
+   */
+  async load(record: SessionRecord, fds: FdList): Promise<void> {
+    await this.#connection.hold();
+    this.#connection.load(record.connection, fds);
+    this.#features = BigInt(record.features);
+    this.#protocolFeatures = BigInt(record.protocolFeatures);
+    this.#status.tell(BigInt(record.status));
+    this.#device.setFeatures(this.#features);
+    this.memory.load(record.memory, fds);
+    const { inflight } = record;
+    if (inflight !== null) {
+      this.#inflight = InflightRegion.load(inflight, this.#vrings.length, fds);
+    }
+    this.#dirtyLog.load(record.dirtyLog, fds);
+    this.#requests.load(record.requestsFd, fds);
+    for (const one of record.vrings) {
+      this.#vring(one.index).load(one, fds, (kind) => this.#inband.fdOf(one.index, kind));
+    }
+    await Promise.all(record.running.map((index) => this.#refresh(this.#vring(index))));
+  }
+
   /** Ends the session: rings stopped, memory unmapped, socket closed. */
   close(error?: TargetError): Promise<void> {
     this.#connection.close(error);
@@ -186,7 +256,7 @@ export class Session {
       if (name === undefined || spec === undefined) {
         throw new TargetError('VHOST_MSG_UNKNOWN', `request ${message.code} is not supported`);
       }
-      this.#check(name, spec, message);
+      checkMessage(name, spec, message, (feature) => this.#hasProtocol(feature));
       const payload = spec.payload === null ? undefined : spec.payload.decode(message.payload);
       const handler = this.#handlers[name] as (payload: unknown, message: Message) => Promise<Reply> | Reply;
       const reply = await handler(payload, message);
@@ -198,27 +268,6 @@ export class Session {
       if (spec?.hasReply || !wantsAck) throw new TargetError(failure.code, `${name ?? 'message'}: ${failure.message}`);
       this.#faults.warn(failure.code, `${name ?? 'message'} refused: ${failure.message}`);
       this.#reply(message.code, wire.encodeU64(1));
-    }
-  }
-
-  #check(name: wire.RequestName, spec: wire.RequestSpec, message: Message): void {
-    const sizeMin = spec.payload?.size ?? 0;
-    const sizeMax = spec.payloadMax ?? sizeMin;
-    if (message.payload.length < sizeMin || message.payload.length > sizeMax) {
-      throw new TargetError(
-        'VHOST_MSG_SIZE',
-        `${message.payload.length} bytes of payload, expected ${sizeMin} to ${sizeMax}`,
-      );
-    }
-    const [fdsMin, fdsMax] = spec.fds;
-    if (message.fdCount < fdsMin || message.fdCount > fdsMax) {
-      throw new TargetError('VHOST_MSG_FDS', `${message.fdCount} descriptors, expected ${fdsMin} to ${fdsMax}`);
-    }
-    if (spec.needs !== undefined && !this.#hasProtocol(spec.needs)) {
-      throw new TargetError(
-        'VHOST_MSG_FEATURE',
-        `${name} needs protocol feature ${spec.needs}, which was not negotiated`,
-      );
     }
   }
 
@@ -252,13 +301,13 @@ export class Session {
       SET_PROTOCOL_FEATURES: ({ value }) => this.#setProtocolFeatures(value),
       GET_QUEUE_NUM: () => wire.encodeU64(this.#device.queueCount),
       SET_VRING_ENABLE: ({ index, num }) => this.#setVringEnable(this.#vring(index), num),
-      SET_BACKEND_REQ_FD: (_, message) => this.#setBackendFd(message),
+      SET_BACKEND_REQ_FD: (_, message) => void this.#requests.replace(message.takeFd()),
       GET_CONFIG: (asked) => wire.encodeConfig(this.#device.config?.read() ?? new Uint8Array(0), asked),
-      SET_CONFIG: ({ offset, size }, message) => this.#setConfig(offset, size, message),
+      SET_CONFIG: (head, message) => this.#setConfig(head, message),
       GET_INFLIGHT_FD: (payload) => this.#getInflightFd(payload),
       SET_INFLIGHT_FD: (payload, message) => this.#setInflightFd(payload, message),
       RESET_DEVICE: () => this.#resetDevice(),
-      VRING_KICK: ({ index }) => this.#vringKick(this.#vring(index)),
+      VRING_KICK: ({ index }) => void this.#inband.kick(this.#vring(index).index),
       GET_MAX_MEM_SLOTS: () => wire.encodeU64(MEMORY_SLOTS_MAX),
       ADD_MEM_REG: (region, message) => this.#addMemReg(region, message),
       REM_MEM_REG: (region) => this.#remMemReg(region),
@@ -294,14 +343,7 @@ export class Session {
   }
 
   #setProtocolFeatures(value: bigint): undefined {
-    const extra = value & ~this.offeredProtocolFeatures;
-    if (extra !== 0n) {
-      throw new TargetError('VHOST_FEATURES', `protocol features 0x${extra.toString(16)} were acked but never offered`);
-    }
-    const has = (name: wire.ProtocolFeature): boolean => wire.hasBit(value, wire.ProtocolFeature[name]);
-    if (has('INBAND_NOTIFICATIONS') && !(has('BACKEND_REQ') && has('REPLY_ACK'))) {
-      throw new TargetError('VHOST_FEATURES', 'INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK');
-    }
+    checkProtocolFeatures(value, this.offeredProtocolFeatures);
     this.#protocolFeatures = value;
   }
 
@@ -318,27 +360,11 @@ export class Session {
   // ---- memory -------------------------------------------------------------------------------------------------------
 
   async #setMemTable(regionCount: number, message: Message): Promise<undefined> {
-    const head = wire.MemoryTableHead.size;
-    const needed = head + regionCount * wire.MemoryRegion.size;
-    if (message.payload.length < needed) {
-      throw new TargetError(
-        'VHOST_MSG_SIZE',
-        `${message.payload.length} bytes do not hold ${regionCount} memory regions`,
-      );
-    }
-    if (regionCount === 0) {
-      this.#log.warn(SHARE_HINT);
-      throw new TargetError('VHOST_MEM_TABLE', 'the memory table is empty');
-    }
-    if (message.fdCount !== regionCount) {
-      throw new TargetError('VHOST_MSG_FDS', `${message.fdCount} descriptors for ${regionCount} memory regions`);
-    }
+    if (regionCount === 0) this.#log.warn(SHARE_HINT);
+    const regions = readMemoryTable(regionCount, message);
     await this.#restartAround(async () => {
       this.memory.clear();
-      for (let i = 0; i < regionCount; i++) {
-        const region = wire.MemoryRegion.decode(message.payload, head + i * wire.MemoryRegion.size);
-        this.#addRegion(region, message.takeFd());
-      }
+      for (const region of regions) this.#addRegion(region, message.takeFd());
     });
   }
 
@@ -363,13 +389,8 @@ export class Session {
   // ---- dirty log ----------------------------------------------------------------------------------------------------
 
   async #setLogBase(description: wire.PayloadOf<'SET_LOG_BASE'>, message: Message): Promise<Uint8Array> {
-    const fd = message.takeFd();
-    try {
-      const replace = this.#dirtyLog.map(fd, description);
-      await this.#restartAround(async () => replace());
-    } finally {
-      closeFd(fd);
-    }
+    const replace = this.#dirtyLog.map(message.takeFd(), description);
+    await this.#restartAround(async () => replace());
     return wire.encodeU64(0);
   }
 
@@ -428,10 +449,6 @@ export class Session {
     vring.replaceFd('kickFd', fd, isBorrowed);
     vring.isStarted = true;
     await this.#refresh(vring);
-  }
-
-  #vringKick(vring: Vring): undefined {
-    this.#inband.kick(vring.index);
   }
 
   async #setVringCall(value: bigint, message: Message): Promise<undefined> {
@@ -527,20 +544,8 @@ export class Session {
 
   /** Host addresses of a ring's parts; throws when they are not in the memory. */
   #resolve(vring: Vring) {
-    const addresses = vring.addresses ?? { descriptor: 0, available: 0, used: 0 };
-    const bytes = ringBytes(this.#isPacked, vring.size);
-    const regions = this.memory.regions;
-    const descriptorAddress = hostAddressOf(regions, addresses.descriptor, bytes.descriptor);
-    const availableAddress = hostAddressOf(regions, addresses.available, bytes.available);
-    const usedAddress = hostAddressOf(regions, addresses.used, bytes.used);
-    if (descriptorAddress === NOWHERE || availableAddress === NOWHERE || usedAddress === NOWHERE) {
-      if (this.memory.count === 0) this.#log.warn(SHARE_HINT);
-      throw new TargetError('VHOST_VRING_ADDR', `queue ${vring.index} does not lie in the guest memory`);
-    }
-    // Regions may be mapped at odd addresses on either side: an atomic access must not cross a cache line.
-    const host = { descriptor: descriptorAddress, available: availableAddress, used: usedAddress };
-    vring.checkAlignment(this.#isPacked, host);
-    return { descriptorAddress, availableAddress, usedAddress };
+    if (this.memory.count === 0) this.#log.warn(SHARE_HINT);
+    return vring.hostAddresses(this.#isPacked, this.memory.regions);
   }
 
   async #disableAll(): Promise<undefined> {
@@ -584,16 +589,7 @@ export class Session {
     this.#inflight = null;
   }
 
-  // ---- configuration space ------------------------------------------------------------------------------------------
-
-  #setBackendFd(message: Message): undefined {
-    this.#requests.replace(message.takeFd());
-  }
-
-  async #setConfig(offset: number, size: number, message: Message): Promise<undefined> {
-    const bytes = message.payload.subarray(wire.ConfigHead.size);
-    if (bytes.length < size)
-      throw new TargetError('VHOST_MSG_SIZE', `${bytes.length} bytes of configuration, not ${size}`);
-    await this.#device.config?.write(offset, bytes.subarray(0, size));
+  async #setConfig({ offset, size }: wire.PayloadOf<'SET_CONFIG'>, { payload }: Message): Promise<undefined> {
+    await this.#device.config?.write(offset, readConfigBytes(size, payload));
   }
 }

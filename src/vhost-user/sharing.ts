@@ -4,6 +4,10 @@
  */
 import { fstatSync, readFileSync } from 'node:fs';
 
+export const SHARE_HINT =
+  'guest memory is not shared with this process: give QEMU ' +
+  '`-object memory-backend-memfd,id=mem,size=SIZE,share=on -numa node,memdev=mem` (or `-machine memory-backend=mem`)';
+
 /** True when the process maps the file of `fd` privately. False when it does not, or when nobody lets us look. */
 export function isMappedPrivately(pid: number, fd: number): boolean {
   let maps: string;

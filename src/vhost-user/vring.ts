@@ -1,10 +1,12 @@
 /** What a front-end told us of one virtqueue. Descriptors are owned here until they are replaced. */
 import { TargetError } from '../base/errors.ts';
-import { guestAddressOf, type MemoryRegionInfo } from '../memory/guest-memory.ts';
+import type { FdList } from '../base/fd-list.ts';
+import { guestAddressOf, hostAddressOf, type MemoryRegionInfo, NOWHERE } from '../memory/guest-memory.ts';
 import { closeFd } from '../sys/events.ts';
 import { QUEUE_SIZE_MAX } from '../virtio/features.ts';
-import { PACKED_BASE_FIRST, packedSlotsInFlight } from '../virtio/ring-shape.ts';
+import { PACKED_BASE_FIRST, packedSlotsInFlight, ringBytes } from '../virtio/ring-shape.ts';
 import { NO_FD, type VringLog } from './device.ts';
+import type { NotificationKind } from './inband.ts';
 
 /** Front-end virtual addresses of the three parts. */
 export interface VringAddresses {
@@ -14,6 +16,23 @@ export interface VringAddresses {
 }
 
 type FdSlot = 'kickFd' | 'callFd' | 'errFd';
+const FD_SLOTS: readonly FdSlot[] = ['kickFd', 'callFd', 'errFd'];
+const KIND_OF = { kickFd: 'kick', callFd: 'call', errFd: 'err' } as const;
+/** In place of a descriptor: one that is lent. */
+const BORROWED = 'borrowed';
+
+/** A virtqueue as it is handed over. */
+export interface VringRecord {
+  readonly index: number;
+  readonly size: number;
+  readonly base: number | null;
+  readonly placeBefore: number | null;
+  readonly addresses: VringAddresses | null;
+  readonly usedLogAddress: number | null;
+  readonly isStarted: boolean;
+  readonly isEnabled: boolean;
+  readonly fds: Readonly<Record<FdSlot, number | typeof BORROWED>>;
+}
 
 export class Vring {
   readonly index: number;
@@ -41,6 +60,13 @@ export class Vring {
 
   constructor(index: number) {
     this.index = index;
+  }
+
+  /** As it was before the first message about it, for all that can be seen. */
+  get isUntouched(): boolean {
+    const isSilent = FD_SLOTS.every((slot) => this[slot] === NO_FD);
+    const isUnset = this.size === 0 && this.base === null && this.addresses === null;
+    return isSilent && isUnset && !this.isStarted && !this.isEnabled;
   }
 
   get isConfigured(): boolean {
@@ -89,6 +115,22 @@ export class Vring {
     throw new TargetError('VHOST_VRING_ADDR', `addresses of queue ${this.index} are not aligned`);
   }
 
+  /** Of the ring's parts; throws when they are not in the memory. */
+  hostAddresses(isPacked: boolean, regions: readonly MemoryRegionInfo[]) {
+    const addresses = this.addresses ?? { descriptor: 0, available: 0, used: 0 };
+    const bytes = ringBytes(isPacked, this.size);
+    const descriptorAddress = hostAddressOf(regions, addresses.descriptor, bytes.descriptor);
+    const availableAddress = hostAddressOf(regions, addresses.available, bytes.available);
+    const usedAddress = hostAddressOf(regions, addresses.used, bytes.used);
+    if (descriptorAddress === NOWHERE || availableAddress === NOWHERE || usedAddress === NOWHERE) {
+      throw new TargetError('VHOST_VRING_ADDR', `queue ${this.index} does not lie in the guest memory`);
+    }
+    // Regions may be mapped at odd addresses on either side: an atomic access must not cross a cache line.
+    const host = { descriptor: descriptorAddress, available: availableAddress, used: usedAddress };
+    this.checkAlignment(isPacked, host);
+    return { descriptorAddress, availableAddress, usedAddress };
+  }
+
   /** Where the device's own writes are in the guest. A packed ring's descriptors are not at the address to log. */
   loggedRing(isPacked: boolean, regions: readonly MemoryRegionInfo[]): VringLog['ring'] {
     if (this.usedLogAddress === null || this.addresses === null) return null;
@@ -102,6 +144,31 @@ export class Vring {
     this[slot] = fd;
     if (isBorrowed) this.#borrowed.add(slot);
     else this.#borrowed.delete(slot);
+  }
+
+  save(fds: FdList): VringRecord {
+    const { index, size, base, addresses, usedLogAddress, isStarted, isEnabled } = this;
+    const place = (slot: FdSlot) => (this.#borrowed.has(slot) ? BORROWED : fds.put(this[slot]));
+    return {
+      ...{ index, size, base, placeBefore: this.#placeBefore, addresses, usedLogAddress, isStarted, isEnabled },
+      fds: { kickFd: place('kickFd'), callFd: place('callFd'), errFd: place('errFd') },
+    };
+  }
+
+  /** `lend`: an own descriptor in place of one that the front-end never gave. */
+  load(record: VringRecord, fds: FdList, lend: (kind: NotificationKind) => number): void {
+    this.size = record.size;
+    this.base = record.base;
+    this.#placeBefore = record.placeBefore;
+    this.addresses = record.addresses;
+    this.usedLogAddress = record.usedLogAddress;
+    this.isStarted = record.isStarted;
+    this.isEnabled = record.isEnabled;
+    for (const slot of FD_SLOTS) {
+      const place = record.fds[slot];
+      if (place === BORROWED) this.replaceFd(slot, lend(KIND_OF[slot]), true);
+      else this.replaceFd(slot, fds.take(place));
+    }
   }
 
   /** Back to what it was before the first message about it. */

@@ -20,6 +20,11 @@ export interface BlkControllerOptions extends ControllerOptions {
   readonly serial: string | undefined;
 }
 
+/** What is handed over. */
+interface BlkRecord {
+  readonly chosenWriteBack: boolean | null;
+}
+
 export class BlkController extends Controller<BlkSession> implements BdevUser {
   readonly kind = 'blk';
   protected override readonly featureNames = BlkFeature;
@@ -74,6 +79,14 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
     };
   }
 
+  protected override async saveDevice(): Promise<BlkRecord> {
+    return { chosenWriteBack: this.session?.chosenWriteBack ?? null };
+  }
+
+  protected override async loadDevice({ chosenWriteBack }: BlkRecord): Promise<void> {
+    if (this.session !== null) this.session.chosenWriteBack = chosenWriteBack;
+  }
+
   protected override createSession(): BlkSession {
     return new BlkSession(this);
   }
@@ -92,9 +105,9 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
 export class BlkSession extends DeviceSession {
   override readonly features: bigint;
   override readonly config = { read: () => this.#readConfig(), write: this.#writeConfig.bind(this) };
-  readonly #controller: BlkController;
   /** What the driver wrote to the configuration space; null before that. */
-  #chosenWriteBack: boolean | null = null;
+  chosenWriteBack: boolean | null = null;
+  readonly #controller: BlkController;
 
   constructor(controller: BlkController) {
     super(controller);
@@ -111,12 +124,12 @@ export class BlkSession extends DeviceSession {
   /** The writeback field: on at first, but off for a driver that cannot flush (virtio 1.3 §5.2.5.2). */
   get #isWriteBack(): boolean {
     const canSwitch = hasBit(this.acked, BlkFeature.CONFIG_WCE);
-    return this.#chosenWriteBack ?? !(canSwitch && !hasBit(this.acked, BlkFeature.FLUSH));
+    return this.chosenWriteBack ?? !(canSwitch && !hasBit(this.acked, BlkFeature.FLUSH));
   }
 
   override reset(): void {
     super.reset();
-    this.#chosenWriteBack = null;
+    this.chosenWriteBack = null;
   }
 
   protected override queueDevice(): QueueDevice {
@@ -142,7 +155,7 @@ export class BlkSession extends DeviceSession {
         `only the writeback field may be written, not ${bytes.length} bytes at ${offset}`,
       );
     }
-    this.#chosenWriteBack = value === 1;
+    this.chosenWriteBack = value === 1;
     const call: SetWriteThroughCall = { sessionId: this.id, isWriteThrough: this.isWriteThrough };
     await this.#controller.broadcast(VringService.setWriteThrough, call);
   }

@@ -325,6 +325,20 @@ describe('stopping', () => {
     expect(await stopped).toBe(0);
   });
 
+  it('goes on when what is in flight does not end in time', async () => {
+    const rig = rigOf();
+    rig.request(IN, 0, { inBytes: 512 });
+    rig.round();
+    rig.request(FLUSH, 0, { at: DATA + 8192 });
+    await expect(rig.queue.stop(1)).rejects.toThrow(': 1 requests are not done after 1 ms');
+    // A flush of a disk without a cache ends at once.
+    expect([rig.round(), rig.completions().length]).toEqual([1, 1]);
+    rig.module.complete();
+    rig.round();
+    expect(rig.completions().length).toBe(1);
+    expect(await rig.queue.stop(1)).toBe(2);
+  });
+
   it('waits for what is in flight, and shows its end to the driver', async () => {
     const rig = rigOf();
     const heads = [0, 1].map((i) => rig.request(IN, i, { inBytes: 512, at: DATA + 4096 * i }));

@@ -22,15 +22,38 @@ export class ControllerListener {
   readonly #handlers: ListenerHandlers;
   #retry: NodeJS.Timeout | null = null;
 
-  /** Throws `EADDRINUSE` when a living process listens on `path`, `EEXIST` when the file is not a socket. */
-  constructor(path: string, fdSet: FdSet, handlers: ListenerHandlers, access: SocketAccess = OWNER_ONLY) {
-    removeStaleSocket(path);
+  /**
+   * Throws `EADDRINUSE` when a living process listens on `path`, `EEXIST` when the file is not a socket. `inheritedFd`:
+   * a socket that listens there already; nobody is accepted on it before `resume`.
+   */
+  constructor(
+    path: string,
+    fdSet: FdSet,
+    handlers: ListenerHandlers,
+    access: SocketAccess = OWNER_ONLY,
+    inheritedFd?: number,
+  ) {
     this.path = path;
-    this.#fd = bindWithAccess(() => listenUnix(path));
-    giveAccess(path, access);
+    this.#fd = inheritedFd ?? bindNew(path, access);
     this.#fdSet = fdSet;
     this.#handlers = handlers;
     fdSet.add(this.#fd, () => this.#accept());
+    if (inheritedFd !== undefined) this.pause();
+  }
+
+  /** The descriptor stays the listener's. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /** Whoever connects waits, until `resume`. */
+  pause(): void {
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    this.#fdSet.change(this.#fd, { readable: false });
+  }
+
+  resume(): void {
+    this.#fdSet.change(this.#fd, {});
   }
 
   #accept(): void {
@@ -53,6 +76,13 @@ export class ControllerListener {
       // Somebody removed it already: that is what was wanted.
     }
   }
+}
+
+function bindNew(path: string, access: SocketAccess): number {
+  removeStaleSocket(path);
+  const fd = bindWithAccess(() => listenUnix(path));
+  giveAccess(path, access);
+  return fd;
 }
 
 /** Removes the socket file of a dead daemon. */

@@ -5,6 +5,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { Errno, TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import { isPeerAllowed, type SocketAccess } from '../base/socket-access.ts';
 import { NO_NODE, type QueuePlacement, QueuePlaces } from '../reactor/placement.ts';
@@ -16,6 +17,7 @@ import { clockNs, nodeOfMemory } from '../sys/thread.ts';
 import type { SessionConfig, SessionDevice, VringStart } from '../vhost-user/device.ts';
 import { ProtocolTrace } from '../vhost-user/protocol-trace.ts';
 import { Session } from '../vhost-user/session.ts';
+import type { SessionRecord } from '../vhost-user/session-record.ts';
 import { QUEUES_MAX } from '../virtio/features.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import { ControllerListener, type ListenerHandlers } from './controller-listener.ts';
@@ -25,8 +27,8 @@ import {
   type QueueSettings,
   type SetCallCall,
   type StartCall,
+  type StopCall,
   type TuneCall,
-  type VringCall,
   VringService,
 } from './vring-service.ts';
 
@@ -44,7 +46,17 @@ export interface ControllerOptions {
   readonly access: SocketAccess;
   /** Messages of its front-ends go to the log. */
   readonly isProtocolTraced: boolean;
+  /** Of an upgrade: the socket that the daemon before listens on; it is this one's once that one lets go. */
+  readonly inheritedFd: number | undefined;
   readonly log: Logger;
+}
+
+/** A controller as it is handed over. What it is made of is in the configuration. */
+export interface ControllerRecord {
+  readonly name: string;
+  readonly session: SessionRecord | null;
+  /** As its kind of controller has it. */
+  readonly device: unknown;
 }
 
 /** How long a second front-end waits for the end of those before it until it is refused. */
@@ -67,6 +79,9 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   readonly #fdSet: FdSet;
   readonly #access: SocketAccess;
   readonly #isProtocolTraced: boolean;
+  readonly #inheritedFd: number | undefined;
+  /** Rings, and front-ends that connect, are another daemon's for the time being. */
+  #isHeld = false;
   #listener: ControllerListener | null = null;
   #session: S | null = null;
   #sessionEnd: Promise<void> = Promise.resolve();
@@ -84,6 +99,11 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
     this.#fdSet = options.fdSet;
     this.#access = options.access;
     this.#isProtocolTraced = options.isProtocolTraced;
+    this.#inheritedFd = options.inheritedFd;
+  }
+
+  get isHeld(): boolean {
+    return this.#isHeld;
   }
 
   /** The cores its queues may run on. */
@@ -126,6 +146,10 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   protected abstract releaseBdevs(): Promise<void>;
   /** The controller was deleted, and a guest is still connected: its requests fail from now on. */
   protected abstract detachGuest(session: S): Promise<void>;
+  /** What the device knows beside its configuration, as plain data. No ring runs. */
+  protected abstract saveDevice(): Promise<unknown>;
+  /** A new device becomes what another one was. Its session, if there is one, has no rings yet. */
+  protected abstract loadDevice(record: unknown): Promise<void>;
 
   /** Makes the socket. Throws as `ControllerListener` does. */
   listen(): void {
@@ -138,7 +162,46 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
       },
       onError: (error) => this.#faults.warn('accept', error.message),
     };
-    this.#listener ??= new ControllerListener(this.socketPath, this.#fdSet, handlers, this.#access);
+    if (this.#listener !== null) return;
+    const fd = this.#inheritedFd;
+    this.#listener = new ControllerListener(this.socketPath, this.#fdSet, handlers, this.#access, fd);
+    this.#isHeld = fd !== undefined;
+  }
+
+  /** The socket for whoever serves it next; -1: there is none. */
+  get listeningFd(): number {
+    return this.#listener?.fd ?? -1;
+  }
+
+  /**
+   * Nobody is accepted, no message handled and no ring runs until `thaw`. Throws `ETIMEDOUT` when requests are not done
+   * in time.
+   */
+  async freeze(withinMs: number): Promise<void> {
+    this.#isHeld = true;
+    this.#listener?.pause();
+    await this.#session?.session.freeze(withinMs);
+  }
+
+  /** After `freeze`, or after the daemon before has let go. */
+  async thaw(): Promise<void> {
+    this.#isHeld = false;
+    await this.#session?.session.thaw();
+    this.#listener?.resume();
+  }
+
+  /** While it is frozen. */
+  async save(fds: FdList): Promise<ControllerRecord> {
+    const { name } = this;
+    return { name, session: this.#session?.session.save(fds) ?? null, device: await this.saveDevice() };
+  }
+
+  /** Takes over what another one saved. Its rings are not touched before `thaw`. */
+  async load({ session, device }: ControllerRecord, fds: FdList): Promise<void> {
+    this.#isHeld = true;
+    if (session !== null) this.#openSession(fds.take(session.connection.fd), session.peerPid);
+    await this.loadDevice(device);
+    if (session !== null) await this.#session?.session.load(session, fds);
   }
 
   /** Ends the session and removes the socket. */
@@ -196,7 +259,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
     for (let rest = SECOND_FRONT_END_WAIT_MS; this.#session !== null && rest > 0; rest = deadline - performance.now()) {
       await Promise.race([this.#sessionEnd, delay(rest, undefined, { ref: false })]);
     }
-    if (this.#session !== null || !this.isListening) {
+    if (this.#session !== null || !this.isListening || this.#isHeld) {
       // Two guests that write to one disk without knowing of each other destroy it.
       this.#faults.warn('second-front-end', 'refused a second front-end: one is connected already', { pid });
       closeFd(fd);
@@ -263,7 +326,8 @@ export abstract class DeviceSession implements SessionDevice {
     this.node = node < 0 ? NO_NODE : node;
     const reactor = places.start(vring.index, this.node);
     const device = this.queueDevice();
-    const call: StartCall = { sessionId: this.id, controller: name, vring, device, counters, settings };
+    const { isHeld } = this.#host;
+    const call: StartCall = { sessionId: this.id, controller: name, vring, device, counters, settings, isHeld };
     try {
       await reactor.call(VringService.start, call);
     } catch (error) {
@@ -272,9 +336,9 @@ export abstract class DeviceSession implements SessionDevice {
     }
   }
 
-  async stopVring(index: number): Promise<number> {
+  async stopVring(index: number, withinMs?: number): Promise<number> {
     const { places } = this.#host;
-    const call: VringCall = { sessionId: this.id, index };
+    const call: StopCall = { sessionId: this.id, index, withinMs };
     const base = (await places.reactorOf(index)?.call(VringService.stop, call)) as number;
     places.stop(index);
     return base;

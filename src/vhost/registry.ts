@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { parseCpuset } from '../base/cpuset.ts';
 import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
+import type { FdList } from '../base/fd-list.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import { OWNER_ONLY, type SocketAccess } from '../base/socket-access.ts';
@@ -13,8 +14,9 @@ import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { FdSet } from '../sys/events.ts';
 import { truncationEventFd } from '../sys/mapping.ts';
 import { BlkController } from './blk-controller.ts';
-import type { ControllerOptions } from './controller.ts';
+import type { ControllerOptions, ControllerRecord } from './controller.ts';
 import { ScsiController } from './scsi-controller.ts';
+import { VringService } from './vring-service.ts';
 
 /** Longest path of a Unix socket (sun_path of sockaddr_un, with its NUL). */
 const SOCKET_PATH_BYTES_MAX = 107;
@@ -72,6 +74,8 @@ export class VhostRegistry {
   /** Deleted with a front-end that is still connected. */
   readonly #retired = new Set<AnyController>();
   readonly #fdSet = new FdSet();
+  /** By controller: sockets that the daemon before listens on. */
+  readonly #inherited = new Map<string, number>();
 
   constructor(options: VhostRegistryOptions) {
     this.#options = options;
@@ -197,6 +201,52 @@ export class VhostRegistry {
     this.#options.log.info(`Controller ${name}: removed`, { ctrlr: name });
   }
 
+  // ---- upgrade (docs/upgrade.md) -----------------------------------------------------------------------------------
+
+  /** Throws when a controller cannot be handed over. */
+  checkHandOver(): void {
+    const [gone] = this.#retired;
+    const bereft = this.list().find((one) => one.kind === 'blk' && one.isBdevRemoved);
+    const leaving = this.list().find((one) => one.kind === 'scsi' && one.luns().some((lun) => lun.removal !== null));
+    const what = gone ?? bereft ?? leaving;
+    if (what === undefined) return;
+    const why = what === leaving ? 'a disk of it is being removed' : 'what a guest still uses of it was deleted';
+    throw new TargetError('EBUSY', `controller "${what.name}": ${why}: detach it from the guest first`);
+  }
+
+  /** The sockets for whoever serves them next. */
+  listeningFds(): { readonly name: string; readonly fd: number }[] {
+    return this.list().map(({ name, listeningFd: fd }) => ({ name, fd }));
+  }
+
+  /** Controllers of these names, when they are made, have a socket already. */
+  inherit(name: string, fd: number): void {
+    if (fd >= 0) this.#inherited.set(name, fd);
+  }
+
+  /** Guests wait, with nothing in flight, until `thaw`. Throws `ETIMEDOUT` when requests are not done in time. */
+  async freeze(withinMs: number): Promise<void> {
+    const outcomes = await Promise.allSettled(this.list().map((controller) => controller.freeze(withinMs)));
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  /** Guests go on, after `freeze` or `load`. */
+  async thaw(): Promise<void> {
+    await Promise.all(this.#options.reactors.map((reactor) => reactor.call(VringService.release, null)));
+    await Promise.all(this.list().map((controller) => controller.thaw()));
+  }
+
+  /** While all are frozen. */
+  async save(fds: FdList): Promise<ControllerRecord[]> {
+    return await Promise.all(this.list().map((controller) => controller.save(fds)));
+  }
+
+  /** Takes sessions over. No ring is touched before `thaw`. */
+  async load(records: readonly ControllerRecord[], fds: FdList): Promise<void> {
+    await Promise.all(records.map((record) => this.get(record.name).load(record, fds)));
+  }
+
   /** Ends every session and removes every socket. */
   async close(): Promise<void> {
     await Promise.all([...this.#controllers.values(), ...this.#retired].map((controller) => controller.close()));
@@ -227,8 +277,15 @@ export class VhostRegistry {
       fdSet: this.#fdSet,
       access: this.#options.access ?? OWNER_ONLY,
       isProtocolTraced: tracedProtocols.includes('all') || tracedProtocols.includes(name),
+      inheritedFd: this.#takeInherited(name),
       log,
     };
+  }
+
+  #takeInherited(name: string): number | undefined {
+    const fd = this.#inherited.get(name);
+    this.#inherited.delete(name);
+    return fd;
   }
 
   #reactorsOf(cpumask: string | undefined): readonly ReactorThread[] {

@@ -3,6 +3,7 @@
  * publishes what completed, sleeps and wakes, drains and stops, and reports a driver that breaks the ring. A device's
  * queue gives `accept`, and ends each request with `complete`.
  */
+import { TargetError } from '../base/errors.ts';
 import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
 import type { LimitedLog } from '../base/log.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -146,10 +147,17 @@ export abstract class RequestQueue implements Source {
     this.#counters[QueueCounter.kicks] = (this.#counters[QueueCounter.kicks] as number) + 1;
   }
 
-  /** Takes no more requests; resolves with where the ring stands when none is in flight. */
-  async stop(): Promise<number> {
+  /**
+   * Takes no more requests; resolves with where the ring stands when none is in flight. Throws `ETIMEDOUT` when some
+   * still are after so long: then the queue goes on, once it is woken.
+   */
+  async stop(withinMs = Number.POSITIVE_INFINITY): Promise<number> {
     this.#isStopping = true;
-    if (!this.#isDrained) await new Promise<void>((resolve) => (this.#onDrained = resolve));
+    if (!this.#isDrained && !(await this.#drain(withinMs))) {
+      this.#isStopping = false;
+      const count = this.ring.inFlightCount;
+      throw new TargetError('ETIMEDOUT', `queue ${this.index}: ${count} requests are not done after ${withinMs} ms`);
+    }
     this.publish();
     if (this.#isCallDue) this.#call();
     const { base } = this.ring;
@@ -177,6 +185,21 @@ export abstract class RequestQueue implements Source {
     this.#faults.warn(`request-${reason}`, `queue ${this.index}: a request ${reason}`);
     this.ring.push(chain.head, 0);
     return true;
+  }
+
+  /** Resolves with whether it is drained in time. */
+  #drain(withinMs: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      const giveUp = (): void => {
+        this.#onDrained = null;
+        resolve(false);
+      };
+      const timer = Number.isFinite(withinMs) ? setTimeout(giveUp, withinMs) : undefined;
+      this.#onDrained = () => {
+        clearTimeout(timer);
+        resolve(true);
+      };
+    });
   }
 
   get #isDrained(): boolean {

@@ -14,7 +14,8 @@ import { hasBit, maskOf } from '../vhost-user/messages.ts';
 import { FEATURES_OFFERED } from '../virtio/features.ts';
 import { SCSI_LUNS_MAX, SCSI_TARGETS_MAX, ScsiFeature } from '../virtio/scsi.ts';
 import { Controller, DeviceSession } from './controller.ts';
-import { type AddLunCall, type LunCall, ScsiCall } from './scsi-service.ts';
+import type { ScsiDeviceRecord } from './scsi-device.ts';
+import { type AddLunCall, type LoadDeviceCall, type LunCall, ScsiCall } from './scsi-service.ts';
 import { type QueueDevice, VringService } from './vring-service.ts';
 
 /** What initiators see of a LUN when nothing else is configured: the vendor as SPDK has it, the model is the bdev's. */
@@ -156,6 +157,15 @@ export class ScsiController extends Controller<ScsiSession> {
   async lunChanged(lun: ScsiLun): Promise<void> {
     await this.places.home.call(VringService.bdevChanged, lun.bdev.describe());
     if (lun.removal === null) await this.places.home.call(ScsiCall.lunChanged, this.#call(lun));
+  }
+
+  protected override saveDevice(): Promise<unknown> {
+    return this.places.home.call(ScsiCall.save, this.id);
+  }
+
+  protected override async loadDevice(record: unknown): Promise<void> {
+    const call: LoadDeviceCall = { controllerId: this.id, record: record as ScsiDeviceRecord };
+    await this.places.home.call(ScsiCall.load, call);
   }
 
   protected override createSession(): ScsiSession {

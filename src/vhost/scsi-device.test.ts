@@ -7,6 +7,7 @@ import { IoStatus } from '../bdev/bdev-io.ts';
 import { BdevChannel } from '../bdev/channel.ts';
 import { encodeTmf } from '../initiator/scsi-request.ts';
 import { BouncePool } from '../scsi/bounce-pool.ts';
+import { Sense } from '../scsi/sense.ts';
 import { IovArena } from '../sys/iov-arena.ts';
 import {
   encodeLun,
@@ -258,6 +259,27 @@ describe('a LUN that goes', () => {
 });
 
 describe('a device', () => {
+  test('knows what the one before it knew, and nothing else', () => {
+    const before = createRig();
+    const unit = before.device.target(1)?.lun(0);
+    unit?.reservations.register(0, 0x0102_0304, 0x0506_0708);
+    unit?.modes.find(0x0a)?.current.set([0x04], 2);
+    unit?.raise(Sense.capacityChanged);
+    if (unit !== undefined) unit.isEjected = true;
+    before.device.events.clear();
+    before.device.lunChanged(1, 0);
+    const record = JSON.parse(JSON.stringify(before.device.save())) as ReturnType<typeof before.device.save>;
+    const after = createRig();
+    after.device.load(record);
+    expect(after.device.save()).toEqual(record);
+    const same = after.device.target(1)?.lun(0);
+    expect(same?.reservations.find(0)).toMatchObject({ keyHigh: 0x0102_0304, keyLow: 0x0506_0708 });
+    expect([same?.modes.isDescriptorSense, same?.isEjected]).toEqual([true, true]);
+    // Not its own power-on.
+    expect([same?.attentions.take(0), same?.attentions.take(0)]).toEqual([Sense.capacityChanged, Sense.none]);
+    expect(after.device.events.count).toBe(1);
+  });
+
   test('tells nothing that its driver does not understand', () => {
     const { device } = createRig();
     device.newSession();

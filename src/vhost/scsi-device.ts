@@ -8,6 +8,7 @@ import { IoType } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import type { BouncePool } from '../scsi/bounce-pool.ts';
 import { type ManagementRequest, ScsiTarget } from '../scsi/target.ts';
+import type { UnitRecord } from '../scsi/unit-state.ts';
 import {
   NO_LUN,
   SCSI_CAPACITY_CHANGED,
@@ -18,7 +19,7 @@ import {
   ScsiTmf,
 } from '../virtio/scsi.ts';
 import type { ChannelTable } from './channel-table.ts';
-import { ScsiEvents } from './scsi-events.ts';
+import { ScsiEvents, type ScsiEventsRecord } from './scsi-events.ts';
 import type { ScsiQueue } from './scsi-queue.ts';
 
 /** A virtio-scsi device has one initiator: its driver. */
@@ -38,6 +39,12 @@ export interface LunIdentity {
 export interface ScsiDeviceOptions {
   readonly channels: Pick<ChannelTable, 'take' | 'release'>;
   readonly bounce: BouncePool;
+}
+
+/** A device as it is handed over. */
+export interface ScsiDeviceRecord {
+  readonly events: ScsiEventsRecord;
+  readonly units: readonly { readonly target: number; readonly lun: number; readonly unit: UnitRecord }[];
 }
 
 export class ScsiDevice {
@@ -111,6 +118,23 @@ export class ScsiDevice {
     this.#targets[number]?.capacityChanged(lun);
     if (!this.hasChange) return;
     this.events.add({ type: ScsiEventType.PARAM_CHANGE, target: number, lun, reason: SCSI_CAPACITY_CHANGED });
+  }
+
+  /** For whoever has the targets next. No queue runs. */
+  save(): ScsiDeviceRecord {
+    const units = this.#targets.flatMap((target, number) =>
+      (target?.lunNumbers ?? []).flatMap((lun) => {
+        const unit = target?.lun(lun)?.save();
+        return unit === undefined ? [] : [{ target: number, lun, unit }];
+      }),
+    );
+    return { events: this.events.save(), units };
+  }
+
+  /** A new device with the same units becomes what another one was. */
+  load({ events, units }: ScsiDeviceRecord): void {
+    this.events.load(events);
+    for (const { target, lun, unit } of units) this.#targets[target]?.lun(lun)?.load(unit);
   }
 
   /** Task management; `done` gets the response when the affected commands have ended, those of LUNs that go too. */

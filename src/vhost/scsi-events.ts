@@ -15,6 +15,12 @@ export interface ScsiEvent {
   readonly reason: number;
 }
 
+/** As they are handed over. */
+export interface ScsiEventsRecord {
+  readonly pending: readonly ScsiEvent[];
+  readonly hasMissed: boolean;
+}
+
 export class ScsiEvents {
   readonly #pending: ScsiEvent[] = [];
   #hasMissed = false;
@@ -42,6 +48,15 @@ export class ScsiEvents {
     encodeLun(bytes.subarray(ScsiEventOffset.lun, ScsiEventOffset.lun + SCSI_LUN_BYTES), 0, target, lun);
     view.setUint32(ScsiEventOffset.reason, reason, true);
     this.#hasMissed = false;
+  }
+
+  save(): ScsiEventsRecord {
+    return { pending: [...this.#pending], hasMissed: this.#hasMissed };
+  }
+
+  load({ pending, hasMissed }: ScsiEventsRecord): void {
+    this.#pending.splice(0, this.#pending.length, ...pending);
+    this.#hasMissed = hasMissed;
   }
 
   /** A new driver: it scans. */

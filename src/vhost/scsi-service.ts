@@ -12,7 +12,7 @@ import { ScsiQueueIndex } from '../virtio/scsi.ts';
 import type { ChannelTable } from './channel-table.ts';
 import type { OpenQueue, QueueOptions } from './request-queue.ts';
 import { ScsiControlQueue } from './scsi-control-queue.ts';
-import { type LunIdentity, ScsiDevice } from './scsi-device.ts';
+import { type LunIdentity, ScsiDevice, type ScsiDeviceRecord } from './scsi-device.ts';
 import { ScsiEventQueue } from './scsi-event-queue.ts';
 import { ScsiQueue } from './scsi-queue.ts';
 
@@ -30,6 +30,10 @@ export interface LunCall {
   readonly target: number;
   readonly lun: number;
 }
+export interface LoadDeviceCall {
+  readonly controllerId: number;
+  readonly record: ScsiDeviceRecord;
+}
 export interface AddLunCall extends LunCall {
   readonly bdev: BdevDescription;
   readonly identity: LunIdentity;
@@ -43,6 +47,8 @@ export const ScsiCall = {
   addLun: 'scsi.addLun',
   removeLun: 'scsi.removeLun',
   lunChanged: 'scsi.lunChanged',
+  save: 'scsi.save',
+  load: 'scsi.load',
 } as const;
 
 export interface ScsiServiceOptions {
@@ -72,6 +78,8 @@ export class ScsiService {
         this.#device(controllerId).removeLun(target, lun),
       [ScsiCall.lunChanged]: ({ controllerId, target, lun }: LunCall) =>
         this.#device(controllerId).lunChanged(target, lun),
+      [ScsiCall.save]: (controllerId: number) => this.#device(controllerId).save(),
+      [ScsiCall.load]: ({ controllerId, record }: LoadDeviceCall) => this.#device(controllerId).load(record),
     };
   }
 

@@ -105,6 +105,7 @@ class Guest {
         params: { isReadonly: false, hasRanges: true, isWriteThrough: parts.isWriteThrough ?? false, serial: 'S' },
       },
       counters: this.counters,
+      isHeld: false,
       settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING },
     };
   }
@@ -144,6 +145,27 @@ class Guest {
     return this.statusAt(at);
   }
 }
+
+describe('a queue that is held', () => {
+  it('touches nothing before it is released, however often the driver kicks', async () => {
+    const guest = new Guest();
+    call('start', { ...guest.startCall(), isHeld: true });
+    const at = guest.submit(FLUSH);
+    await turns();
+    expect(guest.statusAt(at)).toBe(UNTOUCHED);
+    call('release', null);
+    await until(() => guest.statusAt(at) === OK, 'status');
+    expect(await guest.perform(IN)).toBe(OK);
+    expect(await guest.stop()).toBe(2);
+  });
+
+  it('can be stopped where it was to start', async () => {
+    const guest = new Guest();
+    call('start', { ...guest.startCall(), isHeld: true });
+    expect(await guest.stop()).toBe(0);
+    call('release', null);
+  });
+});
 
 describe('a queue', () => {
   it('works off requests, sleeps, is woken by a kick, and stops where it is', async () => {

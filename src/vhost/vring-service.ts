@@ -46,10 +46,16 @@ export interface StartCall {
   readonly device: QueueDevice;
   readonly counters: SharedArrayBuffer;
   readonly settings: QueueSettings;
+  /** The ring is another daemon's until `release`: nothing is taken from it, and nothing written. */
+  readonly isHeld: boolean;
 }
-export interface VringCall {
+interface VringCall {
   readonly sessionId: number;
   readonly index: number;
+}
+export interface StopCall extends VringCall {
+  /** Undefined: no limit. */
+  readonly withinMs: number | undefined;
 }
 export interface SetCallCall extends VringCall {
   readonly callFd: number;
@@ -72,6 +78,8 @@ interface Running extends OpenQueue, TraceableQueue {
   readonly queue: OpenQueue['queue'];
   readonly memory: SharedMemory;
   readonly kickFd: number;
+  /** How it will run once it is released; null: it runs. */
+  heldMode: ReactorMode | null;
 }
 
 class SharedMemory {
@@ -89,6 +97,7 @@ class SharedMemory {
 export const VringService = {
   start: 'vring.start',
   stop: 'vring.stop',
+  release: 'vring.release',
   setCall: 'vring.setCall',
   tune: 'vring.tune',
   setWriteThrough: 'vring.setWriteThrough',
@@ -114,7 +123,8 @@ export function createVringService(
   const service = new Service(reactor, reactorIndex, log, notices);
   return {
     [VringService.start]: (call: StartCall) => service.start(call),
-    [VringService.stop]: (call: VringCall) => service.stop(call),
+    [VringService.stop]: (call: StopCall) => service.stop(call),
+    [VringService.release]: () => service.release(),
     [VringService.setCall]: (call: SetCallCall) => service.setCall(call),
     [VringService.tune]: (call: TuneCall) => service.tune(call),
     [VringService.setWriteThrough]: (call: SetWriteThroughCall) => service.setWriteThrough(call),
@@ -181,12 +191,25 @@ class Service {
       throw error;
     }
     const { controller, device } = call;
-    const running = { ...open, memory, kickFd: vring.kickFd, controller, kind: device.kind, size: vring.size };
+    const { mode, coalescing } = call.settings;
+    const running: Running = {
+      ...{ ...open, memory, kickFd: vring.kickFd, controller, kind: device.kind, size: vring.size },
+      heldMode: call.isHeld ? mode : null,
+    };
     this.#running.set(key, running);
     this.trace.started(running);
     this.#reportRecovery(call, ring);
-    open.queue.setCoalescing(call.settings.coalescing);
-    this.#reactor.add(open.queue, call.settings.mode);
+    open.queue.setCoalescing(coalescing);
+    if (!call.isHeld) this.#reactor.add(open.queue, mode);
+  }
+
+  /** The rings that were held are ours now. */
+  release(): void {
+    for (const running of this.#running.values()) {
+      if (running.heldMode === null) continue;
+      this.#reactor.add(running.queue, running.heldMode);
+      running.heldMode = null;
+    }
   }
 
   #reportRecovery({ controller: ctrlr, vring }: StartCall, { recovery }: Ring): void {
@@ -213,12 +236,19 @@ class Service {
     );
   }
 
-  async stop(call: VringCall): Promise<number> {
+  async stop(call: StopCall): Promise<number> {
     const key = keyOf(call.sessionId, call.index);
     const running = this.#running.get(key);
     if (running === undefined) throw new TargetError('ENODEV', `queue ${key} is not running`);
+    let base: number;
+    try {
+      base = await running.queue.stop(call.withinMs);
+    } catch (error) {
+      // Chains may have come that it did not look at.
+      this.#reactor.wake(running.queue);
+      throw error;
+    }
     if (running.kickFd !== NO_FD) this.#reactor.fdSet.remove(running.kickFd);
-    const base = await running.queue.stop();
     this.#reactor.remove(running.queue);
     this.#running.delete(key);
     this.#releaseMemory(running.memory);

@@ -16,6 +16,8 @@ export class TestChild {
   readonly #child: ChildProcess;
   #output = '';
   #isRunning = true;
+  /** A process that it started and that does its work now, with the same output. When we die by SIGKILL it does not. */
+  #successor: number | null = null;
 
   /** `onOutput` gets stdout as it comes; both streams are kept for `tail()`. */
   constructor(name: string, command: string, args: readonly string[], onOutput: (text: string) => void = () => {}) {
@@ -41,7 +43,11 @@ export class TestChild {
   }
 
   get pid(): number {
-    return this.#child.pid ?? 0;
+    return this.#successor ?? this.#child.pid ?? 0;
+  }
+
+  replacedBy(pid: number): void {
+    this.#successor = pid;
   }
 
   get isRunning(): boolean {
@@ -54,7 +60,15 @@ export class TestChild {
   }
 
   kill(signal: NodeJS.Signals = 'SIGKILL'): void {
-    this.#child.kill(signal);
+    if (this.#successor === null) {
+      this.#child.kill(signal);
+      return;
+    }
+    try {
+      process.kill(this.#successor, signal);
+    } catch {
+      // It has ended by itself.
+    }
   }
 
   /** Sends `signal` and waits for the end; kills it when it does not obey. */

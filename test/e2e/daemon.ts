@@ -50,6 +50,16 @@ export class Daemon {
     await this.#ready();
   }
 
+  /** Has it replaced by a new one, whatever pause that takes. Returns the pause, in milliseconds. */
+  async upgrade(): Promise<number> {
+    const result = await this.rpc('framework_upgrade', { max_pause_ms: START_MAX_MS });
+    const { pid, pause_ms: pauseMs } = result as { pid: number; pause_ms: number };
+    this.#child.replacedBy(pid);
+    this.#client?.close();
+    this.#client = await RpcClient.connect(join(this.directory, 'rpc.sock'));
+    return pauseMs;
+  }
+
   get pid(): number {
     return this.#child.pid;
   }

@@ -1,5 +1,5 @@
 /** The systemd unit that is shipped, started by a real systemd: what it may do works, what it may not do fails. */
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
@@ -18,6 +18,7 @@ const SOCKET = '/run/ringhost/rpc.sock';
 /** The same unit with another program, whose state is elsewhere. */
 function probeUnit(command: string): string {
   return UNIT.replace(/^ExecStart=.*\\\n.*$/m, `ExecStart=${command}`)
+    .replace(/^Type=.*$/m, 'Type=exec')
     .replace(/^Restart=.*$/m, 'RemainAfterExit=yes')
     .replaceAll('Directory=ringhost', 'Directory=probe');
 }
@@ -116,6 +117,25 @@ describe.skipIf(missing !== null)('the systemd unit', () => {
     expect(await driver.read(0, MIB / 2)).toEqual(pattern(MIB / 2, 7));
     driver.close();
     first.close();
+  });
+
+  it('goes on as another process when the daemon is upgraded, and systemd knows which', async () => {
+    const first = await connect();
+    await first.call('vhost_delete_controller', { ctrlr: 'memory' });
+    await first.call('bdev_malloc_delete', { name: 'Memory' });
+    const driver = await BlkInitiator.connect(container.path('/run/ringhost/file'));
+    const before = await container.property('ringhost', 'MainPID');
+    const { pid } = await first.call('framework_upgrade', { max_pause_ms: LIMIT_MS });
+    expect(String(pid)).not.toBe(before);
+    await waitUntil(() => !existsSync(container.path(`/proc/${before}`)), LIMIT_MS, 'end of the old daemon');
+    await writeAndReadBack(driver, 0, pattern(MIB / 2, 9));
+    driver.close();
+    first.close();
+    using second = await connect();
+    expect((await second.call('framework_get_reactors')).pid).toBe(pid);
+    expect(await container.property('ringhost', 'MainPID')).toBe(String(pid));
+    expect(await container.property('ringhost', 'ActiveState')).toBe('active');
+    expect(await container.property('ringhost', 'NRestarts')).toBe('1');
   });
 
   it('lets a daemon that was taken over reach nothing else', async () => {

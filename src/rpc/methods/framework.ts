@@ -120,6 +120,53 @@ export const frameworkMethods = {
     example: { params: {}, result: true },
   }),
 
+  framework_upgrade: defineMethod({
+    summary: 'Hand everything that is served over to a new daemon, without a pause that guests notice',
+    details:
+      'The new daemon makes everything ready while this one serves; then requests wait until it has taken the rings. ' +
+      'When anything fails before that, this one serves on, and the error says why (docs/upgrade.md). This daemon ' +
+      'answers, and ends after it. An addition of Ringhost.',
+    params: z.strictObject({
+      exec: z.string().min(1).optional().describe('Program to start. Default: that of this daemon.'),
+      args: z
+        .array(z.string())
+        .optional()
+        .describe('Its arguments, such as `serve` and options. Default: those of this daemon.'),
+      max_pause_ms: z
+        .int()
+        .min(1)
+        .default(2000)
+        .describe('Milliseconds that requests may wait at most; otherwise this daemon serves on. Default: 2000.'),
+      max_start_ms: z
+        .int()
+        .min(1)
+        .default(60_000)
+        .describe('Milliseconds that the new daemon may take to be ready. Default: 60000.'),
+    }),
+    result: z.object({
+      pid: z.int().describe('Process id of the new daemon.'),
+      pause_ms: z.number().describe('Milliseconds in which no request was taken.'),
+      sessions: z.int().describe('Front-ends that were handed over.'),
+    }),
+    errors: [
+      { code: 'EBUSY', when: 'an upgrade is under way, or something is being deleted' },
+      { code: 'ENOTSUP', when: 'a disk cannot be handed over' },
+      { code: 'EIO', when: 'the new daemon ended before it took over' },
+      { code: 'ECANCELED', when: 'the new daemon could not make something' },
+      { code: 'ETIMEDOUT', when: 'the new daemon, or a request in flight, took too long' },
+    ],
+    waits: () => true,
+    cli: {
+      flags: [
+        { names: ['--exec'], dest: 'exec', kind: 'string', help: 'program to start' },
+        { names: ['--max-pause-ms'], dest: 'max_pause_ms', kind: 'int', help: 'how long requests may wait' },
+        { names: ['--max-start-ms'], dest: 'max_start_ms', kind: 'int', help: 'how long the start may take' },
+      ],
+      print: 'json',
+    },
+    example: { params: {}, result: { pid: 4713, pause_ms: 14.2, sessions: 2 } },
+  }),
+
   framework_get_subsystems: defineMethod({
     summary: 'List subsystems in the order of their initialisation',
     params: noParams,

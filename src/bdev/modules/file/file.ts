@@ -43,6 +43,8 @@ export interface FileParams {
   readonly isPolled?: boolean | undefined;
   /** A kernel thread on this core submits. */
   readonly sqPollCore?: number | undefined;
+  /** The file as the daemon before has it open, with its lock. */
+  readonly inheritedFd?: number | undefined;
 }
 
 const PRODUCT_NAMES: Readonly<Record<FileFlavor, string>> = { aio: 'AIO disk', uring: 'URING bdev' };
@@ -80,7 +82,9 @@ export class FileBdev implements Bdev {
         : params.hasRanges === false
           ? [IoType.read, IoType.write, IoType.flush]
           : [IoType.read, IoType.write, IoType.flush, IoType.unmap, IoType.writeZeroes];
-    const { fd, stat, info, isDirect, blockSizeBytes } = openDisk(params);
+    const { inheritedFd } = params;
+    const open = inheritedFd === undefined ? openDisk(params) : inheritDisk(params, inheritedFd);
+    const { fd, stat, info, isDirect, blockSizeBytes } = open;
     this.isDirect = isDirect;
     this.blockSizeBytes = blockSizeBytes;
     this.physicalBlockSizeBytes = Math.max(blockSizeBytes, physicalBlockBytes(stat, info));
@@ -140,6 +144,10 @@ export class FileBdev implements Bdev {
     return { method: `bdev_${this.flavor}_create`, params };
   }
 
+  handOver(): readonly number[] {
+    return [this.#channel.fd];
+  }
+
   async destruct(): Promise<void> {
     closeFd(this.#channel.fd);
   }
@@ -182,6 +190,15 @@ function openDisk(params: FileParams): OpenDisk {
   } finally {
     closeSync(first);
   }
+}
+
+/** One that was open already was checked when it was opened. */
+function inheritDisk(params: FileParams, fd: number): OpenDisk {
+  const info = alignmentOf(diskInfo(fd));
+  // proc(5): the flags of open(2), octal.
+  const flags = Number.parseInt(/^flags:\s*(\d+)/m.exec(readText(`/proc/self/fdinfo/${fd}`))?.[1] ?? '0', 8);
+  const isDirect = (flags & O_DIRECT) !== 0;
+  return { fd, stat: fstatSync(fd), info, isDirect, blockSizeBytes: blockSizeOf(params, info) };
 }
 
 /** Closes the descriptor when it cannot be locked. */

@@ -36,7 +36,8 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
             budget,
           );
         });
-      return params.shm_name === undefined ? make().name : makeIn(params.shm_name, sizeBytes, make);
+      if (params.shm_name === undefined) return make().name;
+      return makeIn(SharedMemory.open(params.shm_name, sizeBytes, registry.takeInherited(name)), make);
     },
 
     async bdev_malloc_delete({ name }) {
@@ -60,8 +61,8 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
   };
 }
 
-async function makeIn(shmName: string, sizeBytes: number, make: (memory: SharedMemory) => BdevEntry): Promise<string> {
-  const memory = await SharedMemory.open(shmName, sizeBytes);
+async function makeIn(opening: Promise<SharedMemory>, make: (memory: SharedMemory) => BdevEntry): Promise<string> {
+  const memory = await opening;
   try {
     return make(memory).name;
   } catch (error) {

@@ -129,6 +129,12 @@ export class MallocBdev implements Bdev {
     };
   }
 
+  handOver(): readonly number[] {
+    if (this.#memory !== undefined) return [this.#memory.fd];
+    const advice = 'only one with shm_name can be handed over';
+    throw new TargetError('ENOTSUP', `bdev "${this.name}" is in the memory of this process: ${advice}`);
+  }
+
   async destruct(): Promise<void> {
     this.#mapping.close();
     this.#memory?.close();

@@ -32,10 +32,10 @@ export class SharedMemory {
   /**
    * Opens the memory of a name, and makes it when there is none. One that is there keeps its content; it is at least of
    * this size afterwards, and zeroes are what is new. Throws `EBUSY` when another disk has it, `EACCES` when it belongs
-   * to somebody else, `ENOSPC`.
+   * to somebody else, `ENOSPC`. `inheritedFd`: the file as the daemon before has it open, with its lock.
    */
-  static async open(name: string, sizeBytes: number): Promise<SharedMemory> {
-    const { fd, isNew } = openFile(pathOf(name));
+  static async open(name: string, sizeBytes: number, inheritedFd?: number): Promise<SharedMemory> {
+    const { fd, isNew } = inheritedFd === undefined ? openFile(pathOf(name)) : { fd: inheritedFd, isNew: false };
     const memory = new SharedMemory(name, fd, fstatSync(fd).size);
     try {
       memory.#check();

@@ -51,5 +51,9 @@ export class NullBdev implements Bdev {
     };
   }
 
+  handOver(): readonly number[] {
+    return [];
+  }
+
   async destruct(): Promise<void> {}
 }

@@ -123,6 +123,10 @@ export class RaidBdev implements Bdev {
     return { method: 'bdev_raid_create', params };
   }
 
+  handOver(): readonly number[] {
+    return [];
+  }
+
   async destruct(): Promise<void> {}
 
   #wholeStrips({ bdev }: BdevEntry): number {
