@@ -16,6 +16,8 @@ import { KIB, MIB, pattern, sameBytes } from './blk-case-helpers.ts';
 import { type BlkTarget, RinghostDaemon } from './fixtures/targets.ts';
 import { attentions, read10, ScsiBench } from './scsi-bench.ts';
 
+/** Of a load under which pages are marked: enough that each of its buffers is used, and written to, many times. */
+const LOADED_REQUESTS = 60_000;
 const GUEST_ADDRESS = 2 ** 32;
 
 let daemon: RinghostDaemon;
@@ -155,7 +157,7 @@ describe('the dirty log', () => {
     const disk = await connect({ queues: 4, queueSize: 64 });
     const log = createLog(disk);
     const load = new BlkLoadGenerator(disk, { depth: 16, writePercent: 30 });
-    const running = load.runAsync({ durationMs: 1500 });
+    const running = load.runAsync({ count: LOADED_REQUESTS });
     await log.start();
     // As a migration does: marked pages are copied while the guest works, and once more when its rings have stopped.
     const { bytes } = disk.memory.regions[0] as OwnedRegion;
@@ -163,11 +165,15 @@ describe('the dirty log', () => {
     const sync = (): void => {
       for (const page of log.take()) copy.set(page, pageBytes(bytes, page).slice());
     };
-    for (let i = 0; i < 20; i++) {
+    let isOver = false;
+    const ended = running.finally(() => {
+      isOver = true;
+    });
+    while (!isOver) {
       await sleep(20);
       sync();
     }
-    const result = await running;
+    const result = await ended;
     expect([result.errors, result.mismatches]).toEqual([0, 0]);
     await disk.stop();
     sync();
