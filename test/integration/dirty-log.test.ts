@@ -165,15 +165,9 @@ describe('the dirty log', () => {
     const sync = (): void => {
       for (const page of log.take()) copy.set(page, pageBytes(bytes, page).slice());
     };
-    let isOver = false;
-    const ended = running.finally(() => {
-      isOver = true;
-    });
-    while (!isOver) {
-      await sleep(20);
-      sync();
-    }
-    const result = await ended;
+    const isOver = running.then(() => true);
+    while (!(await Promise.race([isOver, sleep(20, false)]))) sync();
+    const result = await running;
     expect([result.errors, result.mismatches]).toEqual([0, 0]);
     await disk.stop();
     sync();
