@@ -5,6 +5,7 @@
  * others stopped) in interleaved rounds; the tables show medians with their range, and ratios taken pair by pair.
  */
 import { writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
 import { makeFile, removeFile } from './file.ts';
 import { describeMachine } from './machine.ts';
@@ -80,8 +81,7 @@ async function main(): Promise<void> {
   );
   const needs = new Set(scenarios.flatMap((one) => (one.needs === undefined ? [] : [one.needs])));
   const stop = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const)
-    process.once(name, () => stop.abort(new Error(`stopped by ${name}`)));
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort(name));
   const file = makeFile(needs.has('file') ? FILE_BYTES : FILE_BYTES_MIN);
   const servers = await startServers(needs, { ...cores, file });
   const place = { ...cores, file, ...servers.place };
@@ -90,7 +90,9 @@ async function main(): Promise<void> {
     await servers.close();
   });
   const noise = describeNoise(measured.noise, measured.stealTicks, measured.elapsedMs);
-  console.log(`\n${report(measured.outcomes, RINGHOST.name)}\n\n${noise}`);
+  const { stoppedBy } = measured;
+  const cut = stoppedBy === undefined ? '' : `\n\nStopped by ${stoppedBy}: these are the rounds until then.`;
+  console.log(`\n${report(measured.outcomes, RINGHOST.name)}\n\n${noise}${cut}`);
   if (options.plot !== undefined) writeFileSync(options.plot, plot(measured.outcomes, machine.cpu));
   if (options.json !== undefined) {
     const { outcomes, ...rest } = measured;
@@ -101,6 +103,7 @@ async function main(): Promise<void> {
     }));
     writeFileSync(options.json, `${JSON.stringify({ machine, options, ...rest, results }, null, 2)}\n`);
   }
+  if (stoppedBy !== undefined) process.exitCode = 128 + (constants.signals[stoppedBy as NodeJS.Signals] ?? 0);
 }
 
 try {

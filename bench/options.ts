@@ -13,7 +13,9 @@ export const HELP = `npm run bench -- [OPTIONS]
   --quick            fewer, shorter rounds of fewer scenarios: two minutes instead of ten
   --json FILE        every sample and what they were taken on
   --plot FILE        a picture, SVG
-  --list             print the scenarios and the targets, and measure nothing`;
+  --list             print the scenarios and the targets, and measure nothing
+
+Ctrl-C ends it with the tables and files of what was measured until then; once more ends it at once.`;
 
 export interface BenchOptions {
   readonly rounds: number;

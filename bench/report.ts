@@ -30,7 +30,9 @@ function cell(samples: readonly Sample[], { key, format, hasRange }: Metric): st
 /** How many times better `own` is than `other`, round by round. */
 function ratioCell(own: readonly Sample[], other: readonly Sample[], { metrics, isLessBetter }: Scenario): string {
   const key = metrics[0]?.key ?? '';
-  const [a, b] = [valuesOf(own, key), valuesOf(other, key)];
+  // A run that was stopped ends inside a round.
+  const rounds = Math.min(own.length, other.length);
+  const [a, b] = [valuesOf(own.slice(0, rounds), key), valuesOf(other.slice(0, rounds), key)];
   const { median, min, max } = summarize(isLessBetter === true ? pairedRatios(b, a) : pairedRatios(a, b));
   return `${median.toFixed(2)}× (${min.toFixed(2)}–${max.toFixed(2)})`;
 }
@@ -43,7 +45,7 @@ function rowsOf({ scenario, samples }: Outcome, subject: string): string[][] {
       scenario.name,
       name,
       ...scenario.metrics.map((metric) => cell(list, metric)),
-      name === subject || own.length !== list.length ? '' : ratioCell(own, list, scenario),
+      name === subject || own.length === 0 ? '' : ratioCell(own, list, scenario),
     ]);
 }
 
@@ -51,6 +53,7 @@ function rowsOf({ scenario, samples }: Outcome, subject: string): string[][] {
 export function report(outcomes: readonly Outcome[], subject: string): string {
   const groups = Map.groupBy(outcomes, ({ scenario }) => scenario.group);
   return [...groups]
+    .filter(([, members]) => members.some(({ samples }) => [...samples.values()].some(({ length }) => length > 0)))
     .map(([group, members]) => {
       const titles = members[0]?.scenario.metrics.map(({ title }) => title) ?? [];
       const head = ['workload', 'target', ...titles, `${subject} is`];

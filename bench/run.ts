@@ -22,6 +22,8 @@ export interface Measurements {
   readonly noise: readonly Noise[];
   readonly stealTicks: number;
   readonly elapsedMs: number;
+  /** The signal that ended it before its time. */
+  readonly stoppedBy?: string;
 }
 
 interface Row {
@@ -29,6 +31,7 @@ interface Row {
   readonly samples: Map<string, Sample[]>;
 }
 
+/** `stop` ends it before its time, with the name of a signal as its reason: what was measured until then is kept. */
 export async function runRounds(
   scenarios: readonly Scenario[],
   kinds: readonly TargetKind[],
@@ -73,6 +76,10 @@ export async function runRounds(
       }
       say(`round ${round + 1} of ${rounds} done, ${((performance.now() - sinceMs) / 1000).toFixed(0)} s`);
     }
+  } catch (error) {
+    // A terminal's signal ends the targets as well, and that may be seen before the signal itself.
+    await delay(SETTLE_MS);
+    if (!stop.aborted) throw error;
   } finally {
     for (const target of targets.values()) await target.stop();
   }
@@ -82,6 +89,7 @@ export async function runRounds(
     noise,
     stealTicks: stealTicks() - stealBefore,
     elapsedMs: performance.now() - sinceMs,
+    ...(stop.aborted ? { stoppedBy: String(stop.reason) } : {}),
   };
 }
 

@@ -1,4 +1,8 @@
 /** The parts that `npm run bench` measures with: what they measure must have happened. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Load, LoadClient } from '../../bench/client.ts';
@@ -183,4 +187,32 @@ describe('the load client', () => {
     target.resume();
     await client.close();
   });
+});
+
+test('a run that is stopped shows and writes what it measured until then', { timeout: 120_000 }, async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'ringhost-bench-test-'));
+  const json = join(directory, 'results.json');
+  const plot = join(directory, 'plot.svg');
+  const only = ['--only', '^blk, RAM disk: 4 KiB random read, depth 1$', '--targets', `^${LIMIT.name}$`];
+  const args = [...only, '--rounds', '100000', '--seconds', '0.05', '--json', json, '--plot', plot];
+  const main = join(import.meta.dirname, '..', '..', 'bench', 'main.ts');
+  // A terminal's signal reaches the targets as well: it is for the group.
+  const child = spawn(process.execPath, [main, ...args], { detached: true, stdio: ['ignore', 'pipe', 'inherit'] });
+  const exited = once(child, 'exit');
+  let output = '';
+  for await (const chunk of child.stdout) {
+    const isFirst = !output.includes('round 2 of');
+    output += String(chunk);
+    if (isFirst && output.includes('round 2 of')) process.kill(-(child.pid as number), 'SIGINT');
+  }
+  expect(await exited).toEqual([130, null]);
+  const { stoppedBy, results, noise } = JSON.parse(readFileSync(json, 'utf8'));
+  expect(stoppedBy).toBe('SIGINT');
+  expect(results).toHaveLength(1);
+  expect(results[0].samples[LIMIT.name].length).toBeGreaterThanOrEqual(2);
+  expect(noise.length).toBeGreaterThanOrEqual(2);
+  expect(output).toContain(`| 4 KiB random read, depth 1 | ${LIMIT.name}`);
+  expect(output).toContain('Stopped by SIGINT: these are the rounds until then.');
+  expect(readFileSync(plot, 'utf8')).toContain('<svg');
+  rmSync(directory, { recursive: true });
 });
