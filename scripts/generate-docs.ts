@@ -19,6 +19,7 @@ import {
 import { METHODS } from '../src/rpc/methods.ts';
 import { describeParams, type JsonSchema, jsonSchema } from '../src/rpc/openrpc.ts';
 import { cliReference } from './cli-reference.ts';
+import { conformanceReference } from './conformance-docs.ts';
 import { scsiReference } from './scsi-docs.ts';
 
 const MIB = 1024 * 1024;
@@ -197,6 +198,7 @@ function rpcReference(): string {
 
 const PAGES: Readonly<Record<string, () => string>> = {
   'docs/cli.md': cliReference,
+  'docs/conformance.md': conformanceReference,
   'docs/rpc.md': rpcReference,
   'docs/scsi.md': scsiReference,
 };

@@ -102,6 +102,8 @@ export interface MethodSpec<P extends z.ZodObject = z.ZodObject, R extends z.Zod
   readonly details?: string;
   /** Strict: an unknown parameter is an error. */
   readonly params: P;
+  /** Parameters that SPDK's clients send and that change nothing here. Who gives one is told so in the log. */
+  readonly ignored: readonly (keyof z.output<P> & string)[];
   /** Rewrites values that older clients send under this name, before they are checked. */
   normalize?(params: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
   /** The shape that SPDK's clients read. Not checked at run time in production; tests check it. */
@@ -122,7 +124,7 @@ export interface MethodSpec<P extends z.ZodObject = z.ZodObject, R extends z.Zod
   readonly example: MethodExample;
 }
 
-type Optional = 'states' | 'errorStyle' | 'errors' | 'aliases';
+type Optional = 'states' | 'errorStyle' | 'errors' | 'aliases' | 'ignored';
 
 /**
  * Makes a row of the method table. Defaults: callable at run time only, errors in the `errno` style, no aliases.
@@ -130,7 +132,7 @@ type Optional = 'states' | 'errorStyle' | 'errors' | 'aliases';
 export function defineMethod<P extends z.ZodObject, R extends z.ZodType>(
   spec: Omit<MethodSpec<P, R>, Optional> & Partial<Pick<MethodSpec<P, R>, Optional>>,
 ): MethodSpec<P, R> {
-  return { states: ['runtime'], errorStyle: 'errno', errors: [], aliases: [], ...spec };
+  return { states: ['runtime'], errorStyle: 'errno', errors: [], aliases: [], ignored: [], ...spec };
 }
 
 /** Parameters of a method that takes none. */

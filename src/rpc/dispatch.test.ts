@@ -17,9 +17,10 @@ interface Setup {
 function setUp({ handlers = {}, state = () => 'runtime' }: Setup = {}) {
   const daemon = fakeDaemon();
   const error = vi.fn<(message: string, fields?: object) => void>();
+  const warn = vi.fn<(message: string) => void>();
   const dispatcher = new Dispatcher({
     handlers: { ...daemon.handlers, ...handlers },
-    log: { ...SILENT, error },
+    log: { ...SILENT, error, warn },
     version: '0.1.0',
     state,
   });
@@ -30,7 +31,7 @@ function setUp({ handlers = {}, state = () => 'runtime' }: Setup = {}) {
     if (answer === null || Array.isArray(answer)) return answer;
     return 'result' in answer ? answer.result : (answer as { readonly error: unknown }).error;
   };
-  return { daemon, dispatcher, caller, ask, call, error };
+  return { daemon, dispatcher, caller, ask, call, error, warn };
 }
 
 describe('a request', () => {
@@ -43,6 +44,16 @@ describe('a request', () => {
         result: 'NOTICE',
       });
     }
+  });
+
+  test('is told of parameters that change nothing, if it asks for something by them', async () => {
+    const { call, warn } = setUp();
+    const params = { name: 'A', num_blocks: 8, block_size: 512 };
+    const asksNothing = { numa_id: -1, optimal_io_boundary: 0, md_interleave: false, md_size: 0 };
+    expect(await call('bdev_malloc_create', { ...params, ...asksNothing })).toBe('A');
+    expect(warn).not.toHaveBeenCalled();
+    expect(await call('construct_malloc_bdev', { ...params, name: 'B', numa_id: 0, optimal_io_boundary: 8 })).toBe('B');
+    expect(warn.mock.calls).toEqual([['RPC bdev_malloc_create: optimal_io_boundary has no effect here']]);
   });
 
   test('may leave out jsonrpc and give null for params', async () => {

@@ -164,6 +164,8 @@ export class Dispatcher {
     };
     // The table ties each handler to its parameters; here only the name is known.
     const handler = this.#handlers[found.name] as Handler;
+    const useless = found.spec.ignored.filter((name) => isAsking(params[name]));
+    if (useless.length > 0) this.#log.warn(`RPC ${found.name}: ${useless.join(', ')} has no effect here`);
     try {
       const result = handler(params, context);
       if (!(result instanceof Promise)) return adapt(found, result);
@@ -181,6 +183,11 @@ export class Dispatcher {
     this.#log.error(`RPC ${found.name} failed unexpectedly`, { stack: stackOf(thrown) });
     return { error: standardError(RpcCode.internalError, 'this is a fault of the daemon: its log has the details') };
   }
+}
+
+/** Clients send what means nothing too: rpc.py's switches, and numbers for none and any. */
+function isAsking(value: unknown): boolean {
+  return value !== undefined && value !== false && value !== 0 && value !== -1 && value !== '';
 }
 
 function stackOf(thrown: unknown): string {

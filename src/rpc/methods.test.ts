@@ -45,6 +45,15 @@ describe('the method table', () => {
   });
 });
 
+test.each(TABLE.filter(([, { ignored }]) => ignored.length > 0))(
+  '%s says what has no effect',
+  (_name, { params, ignored }) => {
+    const shape = params.shape as Readonly<Record<string, { readonly description?: string }>>;
+    const texts = ignored.map((name) => shape[name]?.description ?? name);
+    expect(texts.filter((text) => !text.startsWith('No effect'))).toEqual([]);
+  },
+);
+
 describe('the OpenRPC document', () => {
   const document = openRpcDocument('1.2.3') as {
     readonly openrpc: string;

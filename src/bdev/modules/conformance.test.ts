@@ -1,4 +1,5 @@
 /** Every kind of disk does what a bdev does. The files of the file kind are real: on a disk, and in memory. */
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe } from 'vitest';
@@ -12,9 +13,11 @@ import { CryptoKey } from './crypto/keys.ts';
 import { DelayBdev } from './delay/delay.ts';
 import { ErrorBdev } from './error/error.ts';
 import { FileBdev, type FileParams } from './file/file.ts';
+import { GptBdev } from './gpt/gpt.ts';
 import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
 import { NullBdev } from './null/null.ts';
 import { PassthruBdev } from './passthru/passthru.ts';
+import { PowerCutBdev } from './powercut/powercut.ts';
 import type { RaidLevel } from './raid/layout.ts';
 import { RaidBdev } from './raid/raid.ts';
 import { SplitBdev } from './split/split.ts';
@@ -120,6 +123,23 @@ describeConformance(
   'a concat disk over files of 4096-byte blocks',
   raidOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), 'concat'),
 );
+describeConformance('a disk whose power can be cut', {
+  make: (name, bytes) =>
+    new PowerCutBdev(
+      { name, uuid: undefined, blockCount: bytes / 512, blockSizeBytes: 512, ignoresFlush: false },
+      new MemoryBudget(Number.POSITIVE_INFINITY),
+    ),
+});
+describeConformance('a partition of a RAM disk', {
+  canWake: true,
+  async make(name, bytes, registry) {
+    const whole = await mallocOf(512).make(name, 2 * bytes, registry);
+    const base = registry.create(name, undefined, () => whole);
+    const place = { number: 1, firstBlock: 63, blockCount: bytes / 512 };
+    const partition = { ...place, typeGuid: randomUUID(), guid: randomUUID(), name: '' };
+    return new GptBdev({ base, types: undefined, bdevs: new Set() }, partition);
+  },
+});
 describeConformance('the second part of a RAM disk', {
   canWake: true,
   make(name, bytes, registry) {

@@ -97,9 +97,10 @@ export const fileMethods = {
         .boolean()
         .optional()
         .describe('Offer discard and write zeroes. Default: true (SPDK: false; its rpc.py sends what was typed).'),
-      nowait: z.boolean().optional().describe('Accepted and ignored: io_uring does not wait.'),
+      nowait: z.boolean().optional().describe('No effect: io_uring does not wait.'),
       ...ringParams,
     }),
+    ignored: ['nowait'],
     result: z.string().describe('Name of the new bdev.'),
     errors,
     aliases: [

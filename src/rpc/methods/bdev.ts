@@ -55,8 +55,8 @@ const noMetadata = z.literal(0);
 const metadataParams = {
   md_size: noMetadata.optional().describe('Bytes of metadata a block. Only 0: Ringhost has no block metadata.'),
   dif_type: noMetadata.optional().describe('Protection information type. Only 0: none.'),
-  dif_is_head_of_md: z.boolean().optional().describe('Place of the protection information. Ignored without metadata.'),
-  dif_pi_format: z.int().min(0).max(2).optional().describe('Protection information format. Ignored without metadata.'),
+  dif_is_head_of_md: z.boolean().optional().describe('No effect: there is no protection information.'),
+  dif_pi_format: z.int().min(0).max(2).optional().describe('No effect: there is no protection information.'),
 };
 
 export const byName = (text: string) => z.strictObject({ name: bdevName.describe(text) });
@@ -226,10 +226,17 @@ export const bdevMethods = {
       uuid: uuid.optional().describe('Default: random.'),
       optimal_io_boundary: uint32
         .optional()
-        .describe('Requests are cut at multiples of this many blocks. Default: 0, never.'),
+        .describe('No effect: requests are not cut at boundaries. Default: 0, none.'),
       ...metadataParams,
-      md_interleave: z.boolean().optional().describe('Place of the metadata. Ignored without metadata.'),
-      numa_id: z.int().min(-1).max(1023).optional().describe('NUMA node of the memory. Default: -1, any.'),
+      md_interleave: z.boolean().optional().describe('No effect: there is no metadata.'),
+      numa_id: z
+        .int()
+        .min(-1)
+        .max(1023)
+        .optional()
+        .describe(
+          'No effect but that the node must be there: the memory is that of whoever touches it. Default: -1, any.',
+        ),
       shm_name: z
         .string()
         .regex(/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$/, { error: 'shm_name may have letters, digits, ".", "_" and "-"' })
@@ -239,6 +246,7 @@ export const bdevMethods = {
             'Such a disk can only grow. Default: none. An addition of Ringhost.',
         ),
     }),
+    ignored: ['optimal_io_boundary', 'numa_id', 'md_interleave', 'dif_is_head_of_md', 'dif_pi_format'],
     result: z.string().describe('Name of the new bdev.'),
     errors: [
       EEXIST,
@@ -257,9 +265,9 @@ export const bdevMethods = {
       flags: [
         { names: ['-b', '--name'], dest: 'name', kind: 'string', help: 'name of the bdev' },
         ...createFlags,
-        { names: ['-o', '--optimal-io-boundary'], dest: 'optimal_io_boundary', kind: 'int', help: 'in blocks' },
+        { names: ['-o', '--optimal-io-boundary'], dest: 'optimal_io_boundary', kind: 'int', help: 'ignored' },
         { names: ['-i', '--md-interleave'], dest: 'md_interleave', kind: 'switch', help: 'ignored' },
-        { names: ['-n', '--numa-id'], dest: 'numa_id', kind: 'int', help: 'NUMA node, -1 for any' },
+        { names: ['-n', '--numa-id'], dest: 'numa_id', kind: 'int', help: 'ignored' },
         {
           names: ['--shm-name'],
           dest: 'shm_name',
@@ -312,12 +320,17 @@ export const bdevMethods = {
       physical_block_size: physicalBlockSize.optional().describe('Bytes. Default: `block_size`.'),
       uuid: uuid.optional().describe('Default: random.'),
       ...metadataParams,
-      preferred_write_alignment: uint32.optional().describe('Blocks, shown to users of the bdev. Default: 0, none.'),
-      preferred_write_granularity: uint32.optional().describe('Blocks, shown to users of the bdev. Default: 0, none.'),
-      optimal_write_size: uint32.optional().describe('Blocks, shown to users of the bdev. Default: 0, none.'),
-      preferred_unmap_alignment: uint32.optional().describe('Blocks, shown to users of the bdev. Default: 0, none.'),
-      preferred_unmap_granularity: uint32.optional().describe('Blocks, shown to users of the bdev. Default: 0, none.'),
+      preferred_write_alignment: uint32.optional().describe('No effect. Default: 0, none.'),
+      preferred_write_granularity: uint32.optional().describe('No effect. Default: 0, none.'),
+      optimal_write_size: uint32.optional().describe('No effect. Default: 0, none.'),
+      preferred_unmap_alignment: uint32.optional().describe('No effect. Default: 0, none.'),
+      preferred_unmap_granularity: uint32.optional().describe('No effect. Default: 0, none.'),
     }),
+    ignored: [
+      ...(['preferred_write_alignment', 'preferred_write_granularity', 'optimal_write_size'] as const),
+      ...(['preferred_unmap_alignment', 'preferred_unmap_granularity'] as const),
+      ...(['dif_is_head_of_md', 'dif_pi_format'] as const),
+    ],
     result: z.string().describe('Name of the new bdev.'),
     errors: [EEXIST, { code: 'EINVAL', when: 'a size is out of range' }],
     aliases: [{ name: 'construct_null_bdev' }],
@@ -333,26 +346,26 @@ export const bdevMethods = {
           names: ['-a', '--preferred-write-alignment'],
           dest: 'preferred_write_alignment',
           kind: 'int',
-          help: 'in blocks',
+          help: 'ignored',
         },
         {
           names: ['-g', '--preferred-write-granularity'],
           dest: 'preferred_write_granularity',
           kind: 'int',
-          help: 'in blocks',
+          help: 'ignored',
         },
-        { names: ['-s', '--optimal-write-size'], dest: 'optimal_write_size', kind: 'int', help: 'in blocks' },
+        { names: ['-s', '--optimal-write-size'], dest: 'optimal_write_size', kind: 'int', help: 'ignored' },
         {
           names: ['-c', '--preferred-unmap-alignment'],
           dest: 'preferred_unmap_alignment',
           kind: 'int',
-          help: 'in blocks',
+          help: 'ignored',
         },
         {
           names: ['-r', '--preferred-unmap-granularity'],
           dest: 'preferred_unmap_granularity',
           kind: 'int',
-          help: 'in blocks',
+          help: 'ignored',
         },
       ],
       toParams: sizeToBlocks,
