@@ -68,6 +68,15 @@ describe('ringhost rpc', () => {
     expect(await run('delete_bdev Malloc0')).toEqual({ code: 0, out: '', err: '' });
   });
 
+  test('does not show a key that the daemon refuses', async () => {
+    for (const verbose of ['', '-v ']) {
+      const { code, err } = await run(`${verbose}accel_crypto_key_create -c AES_XTS -k feed -e beef`);
+      expect(code).toBe(1);
+      expect(err).toContain('"key": "(not shown)",\n');
+      expect(err).not.toMatch(/feed|beef/);
+    }
+  });
+
   test('shows the request and the error when the daemon refuses, and exits with 1', async () => {
     const { code, out, err } = await run('bdev_malloc_delete Malloc9');
     expect({ code, out }).toEqual({ code: 1, out: '' });

@@ -217,7 +217,7 @@ class RpcCommand {
 
   async #send(client: RpcClient, call: Call, settings: Settings): Promise<number> {
     if (settings.verbose)
-      this.#io.stderr.write(`INFO: request:\n${encodeJson({ method: call.method, params: call.params }, 2)}\n`);
+      this.#io.stderr.write(`INFO: request:\n${encodeJson({ method: call.method, params: shownParams(call) }, 2)}\n`);
     try {
       const result = await client.request(call.method, call.params);
       if (settings.verbose) this.#io.stderr.write(`INFO: response:\n${encodeJson(result, 2)}\n`);
@@ -228,7 +228,7 @@ class RpcCommand {
       const isKill = call.method === 'spdk_kill_instance' || call.method === 'kill_instance';
       if (isKill && error instanceof TargetError && error.code === 'EPIPE') return Exit.ok;
       if (!(error instanceof RpcCallError)) throw error;
-      const request = encodeJson({ ...call.params, method: call.method }, 2);
+      const request = encodeJson({ ...shownParams(call), method: call.method }, 2);
       const response = encodeJson(error.response, 2);
       this.#io.stderr.write(`request:\n${request}\nGot JSON-RPC error response\nresponse:\n${response}\n`);
       return Exit.failed;
@@ -318,4 +318,12 @@ ${methods.join('\n')}
 older names of the same methods:
   ${older.join('\n  ')}
 `;
+}
+
+/** What is printed is kept in terminals and logs. */
+function shownParams({ method, params }: Pick<Call, 'method' | 'params'>): Readonly<Record<string, unknown>> {
+  const secrets = findMethod(method)?.spec.secrets ?? [];
+  return Object.fromEntries(
+    Object.entries(params).map(([name, value]) => [name, secrets.includes(name) ? '(not shown)' : value]),
+  );
 }
