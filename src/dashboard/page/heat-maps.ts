@@ -16,6 +16,7 @@ const FRAMES_MAX = 300;
 const PLACE_FRAMES_MAX = 60;
 const LABELS_WIDTH = 70;
 const LABEL_ROWS = 6;
+const TEXT_HEIGHT = 12;
 const ALPHA_MIN = 0.15;
 
 export class HeatMaps {
@@ -163,6 +164,7 @@ class Grid {
     this.#context.fillStyle = this.color('--faint');
     this.#context.font = '12px system-ui, sans-serif';
     this.#context.textAlign = 'right';
-    this.#context.fillText(text, LABELS_WIDTH - 6, (rowsAbove * this.#canvas.clientHeight) / this.#rows - 2);
+    const y = (rowsAbove * this.#canvas.clientHeight) / this.#rows - 2;
+    this.#context.fillText(text, LABELS_WIDTH - 6, Math.max(y, TEXT_HEIGHT));
   }
 }
