@@ -247,7 +247,8 @@ describe.skipIf(whyNoLoopDevices() !== null)('as root,', () => {
     return {
       device,
       freeze() {
-        run('sync');
+        // Not all there are: one that another program has frozen would hold this up.
+        run('sync', '--file-system', below);
         run('fsfreeze', '--freeze', below);
         isFrozen = true;
       },
@@ -266,7 +267,10 @@ describe.skipIf(whyNoLoopDevices() !== null)('as root,', () => {
     async (kind) => {
       const below = freezableDevice();
       const filename = kind === 'device' ? below.device : fileOf(MIB, mounted(below.device));
-      if (kind === 'file') writeFileSync(filename, new Uint8Array(MIB));
+      if (kind === 'file') {
+        writeFileSync(filename, new Uint8Array(MIB));
+        run('sync', '--file-system', filename);
+      }
       const daemon = await RinghostDaemon.start();
       const host = await BlkInitiator.connect(await serveBlk(daemon, 'Late', { filename }), { keepsRequests: true });
       try {
