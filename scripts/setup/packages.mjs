@@ -54,7 +54,7 @@ export const TOOLS = {
   e2fsprogs: { commands: ['mkfs.ext4'], packages: ['e2fsprogs'], purpose: 'for the file systems of tests' },
   shells: { commands: ['zsh', 'fish'], packages: ['zsh', 'fish'], purpose: 'for the tests of completion' },
   mandoc: { commands: ['mandoc'], packages: ['mandoc'], purpose: 'for the tests of man pages' },
-  partitions: { commands: ['sgdisk', 'sfdisk'], packages: ['gdisk', 'fdisk'], purpose: 'for partition tables' },
+  partitions: { commands: ['sfdisk'], packages: ['fdisk'], purpose: 'for partition tables' },
   libvirt: {
     commands: ['virt-xml-validate', 'xmllint'],
     packages: ['libvirt-clients', 'libxml2-utils'],
