@@ -36,11 +36,13 @@ function mallocOf(blockSizeBytes: number): Kind {
   };
 }
 
+/** A new file each time: a kernel thread of the disk before may have the old one for a while, with its lock. */
 function fileIn(directory: string, params: Partial<FileParams> = {}): Kind {
+  let files = 0;
   return {
     canWake: true,
     make(name, bytes) {
-      const filename = join(directory, name);
+      const filename = join(directory, `${name}-${files++}`);
       writeFileSync(filename, '');
       truncateSync(filename, bytes);
       return new FileBdev({ flavor: 'aio', name, filename, ...params });
