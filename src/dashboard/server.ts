@@ -11,7 +11,7 @@ import { streamSSE } from 'hono/streaming';
 import { TargetError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { hostInUrl, type NetworkAddress } from '../base/network-address.ts';
-import { descriptorOf } from '../base/node-handle.ts';
+import { descriptorOf, startListening } from '../base/node-handle.ts';
 import { Feed, type FeedSource } from '../observe/feed.ts';
 import type { Frame } from '../observe/frame.ts';
 import { METRICS_CONTENT_TYPE, metricsText } from '../observe/metrics-text.ts';
@@ -52,11 +52,8 @@ export class Dashboard {
     requireToken(address, options.token);
     const feed = new Feed(options.source, (error) => log.error(`the dashboard has no figures: ${error.message}`));
     const server = createAdaptorServer({ fetch: routes(options, feed).fetch }) as Server;
-    const { inheritedFd } = options;
-    if (inheritedFd === undefined) server.listen(address.port, address.host);
-    else server.listen({ fd: inheritedFd });
     try {
-      await once(server, 'listening');
+      await startListening(server, address, options.inheritedFd);
     } catch (error) {
       const { code = 'EIO', message } = error as NodeJS.ErrnoException;
       throw new TargetError(code, `--http ${hostInUrl(address.host)}:${address.port}: ${message}: choose another port`);

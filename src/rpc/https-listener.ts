@@ -6,7 +6,6 @@
  * Whoever has no token costs a connection for some seconds: time for the handshake and for a request's headers is
  * limited, its body is not read, and connections are limited in number.
  */
-import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
@@ -14,7 +13,7 @@ import { createSecureContext } from 'node:tls';
 import { TargetError } from '../base/errors.ts';
 import { LimitedLog, type Logger } from '../base/log.ts';
 import { hostInUrl, type NetworkAddress } from '../base/network-address.ts';
-import { descriptorOf } from '../base/node-handle.ts';
+import { descriptorOf, startListening } from '../base/node-handle.ts';
 import { bearerToken, isSameToken } from '../base/token.ts';
 import type { Dispatcher } from './dispatch.ts';
 import { RpcCode, standardError } from './errors.ts';
@@ -97,11 +96,8 @@ export class HttpsListener {
       connectionsCheckingInterval: Math.ceil(limits.httpsHeadersMs / 4),
     });
     server.maxConnections = limits.httpsConnectionsMax;
-    const { inheritedFd } = options;
-    if (inheritedFd === undefined) server.listen(address.port, address.host);
-    else server.listen({ fd: inheritedFd });
     try {
-      await once(server, 'listening');
+      await startListening(server, address, options.inheritedFd);
     } catch (error) {
       const { code = 'EIO', message } = error as NodeJS.ErrnoException;
       const where = `--rpc-https ${hostInUrl(address.host)}:${address.port}`;

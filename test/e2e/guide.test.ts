@@ -6,12 +6,12 @@
 import { execFileSync } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { appendFile } from 'node:fs/promises';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { ensureGuestImage } from '../../scripts/guest/image.ts';
+import { freePort } from '../support/free-port.ts';
 import { ownArchive } from './guest.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { isPrinted, type Step, stepsOf } from './guide-page.ts';
@@ -151,14 +151,6 @@ exec setpriv --pdeathsig KILL ${qemu} "$@" ${more.join(' ')}
 `,
   );
   chmodSync(command, 0o755);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 const whyNot = whyNoGuests() ?? whyNoTool('nbd') ?? whyNoTool('curl');

@@ -5,12 +5,12 @@
  * and every block holds what was written last.
  */
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFailed, test } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import type { Result } from '../../src/rpc/methods.ts';
+import { freePort } from '../support/free-port.ts';
 import { Daemon } from './daemon.ts';
 import { Guest } from './guest.ts';
 import { whyNoGuests } from './requirements.ts';
@@ -55,15 +55,6 @@ const setUp = (disk: string, ports: readonly number[]): string => `
     echo $port >ports/$port/addr_trsvcid
     ln -s ${CONFIG}/subsystems/${NQN} ports/$port/subsystems/${NQN}
   done`;
-
-/** A port that nobody listens on: of the host, and the same in the guest. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Writes and reads of blocks each of which belongs to one worker, so that it is known what a read must find. */
 class Load {

@@ -2,7 +2,7 @@
  * The packages as they are published, for npm and for Debian: JavaScript only, with the addon in it. No compiler and no
  * checkout is behind it.
  */
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -65,6 +65,27 @@ it('has no sources, and nothing that runs when it is installed', () => {
   for (const name of ['preinstall', 'install', 'postinstall']) expect(scripts).not.toHaveProperty(name);
 });
 
+/** Does something when the daemon is ready, with what it has printed; then it must end in order. */
+async function whileItServes(
+  daemon: ChildProcessWithoutNullStreams,
+  act: (printed: () => string) => Promise<void>,
+): Promise<void> {
+  let output = '';
+  for (const stream of [daemon.stdout, daemon.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+  }
+  const exit = once(daemon, 'exit');
+  try {
+    await until(() => output.includes('is ready') || daemon.exitCode !== null, 'daemon', START_LIMIT_MS);
+    await act(() => output);
+  } finally {
+    daemon.kill('SIGTERM');
+  }
+  expect(await exit).toEqual([0, null]);
+}
+
 it.skipIf(whyNoTool('mandoc') !== null)('has a man page of every command, which is well formed', () => {
   const pages = readdirSync(installed('ringhost', 'man'));
   expect(pages).toEqual(expect.arrayContaining(['ringhost.1', 'ringhost-serve.1', 'ringhost-rpc.1']));
@@ -79,16 +100,8 @@ it('serves a disk and the dashboard, and is called by a program', async () => {
   const socket = join(directory, 'rpc.sock');
   const args = ['serve', '-S', directory, '-r', socket, '--http', '127.0.0.1:0', '--default-config'];
   const daemon = spawn(process.execPath, [installed('ringhost', 'bin', 'ringhost'), ...args], { cwd: directory });
-  let output = '';
-  for (const stream of [daemon.stdout, daemon.stderr]) {
-    stream.on('data', (chunk: Buffer) => {
-      output += chunk.toString();
-    });
-  }
-  const exit = once(daemon, 'exit');
-  try {
-    await until(() => output.includes('is ready') || daemon.exitCode !== null, 'daemon', START_LIMIT_MS);
-    const url = /HTTP +(\S+)/.exec(output)?.[1] ?? '';
+  await whileItServes(daemon, async (printed) => {
+    const url = /HTTP +(\S+)/.exec(printed())?.[1] ?? '';
     const page = await (await fetch(url)).text();
     const scripts = [...page.matchAll(/src="([^"]+)"/g)].map(([, path = '']) => path);
     expect(scripts).toEqual(['/vendor/uplot.js', '/page/main.js']);
@@ -97,11 +110,8 @@ it('serves a disk and the dashboard, and is called by a program', async () => {
     }
     const program = [join(directory, 'program.js'), socket];
     expect(execFileSync(process.execPath, program, { cwd: directory, encoding: 'utf8' })).toBe('Malloc0 function\n');
-    expect(output).not.toContain('Warning');
-  } finally {
-    daemon.kill('SIGTERM');
-  }
-  expect(await exit).toEqual([0, null]);
+    expect(printed()).not.toContain('Warning');
+  });
 });
 
 /** Installed into a root of its own by dpkg, whose scripts then start nothing. */
@@ -151,25 +161,14 @@ describe.skipIf((whyNoTool('dpkg') ?? whyNoTool('systemd')) !== null)('the Debia
   it('serves a disk with the Node.js that it brought', async () => {
     const args = ['serve', '-S', directory, '-r', join(directory, 'deb.sock'), '--confine', '--default-config'];
     const daemon = spawn(inRoot('usr/bin/ringhost'), args, { cwd: '/', env: { PATH: '/usr/bin:/bin' } });
-    let output = '';
-    for (const stream of [daemon.stdout, daemon.stderr]) {
-      stream.on('data', (chunk: Buffer) => {
-        output += chunk.toString();
-      });
-    }
-    const exit = once(daemon, 'exit');
-    try {
-      await until(() => output.includes('is ready') || daemon.exitCode !== null, 'daemon', START_LIMIT_MS);
+    await whileItServes(daemon, async () => {
       expect(readlinkSync(`/proc/${daemon.pid}/exe`)).toBe(inRoot('usr/lib/ringhost/node'));
       const disk = await BlkInitiator.connect(join(directory, 'vhost.0'));
       const block = Buffer.alloc(4096, 'ringhost');
       await disk.write(8, block);
       expect(Buffer.from(await disk.read(8, block.length))).toEqual(block);
       disk.close();
-    } finally {
-      daemon.kill('SIGTERM');
-    }
-    expect(await exit).toEqual([0, null]);
+    });
   });
 
   it('leaves nothing when it is purged', () => {

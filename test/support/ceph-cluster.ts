@@ -6,10 +6,10 @@
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { TestChild } from '../e2e/child.ts';
+import { freePort } from './free-port.ts';
 
 const MIB = 1 << 20;
 /** Generous: three OSDs that start on a busy machine. */
@@ -219,14 +219,4 @@ bluestore block create = true
 bluestore min alloc size = 4096
 memstore device bytes = ${2048 * MIB}
 `;
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer().once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
-    });
-  });
 }

@@ -54,7 +54,7 @@ const PROTOCOL = maskOf(
 const SANE: Partial<Config> = { capacitySectors: DISK_SECTORS, blockSizeBytes: 512, segMax: 126, queueCount: 1 };
 
 /** One queue, as the device sees it. */
-export class FakeRing {
+class FakeRing {
   readonly #memory: SharedMemory;
   size = 0;
   addresses: ReturnType<typeof VringAddr.decode> | null = null;

@@ -11,7 +11,7 @@ export const DESCRIPTORS_PER_REQUEST = 3;
 /** Data of one request; longer ones go in pieces. Memory that is never used is never there. */
 export const BUFFER_BYTES = 128 * 1024;
 /** Zeroes to write from: a block at most. */
-export const ZERO_BYTES = 4096;
+const ZERO_BYTES = 4096;
 
 const PAGE_BYTES = 4096;
 const DESCRIPTOR_BYTES = 16;
