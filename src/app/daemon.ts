@@ -7,6 +7,8 @@ import { dirname } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
 import type { FdList } from '../base/fd-list.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
+import { jobsRpc } from '../bdev/jobs.rpc.ts';
+import { Jobs } from '../bdev/jobs.ts';
 import { latencyRpc } from '../bdev/latency.rpc.ts';
 import { cryptoRpc } from '../bdev/modules/crypto/crypto.rpc.ts';
 import { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
@@ -42,7 +44,7 @@ import { type DaemonHandlers, METHODS, type RpcContext } from '../rpc/methods.ts
 import { RpcServer } from '../rpc/server.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores, clockNs } from '../sys/thread.ts';
-import { readBlocks } from '../vhost/block-reader.ts';
+import { ReactorBlocks } from '../vhost/block-service.ts';
 import { VhostRegistry } from '../vhost/registry.ts';
 import { RequestTracer } from '../vhost/request-tracer.ts';
 import { traceRpc } from '../vhost/trace.rpc.ts';
@@ -83,6 +85,7 @@ export class Daemon {
   readonly virtio: VirtioControllers;
   readonly rbd: RbdDisks;
   readonly keys = new CryptoKeys();
+  readonly jobs = new Jobs();
   readonly vhost: VhostRegistry;
   /** Null without `--state-dir`. */
   readonly state: State | null;
@@ -132,6 +135,7 @@ export class Daemon {
     const { options, reactors } = this;
     const log = this.log.room('bdev');
     const budget = new MemoryBudget(options.memoryBytes);
+    const blocks = new ReactorBlocks(reactors[0] as ReactorThread);
     return {
       ...bdevRpc(this.bdevs),
       ...latencyRpc(this.bdevs),
@@ -154,7 +158,8 @@ export class Daemon {
       ...errorRpc(this.bdevs),
       ...splitRpc(this.bdevs),
       ...raidRpc(this.bdevs),
-      ...gptRpc(this.bdevs, (...range) => readBlocks(reactors[0] as ReactorThread, ...range), log),
+      ...gptRpc(this.bdevs, blocks, log),
+      ...jobsRpc(this.jobs, this.bdevs, blocks),
       ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),
       ...traceRpc(new RequestTracer(reactors), this.vhost),
@@ -343,6 +348,11 @@ export class Daemon {
 
   #offer(fds: FdList): Omit<Offer, 'type' | 'version'> {
     const { options, state, log } = this;
+    const [job] = this.jobs.running;
+    if (job !== undefined) {
+      const { type, bdev } = job.spec;
+      throw new TargetError('EBUSY', `job ${job.id} (${type} of ${bdev}) is running: wait for its end, or cancel it`);
+    }
     const config = currentConfig(this, false);
     const calls = config.subsystems.flatMap((one) => one.config ?? []);
     // What stands on them is found by itself; these may have no disks.
@@ -376,6 +386,7 @@ export class Daemon {
     await this.#server.close();
     await this.#dashboard?.close();
     await this.state?.close();
+    await this.jobs.close();
     await this.vhost.close();
     await this.discoveries.close();
     await this.nvme.close();

@@ -100,7 +100,8 @@ async function valuesOf(
   if (spec.argChoices !== undefined) return ofWords(spec.argChoices);
   const name = 'flags' in spec ? (/[<[]([\w:-]+)/.exec(spec.flags)?.[1] ?? '') : spec.name();
   if (/^(path|where|file|dir|disk)$/.test(name)) return PATH;
-  return name === 'controller' || name === 'bdev' ? ofWords(await ask(name)) : NOTHING;
+  const kind = /(?:^|-)(bdev|controller)$/.exec(name)?.[1] as NameKind | undefined;
+  return kind === undefined ? NOTHING : ofWords(await ask(kind));
 }
 
 async function completeRpc(before: readonly string[], typed: string, names: FindNames): Promise<Completion> {

@@ -6,6 +6,7 @@ import { clientSocketPath, DEFAULT_SOCKET_PATH } from '../rpc/client.ts';
 import { completionScript, SHELLS, type Shell } from './completion-scripts.ts';
 import type { ApplyFlags } from './config-command.ts';
 import { type DaemonAccess, withDaemonAccess } from './daemon-access.ts';
+import type { CopyOptions, EraseOptions, JobsOptions } from './job-commands.ts';
 import type { RecordOptions } from './record-command.ts';
 import type { ReplayOptions } from './replay-command.ts';
 import type { ServeOptions } from './serve-command.ts';
@@ -26,6 +27,9 @@ export function createProgram(): Command {
   addTrace(program);
   addRecord(program);
   addReplay(program);
+  addErase(program);
+  addCopy(program);
+  addJobs(program);
   addUpgrade(program);
   addDoctor(program);
   for (const format of ATTACH_FORMATS) addAttach(program, format);
@@ -221,6 +225,47 @@ function addReplay(program: Command): void {
     .action(async (file: string, socket: string, options: ReplayOptions) => {
       const { runReplayCommand } = await import('./replay-command.ts');
       process.exitCode = await runReplayCommand(file, socket, options);
+    });
+}
+
+function addErase(program: Command): void {
+  const command = program
+    .command('erase')
+    .description('make all blocks of a disk zeroes; interrupting it ends it')
+    .argument('<bdev>', 'disk that nobody uses');
+  withDaemonAccess(command)
+    .option('--unmap', 'discard the blocks instead: fast, and no promise that nothing is left')
+    .option('--limit <MiB/s>', 'bandwidth at most')
+    .action(async (bdev: string, options: EraseOptions) => {
+      const { runEraseCommand } = await import('./job-commands.ts');
+      process.exitCode = await runEraseCommand(bdev, options);
+    });
+}
+
+function addCopy(program: Command): void {
+  const command = program
+    .command('copy')
+    .description('copy all blocks of a disk to another one; interrupting it ends it')
+    .argument('<source-bdev>', 'disk to read')
+    .argument('<destination-bdev>', 'disk to overwrite, which nobody uses');
+  withDaemonAccess(command)
+    .option('--limit <MiB/s>', 'bandwidth at most')
+    .action(async (source: string, destination: string, options: CopyOptions) => {
+      const { runCopyCommand } = await import('./job-commands.ts');
+      process.exitCode = await runCopyCommand(source, destination, options);
+    });
+}
+
+function addJobs(program: Command): void {
+  const command = program
+    .command('jobs')
+    .description('long work that a running daemon does: erasing, copying, rebuilding; how far it is');
+  withDaemonAccess(command)
+    .option('--wait', 'until all of them have ended')
+    .option('--json', 'as JSON')
+    .action(async (options: JobsOptions) => {
+      const { runJobsCommand } = await import('./job-commands.ts');
+      process.exitCode = await runJobsCommand(options);
     });
 }
 

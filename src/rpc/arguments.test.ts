@@ -354,6 +354,13 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['log_get_flags', {}],
   ['get_log_flags', {}],
   ['bdev_get_latency', {}],
+  ['bdev_get_jobs', {}],
+  ['bdev_get_jobs -i 3', { id: 3 }],
+  ['bdev_job_cancel 3', { id: 3 }],
+  ['bdev_job_set_options 3 -l 200', { id: 3, max_bandwidth_mb_sec: 200 }],
+  ['bdev_erase Malloc0', { name: 'Malloc0' }],
+  ['bdev_erase Malloc0 -m unmap -l 100', { name: 'Malloc0', method: 'unmap', max_bandwidth_mb_sec: 100 }],
+  ['bdev_copy Malloc0 Malloc1', { source: 'Malloc0', destination: 'Malloc1' }],
   [
     'trace_start_requests --controllers a,b --queue 1 --types read,flush --slower-than-us 500 --to-bytes 4096',
     { controllers: ['a', 'b'], queue: 1, types: ['read', 'flush'], slower_than_us: 500, to_bytes: 4096 },

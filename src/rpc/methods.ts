@@ -10,6 +10,7 @@ import type { MethodSpec } from './define.ts';
 import { accelMethods } from './methods/accel.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
+import { jobMethods } from './methods/bdev-jobs.ts';
 import { latencyMethods } from './methods/bdev-latency.ts';
 import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
@@ -28,6 +29,7 @@ export const METHODS = {
   ...bdevMethods,
   ...latencyMethods,
   ...fileMethods,
+  ...jobMethods,
   ...nbdMethods,
   ...virtioMethods,
   ...nvmeMethods,

@@ -18,7 +18,7 @@ import { createRing } from '../virtio/create-ring.ts';
 import type { Ring } from '../virtio/ring.ts';
 import type { BlkDeviceParams } from './blk-device.ts';
 import { BlkQueue } from './blk-queue.ts';
-import { BlockReader, READ_BLOCKS, type ReadCall } from './block-reader.ts';
+import { BlockService } from './block-service.ts';
 import type { CoalescingSettings } from './call-coalescing.ts';
 import { ChannelTable } from './channel-table.ts';
 import type { OpenQueue, QueueOptions } from './request-queue.ts';
@@ -131,7 +131,7 @@ export function createVringService(
     [VringService.detach]: (sessionId: number) => service.detach(sessionId),
     [VringService.bdevChanged]: (bdev: BdevDescription) => service.bdevChanged(bdev),
     [VringService.bdevRemoved]: (bdevId: number) => service.bdevRemoved(bdevId),
-    [READ_BLOCKS]: (call: ReadCall) => service.reader.read(call),
+    ...service.blocks.handlers(),
     ...service.scsi.handlers(),
     ...service.trace.handlers(),
   };
@@ -139,7 +139,7 @@ export function createVringService(
 
 class Service {
   readonly scsi: ScsiService;
-  readonly reader: BlockReader;
+  readonly blocks: BlockService;
   readonly trace: TraceService;
   readonly #reactor: Reactor;
   readonly #log: Logger;
@@ -156,7 +156,7 @@ class Service {
     this.#onQueueBroken = onQueueBroken;
     const context = { arena: this.#arena, ...(onGone === undefined ? {} : { onGone }) };
     this.#channels = new ChannelTable(reactor, reactorIndex, context);
-    this.reader = new BlockReader(this.#channels, this.#arena);
+    this.blocks = new BlockService(this.#channels, this.#arena);
     this.trace = new TraceService(this.#arena, () => this.#running.values());
     this.scsi = new ScsiService({ reactor, channels: this.#channels, arena: this.#arena });
   }

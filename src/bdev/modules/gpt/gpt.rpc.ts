@@ -2,16 +2,14 @@
 import { TargetError } from '../../../base/errors.ts';
 import type { Logger } from '../../../base/log.ts';
 import type { Handlers } from '../../../rpc/methods.ts';
+import type { BlockAccess } from '../../block-access.ts';
 import type { BdevEntry, BdevRegistry } from '../../registry.ts';
 import { GptBdev, type PartitionedDisk, partitionName } from './gpt.ts';
-import { type PartitionTable, type ReadBlocks, readPartitionTable } from './table.ts';
+import { type PartitionTable, readPartitionTable } from './table.ts';
 
 type GptHandlers = Pick<Handlers, 'bdev_gpt_create' | 'bdev_gpt_delete'>;
 
-/** Reads blocks of a bdev, in a reactor. */
-type ReadBdev = (entry: BdevEntry, ...range: Parameters<ReadBlocks>) => ReturnType<ReadBlocks>;
-
-export function gptRpc(registry: BdevRegistry, read: ReadBdev, log: Logger): GptHandlers {
+export function gptRpc(registry: BdevRegistry, blocks: Pick<BlockAccess, 'read'>, log: Logger): GptHandlers {
   return {
     async bdev_gpt_create({ base_bdev: baseName, types }) {
       const base = registry.get(baseName);
@@ -21,7 +19,7 @@ export function gptRpc(registry: BdevRegistry, read: ReadBdev, log: Logger): Gpt
         if (base.holder !== null) throw new TargetError('EEXIST', `the partitions of "${base.name}" are there already`);
       };
       check();
-      const table = await tableOf(base, read, log);
+      const table = await tableOf(base, blocks, log);
       // Meanwhile it may have been deleted, or claimed.
       if (registry.get(baseName) !== base) throw new TargetError('ENODEV', `bdev "${baseName}" is another one now`);
       check();
@@ -51,10 +49,14 @@ export function gptRpc(registry: BdevRegistry, read: ReadBdev, log: Logger): Gpt
   };
 }
 
-async function tableOf(base: BdevEntry, read: ReadBdev, log: Logger): Promise<PartitionTable> {
+async function tableOf(base: BdevEntry, blocks: Pick<BlockAccess, 'read'>, log: Logger): Promise<PartitionTable> {
   const { blockSizeBytes, blockCount } = base.bdev;
   try {
-    const table = await readPartitionTable((first, count) => read(base, first, count), blockSizeBytes, blockCount);
+    const table = await readPartitionTable(
+      (first, count) => blocks.read(base, first, count),
+      blockSizeBytes,
+      blockCount,
+    );
     if (table.primaryFault !== null) {
       const advice = 'the backup at its end is used: mend it, as with "sgdisk -e"';
       log.warn(`bdev ${base.name}: its partition table cannot be used (${table.primaryFault}), ${advice}`);

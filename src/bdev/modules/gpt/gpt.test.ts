@@ -34,7 +34,7 @@ beforeEach(() => {
     meanwhile();
     return image.subarray(first * 512, (first + count) * 512);
   };
-  rpc = gptRpc(registry, read, SILENT);
+  rpc = gptRpc(registry, { read }, SILENT);
   disk('Base');
 });
 afterEach(async () => {
