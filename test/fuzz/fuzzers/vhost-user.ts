@@ -4,7 +4,7 @@ import * as fc from 'fast-check';
 import { OwnedMemory } from '../../../src/initiator/owned-memory.ts';
 import { closeFd, createEventFd } from '../../../src/sys/events.ts';
 import { encodeMessage, encodeU64, HeaderFlag, REQUESTS, type RequestName } from '../../../src/vhost-user/messages.ts';
-import { openFdCount } from '../../support/descriptors.ts';
+import { openFdCount, openFdNames } from '../../support/descriptors.ts';
 import {
   INBAND_BIT,
   memoryTable,
@@ -118,7 +118,8 @@ function payloadOf({ code, values, isOdd }: Step, memory: OwnedMemory): Uint8Arr
 abstract class SessionTarget<Case> implements FuzzTarget<Case> {
   readonly counts: Record<string, number> = { messages: 0 };
   protected readonly memory = OwnedMemory.single(512 << 10, 0);
-  readonly #before = openFdCount();
+  readonly #countBefore = openFdCount();
+  readonly #namesBefore = openFdNames();
 
   abstract attempt(one: Case): Promise<void>;
 
@@ -147,7 +148,12 @@ abstract class SessionTarget<Case> implements FuzzTarget<Case> {
       [],
     );
     deepEqual([rig.device.running.size, rig.device.endCount, rig.endings, rig.session.memory.count], [0, 1, 1, 0]);
-    await until(() => openFdCount() === this.#before, 'end without a descriptor left over');
+    try {
+      await until(() => openFdCount() <= this.#countBefore, 'end without a descriptor left over');
+    } catch (error) {
+      const added = openFdNames().filter((name) => !this.#namesBefore.includes(name));
+      throw new Error(`${(error as Error).message}: ${added.join(', ')}`, { cause: error });
+    }
   }
 }
 
