@@ -40,6 +40,7 @@ const COPIES: readonly (readonly [module: string, copies: string, page: string])
   ['module', 'nothing: TypeScript sees the guest’s own memory', 'write-a-bdev.md'],
   ['crypto', 'once, by the cipher', 'stacked-bdevs.md'],
   ['passthru, split, gpt, raid, delay, error', 'nothing: requests go on as they are', 'stacked-bdevs.md'],
+  ['mirror (raid1)', 'nothing: all legs write from the guest’s memory', 'raid.md'],
   ['powercut', 'once, and once more into its cache', 'durability.md'],
 ];
 

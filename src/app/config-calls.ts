@@ -18,7 +18,7 @@ const DEFAULT_COALESCING_PARAMS = { delay_base_us: 0, iops_threshold: 60_000 };
 export const isController = ({ method }: ConfigCall): boolean => /^vhost_create_\w+_controller$/.test(method);
 
 /** A call that only sets something of what another one makes: it can be made again with other values. */
-export const isSetting = ({ method }: ConfigCall): boolean => /^(?:bdev|vhost_controller)_set_/.test(method);
+export const isSetting = ({ method }: ConfigCall): boolean => /^(?:bdev|bdev_raid|vhost_controller)_set_/.test(method);
 
 /** Equal for calls that make the same thing, whatever else they say of it. */
 export function identityOf(call: ConfigCall): string {
@@ -35,6 +35,7 @@ export function identityOf(call: ConfigCall): string {
   if (method === 'bdev_nvme_start_discovery') return `discovery ${is('name')}`;
   if (method === 'bdev_rbd_register_cluster') return `cluster ${is('name')}`;
   if (method === 'bdev_split_create' || method === 'bdev_gpt_create') return `parts ${is('base_bdev')}`;
+  if (method === 'bdev_raid_set_options') return 'raid options';
   if (method === 'bdev_set_qos_limit') return `limits ${is('name')}`;
   if (method === 'bdev_error_create') return `bdev ${JSON.stringify([`EE_${String(params['base_name'])}`])}`;
   return `bdev ${is('name')}`;
@@ -47,6 +48,7 @@ export function controllerIdentity(name: unknown): string {
 /** For people: the name of what a call is about. */
 export function nameOf({ method, params = {} }: ConfigCall): string {
   const { ctrlr, name, base_bdev: base, base_name: errorBase, scsi_target_num: target } = params;
+  if (method === 'bdev_raid_set_options') return 'RAID';
   if (method === 'vhost_scsi_controller_add_target') return `${String(ctrlr)} target ${String(target)}`;
   return String(ctrlr ?? name ?? base ?? errorBase ?? '');
 }
@@ -112,6 +114,8 @@ export function removalOf(call: ConfigCall): FullCall | null {
       const limits = Object.keys(params).filter((key) => key.endsWith('_per_sec'));
       return { method, params: { name, ...Object.fromEntries(limits.map((limit) => [limit, 0])) } };
     }
+    case 'bdev_raid_set_options':
+      return { method, params: { process_max_bandwidth_mb_sec: 0 } };
     case 'bdev_error_create':
       return { method: 'bdev_error_delete', params: { name: `EE_${String(params['base_name'])}` } };
     case 'bdev_split_create':

@@ -49,7 +49,6 @@ const SPDK_SETTINGS: ReadonlySet<string> = new Set([
   'bdev_iscsi_set_options',
   'bdev_nvme_set_hotplug',
   'bdev_nvme_set_options',
-  'bdev_raid_set_options',
   'virtio_blk_create_transport',
 ]);
 

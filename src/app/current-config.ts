@@ -5,6 +5,7 @@ import type { BdevConfig } from '../bdev/bdev.ts';
 import type { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
 import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import type { Discoveries } from '../bdev/modules/nvme/discovery.ts';
+import { raidOptionsConfig } from '../bdev/modules/raid/raid.rpc.ts';
 import type { RbdDisks } from '../bdev/modules/rbd/rbd.rpc.ts';
 import type { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
@@ -19,6 +20,7 @@ export interface ConfigSources {
   readonly virtio: VirtioControllers;
   readonly rbd: RbdDisks;
   readonly keys: CryptoKeys;
+  readonly raidOptions: { readonly mibPerSec: number };
   readonly vhost: VhostRegistry;
 }
 
@@ -55,14 +57,21 @@ export function currentConfig(sources: ConfigSources, includesBereft: boolean): 
 }
 
 /** In the order of creation, so that a bdev over another comes after it. Clusters and controllers stand on nothing. */
-function bdevConfig({ bdevs, nvme, discoveries, virtio, rbd }: ConfigSources): ConfigCall[] {
+function bdevConfig({ bdevs, nvme, discoveries, virtio, rbd, raidOptions }: ConfigSources): ConfigCall[] {
   const attached = nvme.list().flatMap(({ configs, isDetaching }) => (isDetaching ? [] : configs));
   const made = bdevs
     .list()
     .filter(({ isRemoving }) => !isRemoving)
     .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry)].flat());
   const services = discoveries.list().map((service) => service.toConfig());
-  return plain([...rbd.clusters.toConfig(), ...attached, ...services, ...virtio.toConfig(), ...made]);
+  return plain([
+    ...raidOptionsConfig(raidOptions),
+    ...rbd.clusters.toConfig(),
+    ...attached,
+    ...services,
+    ...virtio.toConfig(),
+    ...made,
+  ]);
 }
 
 function plain(configs: readonly BdevConfig[]): ConfigCall[] {

@@ -75,6 +75,9 @@ import { VERSION } from './version.ts';
 
 const REACTOR_ENTRY = new URL(`./reactor-main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url);
 
+/** How long a mirror's regions stay marked after the last write to them, at least. */
+const SWEEP_MS = 5_000;
+
 export class Daemon {
   readonly options: DaemonOptions;
   readonly log: DaemonLog;
@@ -86,6 +89,7 @@ export class Daemon {
   readonly rbd: RbdDisks;
   readonly keys = new CryptoKeys();
   readonly jobs = new Jobs();
+  readonly raidOptions = { mibPerSec: 0 };
   readonly vhost: VhostRegistry;
   /** Null without `--state-dir`. */
   readonly state: State | null;
@@ -119,6 +123,7 @@ export class Daemon {
       state.current = () => currentConfig(this, true);
       this.bdevs.on('gone', (entries, calls) => state.keepGone(entries, calls));
       this.bdevs.on('deleted', (entry) => state.bdevDeleted(entry));
+      this.bdevs.keepChange = () => state.keep();
       this.discoveries.onChange = () => void state.keep().catch((error: Error) => log.error(error.message));
     }
     this.#handlers = this.#makeHandlers();
@@ -128,7 +133,14 @@ export class Daemon {
       handlers: this.#changes.guard(state === null ? handlers : keepChanges(handlers, state)),
       ...{ log: log.room('rpc'), version: VERSION, access, peerOf: peerCredentials },
     });
-    for (const reactor of reactors) reactor.onBdevGone = (id) => this.#bdevGone(id);
+    for (const reactor of reactors) {
+      reactor.onBdevGone = (id) => this.#bdevGone(id);
+      reactor.onTold = (id, what) =>
+        this.bdevs
+          .list()
+          .find((entry) => entry.id === id)
+          ?.bdev.hear?.(what);
+    }
   }
 
   #makeHandlers(): DaemonHandlers {
@@ -157,7 +169,7 @@ export class Daemon {
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
       ...splitRpc(this.bdevs),
-      ...raidRpc(this.bdevs),
+      ...raidRpc({ registry: this.bdevs, blocks, jobs: this.jobs, log, options: this.raidOptions, sweepMs: SWEEP_MS }),
       ...gptRpc(this.bdevs, blocks, log),
       ...jobsRpc(this.jobs, this.bdevs, blocks),
       ...moduleRpc(this.bdevs, reactors.length, log),
@@ -254,6 +266,7 @@ export class Daemon {
     const sessions = await predecessor.sessions();
     await daemon.vhost.load(sessions.controllers, sessions.fds);
     await predecessor.takeOver();
+    await daemon.bdevs.thaw();
     await daemon.vhost.thaw();
     log.info(`serving in place of v${offer.from}`);
     const sinceNs = clockNs();
@@ -315,9 +328,15 @@ export class Daemon {
     await this.#changes.close();
     const source = {
       offer: (fds: FdList) => this.#offer(fds),
-      freeze: (withinMs: number) => this.vhost.freeze(withinMs),
+      freeze: async (withinMs: number) => {
+        await this.vhost.freeze(withinMs);
+        await this.bdevs.freeze();
+      },
       save: (fds: FdList) => this.vhost.save(fds),
-      thaw: () => this.vhost.thaw(),
+      thaw: async () => {
+        await this.bdevs.thaw();
+        await this.vhost.thaw();
+      },
     };
     try {
       this.vhost.checkHandOver();

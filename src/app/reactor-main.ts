@@ -36,6 +36,7 @@ serveMailbox(port, {
   'reactor.stop': () => reactor.close(),
   ...createVringService(reactor, start.index, log, {
     onBdevGone: (bdevGone) => port.postMessage({ bdevGone } satisfies ReactorNotice),
+    onTold: (toldBy, what) => port.postMessage({ toldBy, what } satisfies ReactorNotice),
     onQueueBroken: (queueBroken) => port.postMessage({ queueBroken } satisfies ReactorNotice),
   }),
 });

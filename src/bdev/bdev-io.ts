@@ -2,8 +2,15 @@
 import { DOUBLE } from '../base/double.ts';
 import type { BdevDescription } from './bdev.ts';
 
-export const IoType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4 } as const;
+/**
+ * `resync`, of mirrors alone and never a guest's: brings blocks of legs that are being rebuilt into line, by way of the
+ * buffers of the request.
+ */
+export const IoType = { read: 0, write: 1, flush: 2, unmap: 3, writeZeroes: 4, resync: 5 } as const;
 export type IoType = (typeof IoType)[keyof typeof IoType];
+/** What a guest can ask for. */
+export type GuestIoType = Exclude<IoType, typeof IoType.resync>;
+export const GUEST_IO_TYPES = Object.values(IoType).filter((type) => type !== IoType.resync);
 
 /** `gone`: the device behind the bdev is not there any more, and the bdev goes with it. */
 export const IoStatus = { success: 0, failed: -1, aborted: -7, gone: -19 } as const;

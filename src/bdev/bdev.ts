@@ -74,6 +74,15 @@ export interface Bdev {
    * when it cannot. Left out by a module whose disks two daemons cannot have at a time.
    */
   handOver?(): readonly number[];
+  /** What a channel of its told it (`ChannelContext.tell`). */
+  hear?(what: unknown): void;
+  /**
+   * For an upgrade: from now on nothing but guests' requests changes the disk. Throws when something about it is
+   * otherwise than when it was handed over. A disk that was handed over begins like that, in the next daemon.
+   */
+  freeze?(): Promise<void>;
+  /** Goes on, with what is there now. */
+  thaw?(): Promise<void>;
   /** After `destruct`, when an operator deleted it: what outlives the daemon shall not outlive that. */
   forget?(): void;
 }
@@ -84,6 +93,8 @@ export interface ChannelContext {
   readonly arena: IovArena;
   /** For stacked bdevs. */
   readonly bases?: BaseChannels;
+  /** What a channel has to tell its bdev, on the main thread (`Bdev.hear`). */
+  readonly tell?: (bdevId: number, what: unknown) => void;
   /** Hears, once a channel, that the device behind a bdev is gone (`IoStatus.gone`). */
   readonly onGone?: (bdevId: number) => void;
 }

@@ -61,6 +61,8 @@ export class Job {
 }
 
 export class Jobs {
+  /** The daemon stops. */
+  isClosing = false;
   #jobs: Job[] = [];
   #lastId = 0;
 
@@ -91,6 +93,7 @@ export class Jobs {
 
   /** Ends them all. */
   async close(): Promise<void> {
+    this.isClosing = true;
     for (const { control } of this.running) control.cancel();
     await Promise.all(this.#jobs.map(({ ended }) => ended));
   }

@@ -24,6 +24,10 @@ export interface Foundation {
   readonly bases: readonly BdevEntry[];
   /** Who claims them. Default: the new bdev; its parts do so together when a base is cut into several. */
   readonly holder?: string;
+  /** Who hears of their changes. Default, which it is given: the new bdev changes with them, and goes with any. */
+  readonly user?: (entry: BdevEntry, standard: BdevUser) => BdevUser;
+  /** Whether the bdev goes on without a base. Default: no. */
+  readonly canLose?: (base: BdevEntry) => boolean;
 }
 
 /** A registered bdev. */
@@ -32,7 +36,10 @@ export class BdevEntry {
   readonly bdev: Bdev;
   readonly stats: SharedArrayBuffer;
   /** Of a stacked bdev: what it claims. */
-  readonly bases: readonly BdevEntry[];
+  bases: readonly BdevEntry[];
+  /** Of a stacked bdev: who hears of the bases. */
+  baseUser: BdevUser | null = null;
+  canLose: (base: BdevEntry) => boolean = () => false;
   readonly users = new Set<BdevUser>();
   /** Who has the bdev for itself: a stacked bdev, or the parts of one. */
   holder: string | null = null;
@@ -130,8 +137,11 @@ interface RegistryEvents {
 export class BdevRegistry extends EventEmitter<RegistryEvents> {
   readonly #entries = new Map<string, BdevEntry>();
   readonly #reactorCount: number;
+  /** Awaited by what changed by itself, and must be found so by a daemon that starts again. */
+  keepChange: () => Promise<void> = async () => {};
   /** By bdev: descriptors of the daemon before. */
   readonly #inherited = new Map<string, number>();
+  readonly #heirs = new Set<string>();
   #nextId = 1;
 
   constructor(reactorCount: number) {
@@ -147,22 +157,46 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     name: string,
     uuid: string | undefined,
     make: () => Bdev,
-    { bases, holder = name }: Foundation = ALONE,
+    { bases, holder = name, user, canLose }: Foundation = ALONE,
   ): BdevEntry {
     this.checkFree(name, uuid);
     for (const base of bases) base.checkClaim(holder);
     const entry = new BdevEntry(this.#nextId++, make(), createStats(this.#reactorCount), bases);
     this.#entries.set(name, entry);
-    const stacked: BdevUser = {
+    const standard: BdevUser = {
       bdevChanged: () => this.changed(entry),
       bdevRemoved: () => this.#takeAway(entry),
     };
-    for (const base of bases) base.claim(holder, stacked);
+    const baseUser = user?.(entry, standard) ?? standard;
+    entry.baseUser = baseUser;
+    if (canLose !== undefined) entry.canLose = canLose;
+    for (const base of bases) base.claim(holder, baseUser);
     entry.release = () => {
-      for (const base of bases) base.unclaim(stacked);
+      for (const base of entry.bases) base.unclaim(baseUser);
     };
     this.emit('created', entry);
     return entry;
+  }
+
+  /** A stacked bdev stands on one more. Throws `EPERM` when that one is claimed, or in use. */
+  addBase(entry: BdevEntry, base: BdevEntry): void {
+    base.checkClaim(entry.name);
+    base.claim(entry.name, entry.baseUser as BdevUser);
+    entry.bases = [...entry.bases, base];
+    this.#moveToEnd(entry);
+  }
+
+  /** Nothing of the stacked bdev is in flight on it. */
+  dropBase(entry: BdevEntry, base: BdevEntry): void {
+    base.unclaim(entry.baseUser as BdevUser);
+    entry.bases = entry.bases.filter((one) => one !== base);
+  }
+
+  /** With what stands on it, so that in the list bases come before what stands on them. */
+  #moveToEnd(entry: BdevEntry): void {
+    this.#entries.delete(entry.name);
+    this.#entries.set(entry.name, entry);
+    for (const other of this.list()) if (other.bases.includes(entry)) this.#moveToEnd(other);
   }
 
   /** Throws `EEXIST` when the name or UUID is taken. */
@@ -246,7 +280,8 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
   announceGone(entries: readonly BdevEntry[], calls: readonly BdevConfig[]): void {
     const all = new Set(entries);
     // What stands on them goes with them, and comes after them in the list.
-    for (const entry of this.list()) if (entry.bases.some((base) => all.has(base))) all.add(entry);
+    for (const entry of this.list())
+      if (entry.bases.some((base) => all.has(base) && !entry.canLose(base))) all.add(entry);
     const stacked = [...all].filter((entry) => !entries.includes(entry));
     this.emit('gone', [...all], [...calls, ...stacked.flatMap(({ bdev }) => bdev.toConfig())]);
   }
@@ -263,10 +298,26 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     });
   }
 
+  /** See `Bdev.freeze`. */
+  async freeze(): Promise<void> {
+    for (const { bdev } of this.list()) await bdev.freeze?.();
+  }
+
+  async thaw(): Promise<void> {
+    this.#heirs.clear();
+    for (const { bdev } of this.list()) await bdev.thaw?.();
+  }
+
   /** A bdev of this name, when it is made, has these descriptors of the daemon before. */
   inherit(name: string, fds: readonly number[]): void {
+    this.#heirs.add(name);
     const [fd] = fds;
     if (fd !== undefined) this.#inherited.set(name, fd);
+  }
+
+  /** Once: whether the daemon before has a bdev of this name, and still works with it. */
+  isInherited(name: string): boolean {
+    return this.#heirs.delete(name);
   }
 
   /** Once, for whoever makes it. */

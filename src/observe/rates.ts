@@ -29,6 +29,7 @@ interface IoRate {
 interface BdevRates {
   readonly name: string;
   readonly product: string;
+  readonly condition?: string;
   readonly sizeBytes: number;
   readonly io: Readonly<Record<IoKind, IoRate>>;
   readonly errorsPerSecond: number;
@@ -180,7 +181,8 @@ function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: num
       ];
     }),
   ) as Record<IoKind, IoRate>;
-  const { name, product, sizeBytes } = now;
+  const { name, product, condition, sizeBytes } = now;
+  const state = condition === undefined ? {} : { condition };
   const errorsPerSecond = growth(before?.errors, now.errors) / seconds;
   const ended = LATENCY_KINDS.flatMap((kind) => {
     return growthOf(before?.latencies[kind]?.buckets ?? [], now.latencies[kind]?.buckets ?? []);
@@ -190,5 +192,5 @@ function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: num
     reads: growthOf(before?.places.reads ?? [], now.places.reads),
     writes: growthOf(before?.places.writes ?? [], now.places.writes),
   };
-  return { name, product, sizeBytes, io, errorsPerSecond, heat: heatOf(ended), places };
+  return { name, product, ...state, sizeBytes, io, errorsPerSecond, heat: heatOf(ended), places };
 }

@@ -34,6 +34,8 @@ export interface RegionCount {
 export interface BdevSample {
   readonly name: string;
   readonly product: string;
+  /** What goes on in it by itself, or is wrong with it; left out when nothing is. */
+  readonly condition?: string;
   readonly sizeBytes: number;
   readonly io: Readonly<Record<IoKind, IoCount>>;
   readonly errors: number;

@@ -46,7 +46,7 @@ export const BDEVS: Table<Bdev> = {
   rows: ({ bdevs }) => bdevs,
   columns: [
     text('bdev', ({ name }) => name),
-    text('kind', ({ product }) => product),
+    text('kind', ({ product, condition }) => (condition === undefined ? product : `${product}: ${condition}`)),
     bytes('size', ({ sizeBytes }) => sizeBytes),
     ...(['read', 'write'] as const).flatMap((kind): Column<Bdev>[] => [
       count(`${kind}s`, ({ io }) => io[kind].operations),

@@ -54,6 +54,7 @@ export async function takeSample(call: SampleCall): Promise<Sample> {
       return {
         name: counts.name,
         product: bdev?.product_name ?? '',
+        ...conditionOf(bdev?.driver_specific ?? {}),
         sizeBytes: bdev === undefined ? 0 : bdev.num_blocks * bdev.block_size,
         ...toIo(counts),
         latencies: latencies.get(counts.name) ?? {},
@@ -61,6 +62,16 @@ export async function takeSample(call: SampleCall): Promise<Sample> {
       };
     }),
   };
+}
+
+/** Of a mirror that lacks a leg. */
+function conditionOf({ raid }: Readonly<Record<string, unknown>>): Pick<BdevSample, 'condition'> {
+  if (typeof raid !== 'object' || raid === null) return {};
+  const info = raid as Partial<Result<'bdev_raid_get_bdevs'>[number]>;
+  const { num_base_bdevs: all = 0, num_base_bdevs_operational: operational = 0, process } = info;
+  if (operational === all) return {};
+  const legs = `${operational} of ${all} legs`;
+  return { condition: process === undefined ? legs : `${legs}, ${process.type} ${process.progress.percent} %` };
 }
 
 function toReactor(

@@ -22,8 +22,14 @@ export interface ReactorLogLine {
   readonly fields?: LogFields;
 }
 
-/** Something that a reactor found out by itself: the device behind this bdev is gone, or a driver broke this queue. */
-export type ReactorNotice = { readonly bdevGone: number } | { readonly queueBroken: SessionQueue };
+/**
+ * Something that a reactor found out by itself: the device behind this bdev is gone, a channel of this one has
+ * something to say, or a driver broke this queue.
+ */
+export type ReactorNotice =
+  | { readonly bdevGone: number }
+  | { readonly toldBy: number; readonly what: unknown }
+  | { readonly queueBroken: SessionQueue };
 
 interface SessionQueue {
   readonly sessionId: number;
@@ -49,6 +55,8 @@ export class ReactorThread {
   load = 0;
   /** Called when the device behind a bdev is gone, perhaps by several reactors. */
   onBdevGone: (bdevId: number) => void = () => {};
+  /** Called with what a channel of a bdev tells it. */
+  onTold: (bdevId: number, what: unknown) => void = () => {};
   /** Called when a driver broke a queue that runs here. */
   onQueueBroken: (queue: SessionQueue) => void = () => {};
   readonly #worker: Worker;
@@ -66,7 +74,7 @@ export class ReactorThread {
     this.#mailbox = new MailboxCaller(worker);
     worker.on('message', (value: unknown) => {
       if (typeof value !== 'object' || value === null) return;
-      if ('bdevGone' in value || 'queueBroken' in value) this.#notice(value as ReactorNotice);
+      if ('bdevGone' in value || 'toldBy' in value || 'queueBroken' in value) this.#notice(value as ReactorNotice);
       if (!('log' in value)) return;
       const line = value as ReactorLogLine;
       log[line.log](line.message, { core: start.core, ...line.fields });
@@ -130,6 +138,7 @@ export class ReactorThread {
 
   #notice(notice: ReactorNotice): void {
     if ('bdevGone' in notice) this.onBdevGone(notice.bdevGone);
+    else if ('toldBy' in notice) this.onTold(notice.toldBy, notice.what);
     else this.onQueueBroken(notice.queueBroken);
   }
 

@@ -32,7 +32,7 @@ const LOOK_AGAIN_MS = 10;
 /** A transfer that was held up catches up with so much of what its limit allowed meanwhile. */
 const BURST_MS = 100;
 
-const { read: READ, write: WRITE, flush: FLUSH } = IoType;
+const { read: READ, write: WRITE, flush: FLUSH, resync: RESYNC } = IoType;
 const TYPE_NAMES: Readonly<Record<IoType, string>> = Object.fromEntries(
   Object.entries(IoType).map(([name, type]) => [type, name]),
 ) as Record<IoType, string>;
@@ -105,6 +105,8 @@ class TransferRun {
   readonly #arena: IovArena;
   readonly #control: JobControl;
   readonly #pieces: Iterator<BlockRange>;
+  /** A resync needs buffers. */
+  readonly #hasData: boolean;
   #isOver = false;
   /** Monotonic milliseconds at which the limit lets the next piece through. */
   #nextMs = 0;
@@ -115,12 +117,13 @@ class TransferRun {
     this.#source = source;
     this.#arena = arena;
     this.#control = new JobControl(call.control);
-    const pieceBytes = source === null ? EMPTY_PIECE_BYTES : PIECE_BYTES;
+    this.#hasData = source !== null || call.type === RESYNC;
+    const pieceBytes = this.#hasData ? PIECE_BYTES : EMPTY_PIECE_BYTES;
     this.#pieces = piecesOf(call.ranges, pieceBytes / target.blockSizeBytes);
   }
 
   async lane(): Promise<void> {
-    const piece = this.#source === null ? null : await PieceBuffer.take(this.#arena, PIECE_BYTES);
+    const piece = this.#hasData ? await PieceBuffer.take(this.#arena, PIECE_BYTES) : null;
     try {
       for (;;) {
         await this.#letThrough();
@@ -140,13 +143,9 @@ class TransferRun {
 
   async #move([first, count]: BlockRange, piece: PieceBuffer | null): Promise<void> {
     this.#nextMs += this.#msOf(count * this.#target.blockSizeBytes);
-    if (piece === null || this.#source === null) {
-      await request(this.#target, this.#type, first, count, NO_LIST);
-      return;
-    }
-    piece.setLength(count * this.#target.blockSizeBytes);
-    await request(this.#source, READ, first, count, piece.list);
-    await request(this.#target, WRITE, first, count, piece.list);
+    piece?.setLength(count * this.#target.blockSizeBytes);
+    if (piece !== null && this.#source !== null) await request(this.#source, READ, first, count, piece.list);
+    await request(this.#target, this.#type, first, count, piece?.list ?? NO_LIST);
   }
 
   /** What the limit allowed and was not used is gone, but for a moment's worth. */

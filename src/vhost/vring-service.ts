@@ -110,6 +110,8 @@ export const VringService = {
 export interface VringNotices {
   /** The device behind a bdev is gone. */
   readonly onBdevGone?: (bdevId: number) => void;
+  /** What a channel of a bdev tells it. */
+  readonly onTold?: (bdevId: number, what: unknown) => void;
   /** A driver broke a queue. */
   readonly onQueueBroken?: (queue: VringCall) => void;
 }
@@ -150,11 +152,15 @@ class Service {
   readonly #onQueueBroken: (queue: VringCall) => void;
 
   constructor(reactor: Reactor, reactorIndex: number, log: Logger, notices: VringNotices) {
-    const { onBdevGone: onGone, onQueueBroken = () => {} } = notices;
+    const { onBdevGone: onGone, onTold: tell, onQueueBroken = () => {} } = notices;
     this.#reactor = reactor;
     this.#log = log;
     this.#onQueueBroken = onQueueBroken;
-    const context = { arena: this.#arena, ...(onGone === undefined ? {} : { onGone }) };
+    const context = {
+      arena: this.#arena,
+      ...(onGone === undefined ? {} : { onGone }),
+      ...(tell === undefined ? {} : { tell }),
+    };
     this.#channels = new ChannelTable(reactor, reactorIndex, context);
     this.blocks = new BlockService(this.#channels, this.#arena);
     this.trace = new TraceService(this.#arena, () => this.#running.values());

@@ -240,8 +240,10 @@ const CASES: Readonly<Record<Making, Case>> = {
     params: {
       ...{ name: only('B'), raid_level: only('concat'), base_bdevs: only(['N', 'M']), uuid, superblock: only(false) },
       ...{ strip_size_kb: fc.constantFrom(1, 2, 4), base_blocks: only([10, 8]) },
+      // Of mirrors: src/bdev/modules/raid/raid.test.ts.
+      ...{ num_base_bdevs: only(undefined), allow_degraded: only(false) },
     },
-    unsaved: ['superblock'],
+    unsaved: ['superblock', 'allow_degraded'],
   },
   bdev_module_create: {
     params: {

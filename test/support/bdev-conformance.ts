@@ -24,6 +24,8 @@ const UNTOUCHED = 0xcc;
 export interface Kind {
   /** A new disk of `sizeBytes`. What it stands on is put into the registry. */
   make(name: string, sizeBytes: number, registry: BdevRegistry): Bdev | Promise<Bdev>;
+  /** What the disk does once it is in the registry. */
+  begin?(bdev: Bdev): Promise<void>;
   /** The guest's memory, `GUEST_BYTES` of it. Default: this process's own. */
   memory?(): MappingInfo & { close(): void };
   /** Takes away what `make` left, after `destruct`. */
@@ -47,6 +49,7 @@ class TestedDisk extends DiskRig {
   static async make(kind: Kind, name: string): Promise<TestedDisk> {
     const registry = new BdevRegistry(1);
     const disk = new TestedDisk(kind, await kind.make(name, DISK_BYTES, registry), registry);
+    await kind.begin?.(disk.entry.bdev);
     if (kind.isZeroed === false && (await disk.run(IoType.writeZeroes, 0, disk.blocks)) !== success) {
       throw new Error('zeroes could not be written');
     }
@@ -347,10 +350,17 @@ async function wakesTheSleeper(disk: TestedDisk): Promise<void> {
 async function leaksNothing(disk: TestedDisk): Promise<void> {
   // A channel that connects by itself has done so after a request.
   expect(await disk.run(IoType.read, 0, 1, [{ offset: 0, length: disk.blockSize }])).toBe(success);
+  await loopsToEnd();
   const before = openFdCount();
   const other = await TestedDisk.make(disk.kind, 'Other');
   expect(await other.run(IoType.write, 0, 1, [{ offset: 1, length: other.channel.blockSizeBytes }])).toBe(success);
   expect(openFdCount()).toBeGreaterThanOrEqual(before);
   await other.close();
+  await loopsToEnd();
   expect(openFdCount()).toBe(before);
+}
+
+/** Descriptors of event loops go with the next turn. */
+async function loopsToEnd(): Promise<void> {
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setTimeout(resolve, 1));
 }

@@ -1,9 +1,17 @@
 /** A bdev channel over a module that does what a test tells it to, and owners that keep what they were told. */
 import type { BdevDescription } from '../../src/bdev/bdev.ts';
-import { BdevIo, type IoChannel, type IoOwner, IoStatus, IoType, NO_WAKE_FD } from '../../src/bdev/bdev-io.ts';
+import {
+  BdevIo,
+  GUEST_IO_TYPES,
+  type IoChannel,
+  type IoOwner,
+  IoStatus,
+  type IoType,
+  NO_WAKE_FD,
+} from '../../src/bdev/bdev-io.ts';
 import { createStats } from '../../src/bdev/bdev-stats.ts';
 
-export const ALL_IO_TYPES = Object.values(IoType);
+export const ALL_IO_TYPES = GUEST_IO_TYPES;
 
 export function describeBdev(parts: Partial<BdevDescription> = {}): BdevDescription {
   return {

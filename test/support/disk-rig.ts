@@ -3,6 +3,7 @@ import type { Bdev } from '../../src/bdev/bdev.ts';
 import { BdevIo, type IoOwner, type IoStatus, type IoType, NO_SEGMENTS } from '../../src/bdev/bdev-io.ts';
 import { BdevChannel } from '../../src/bdev/channel.ts';
 import { CHANNEL_FACTORIES } from '../../src/bdev/modules/channels.ts';
+import { MirrorBdev } from '../../src/bdev/modules/raid/mirror.ts';
 import { type BdevEntry, BdevRegistry } from '../../src/bdev/registry.ts';
 import type { Drive } from '../../src/reactor/reactor.ts';
 import { IOV_SHORT_ENTRIES, IovArena } from '../../src/sys/iov-arena.ts';
@@ -32,6 +33,7 @@ export class DiskRig implements IoOwner {
   readonly #views = new MappingViews();
   readonly #ended = new Map<BdevIo, (status: IoStatus) => void>();
   readonly #table: ChannelTable;
+  readonly #tell: (bdevId: number, what: unknown) => void;
 
   /** Stands by default on whatever is in the registry already. */
   constructor(
@@ -41,14 +43,17 @@ export class DiskRig implements IoOwner {
     bases: readonly BdevEntry[] = registry.list(),
   ) {
     this.registry = registry;
-    const host = {
-      addDrive: (drive: Drive) => this.below.add(drive as BdevChannel),
-      removeDrive: (drive: Drive) => this.below.delete(drive as BdevChannel),
-    };
-    this.#table = new ChannelTable(host, 0, { arena: this.arena });
+    const tell = (id: number, what: unknown): void =>
+      registry
+        .list()
+        .find((one) => one.id === id)
+        ?.bdev.hear?.(what);
+    this.#tell = tell;
+    this.#table = this.#newTable();
     this.memory = memory;
     this.guest = new Uint8Array(this.#views.view(this.memory, 0, GUEST_BYTES));
-    this.entry = registry.create(bdev.name, bdev.uuid, () => bdev, { bases });
+    const mirror = bdev instanceof MirrorBdev ? { user: bdev.user.bind(bdev), canLose: bdev.canLose.bind(bdev) } : {};
+    this.entry = registry.create(bdev.name, bdev.uuid, () => bdev, { bases, ...mirror });
     this.entry.users.add({
       bdevChanged: async (entry) => {
         for (const channel of this.channels) channel.update(entry.describe());
@@ -87,10 +92,28 @@ export class DiskRig implements IoOwner {
     return this.channels[0] as BdevChannel;
   }
 
-  openChannel(): BdevChannel {
+  #newTable(): ChannelTable {
+    const host = {
+      addDrive: (drive: Drive) => this.below.add(drive as BdevChannel),
+      removeDrive: (drive: Drive) => this.below.delete(drive as BdevChannel),
+    };
+    return new ChannelTable(host, 0, { arena: this.arena, tell: this.#tell });
+  }
+
+  /** A channel as another reactor has it: over channels of its own. */
+  openInAnotherReactor(): BdevChannel {
+    return this.openChannel(this.#newTable());
+  }
+
+  openChannel(table = this.#table): BdevChannel {
     const factory = CHANNEL_FACTORIES[this.entry.bdev.kind];
     if (factory === undefined) throw new Error(`there is no factory for ${this.entry.bdev.kind}`);
-    const channel = new BdevChannel(this.entry.describe(), factory, { arena: this.arena, bases: this.#table }, 0);
+    const channel = new BdevChannel(
+      this.entry.describe(),
+      factory,
+      { arena: this.arena, bases: table, tell: this.#tell },
+      0,
+    );
     this.channels.push(channel);
     return channel;
   }
@@ -132,6 +155,8 @@ export class DiskRig implements IoOwner {
     const over = promise.finally(() => {
       isOver = true;
     });
+    // A rejection is heard of below, when it was polled for the last time.
+    over.catch(() => undefined);
     const deadline = Date.now() + LIMIT_MS;
     for (;;) {
       this.poll();

@@ -12,6 +12,7 @@ import { PcieChannel } from './nvme/pcie-channel.ts';
 import { TcpChannel } from './nvme/tcp-channel.ts';
 import { PassthruChannel } from './passthru/passthru-channel.ts';
 import { PowerCutChannel } from './powercut/powercut-channel.ts';
+import { MirrorChannel } from './raid/mirror-channel.ts';
 import { RaidChannel } from './raid/raid-channel.ts';
 import { RbdChannel } from './rbd/rbd-channel.ts';
 import { SplitChannel } from './split/split-channel.ts';
@@ -25,6 +26,7 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   file: (description, context) => new FileChannel(description, context),
   gpt: (description, context) => new SplitChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
+  mirror: (description, context) => new MirrorChannel(description, context),
   module: (description, context) => new ModuleChannel(description, context),
   nbd: (description, context) => new NbdChannel(description, context),
   'nvme-pcie': (description, context) => new PcieChannel(description, context),

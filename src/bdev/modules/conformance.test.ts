@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, describe } from 'vitest';
 import { whyNoDirectIo } from '../../../test/e2e/requirements.ts';
 import { describeConformance, type Kind } from '../../../test/support/bdev-conformance.ts';
+import { MainThreadIo } from '../../../test/support/main-thread-io.ts';
 import { allowedCores } from '../../sys/thread.ts';
 import type { Bdev } from '../bdev.ts';
 import type { StackedParams } from '../stacked.ts';
@@ -19,7 +20,10 @@ import { NullBdev } from './null/null.ts';
 import { PassthruBdev } from './passthru/passthru.ts';
 import { PowerCutBdev } from './powercut/powercut.ts';
 import type { RaidLevel } from './raid/layout.ts';
+import { MirrorBdev } from './raid/mirror.ts';
+import { assemble } from './raid/mirror-assembly.ts';
 import { RaidBdev } from './raid/raid.ts';
+import { MAP_BYTES } from './raid/superblock.ts';
 import { SplitBdev } from './split/split.ts';
 
 const ON_DISK = mkdtempSync(join(import.meta.dirname, '../../../build/disks-'));
@@ -69,6 +73,29 @@ function raidOver(base: Kind, level: RaidLevel): Kind {
       }
       return new RaidBdev({ name, level, bases, stripKib: 8 });
     },
+  };
+}
+
+/** Two legs that are the same from the start: nothing is rebuilt meanwhile. */
+function mirrorOver(base: Kind, hasSuperblock: boolean): Kind {
+  return {
+    canWake: true,
+    async make(name, bytes, registry) {
+      const bases = [];
+      for (const leg of ['a', 'b']) {
+        const below = await base.make(`${name}-${leg}`, bytes + (hasSuperblock ? 2 ** 20 : 0), registry);
+        bases.push(registry.create(below.name, below.uuid, () => below));
+      }
+      const io = new MainThreadIo(registry);
+      const request = { name, uuid: undefined, bases, absent: [], hasSuperblock, slots: 2, allowsDegraded: false };
+      const assembly = await assemble(request, io.blocks);
+      for (const slot of assembly.slots) slot.state = 'in_sync';
+      const same = { ...assembly, map: new Uint8Array(MAP_BYTES) };
+      const mirror = new MirrorBdev({ name, hasSuperblock, isInherited: false }, same, io);
+      registry.once('deleted', () => io.close());
+      return mirror;
+    },
+    begin: (mirror) => (mirror as MirrorBdev).start(),
   };
 }
 
@@ -124,6 +151,11 @@ describeConformance('a raid0 disk over RAM disks', raidOver(mallocOf(512), 'raid
 describeConformance(
   'a concat disk over files of 4096-byte blocks',
   raidOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), 'concat'),
+);
+describeConformance('a mirror of RAM disks', mirrorOver(mallocOf(512), false));
+describeConformance(
+  'a mirror with superblocks of files of 4096-byte blocks',
+  mirrorOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), true),
 );
 describeConformance('a disk whose power can be cut', {
   make: (name, bytes) =>

@@ -1,7 +1,7 @@
 /** The RPC methods of error disks. */
 import { TargetError } from '../../../base/errors.ts';
 import type { Handlers, Params } from '../../../rpc/methods.ts';
-import { IoType } from '../../bdev-io.ts';
+import { GUEST_IO_TYPES, IoType } from '../../bdev-io.ts';
 import type { BdevRegistry } from '../../registry.ts';
 import { bdevOf } from '../../stacked.ts';
 import { ErrorBdev } from './error.ts';
@@ -29,7 +29,7 @@ const TYPES_BY_NAME = {
   unmap: [IoType.unmap],
   flush: [IoType.flush],
   write_zeroes: [IoType.writeZeroes],
-  all: Object.values(IoType),
+  all: GUEST_IO_TYPES,
 } as const;
 
 export function errorRpc(registry: BdevRegistry): ErrorHandlers {

@@ -1,9 +1,10 @@
 /** A RAID disk: several disks as one, without redundancy (layout.ts). It goes when one of them goes. */
 import { TargetError } from '../../../base/errors.ts';
 import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
-import { IoType } from '../../bdev-io.ts';
+import { GUEST_IO_TYPES, IoType } from '../../bdev-io.ts';
 import type { BdevEntry } from '../../registry.ts';
 import { uuidOfText } from '../../text-uuid.ts';
+import { commonBlockSize } from './block-size.ts';
 import type { RaidLevel } from './layout.ts';
 
 const KIB = 1024;
@@ -71,7 +72,7 @@ export class RaidBdev implements Bdev {
 
   /** A flush reaches those that have something to flush. */
   get ioTypes(): readonly IoType[] {
-    return Object.values(IoType).filter((type) =>
+    return GUEST_IO_TYPES.filter((type) =>
       this.bases.every(({ bdev }) => type === IoType.flush || bdev.ioTypes.includes(type)),
     );
   }
@@ -95,18 +96,20 @@ export class RaidBdev implements Bdev {
   }
 
   driverSpecific(): Readonly<Record<string, unknown>> {
+    return { raid: this.info() };
+  }
+
+  info() {
     const count = this.bases.length;
     return {
-      raid: {
-        ...{ uuid: this.uuid, strip_size_kb: this.stripKib, state: 'online', raid_level: this.level },
-        ...{ superblock: false, num_base_bdevs: count, num_base_bdevs_discovered: count },
-        num_base_bdevs_operational: count,
-        base_bdevs_list: this.baseInfos(),
-      },
+      ...{ uuid: this.uuid, strip_size_kb: this.stripKib, state: 'online' as const, raid_level: this.level },
+      ...{ superblock: false, num_base_bdevs: count, num_base_bdevs_discovered: count },
+      num_base_bdevs_operational: count,
+      base_bdevs_list: this.#baseInfos(),
     };
   }
 
-  baseInfos() {
+  #baseInfos() {
     const used = this.usedBlocks;
     return this.bases.map(({ name, bdev }, i) => {
       return { name, uuid: bdev.uuid, is_configured: true, data_offset: 0, data_size: used[i] as number };
@@ -146,12 +149,4 @@ export class RaidBdev implements Bdev {
       this.#starts[i + 1] = (this.#starts[i] as number) + used;
     }
   }
-}
-
-function commonBlockSize(bases: readonly BdevEntry[]): number {
-  const [first, ...others] = bases.map(({ bdev }) => bdev.blockSizeBytes);
-  const odd = others.findIndex((size) => size !== first);
-  if (odd < 0) return first as number;
-  const names = `"${bases[0]?.name}" has blocks of ${first} bytes, "${bases[odd + 1]?.name}" of ${others[odd]}`;
-  throw new TargetError('EINVAL', `the bases of a RAID disk have blocks of one size: ${names}`);
 }

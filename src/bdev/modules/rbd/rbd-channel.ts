@@ -7,7 +7,7 @@ import { Errno } from '../../../base/errors.ts';
 import type { IovArena } from '../../../sys/iov-arena.ts';
 import { RbdQueue, RbdRequest } from '../../../sys/rbd.ts';
 import type { BdevDescription, ChannelContext, PlainParams } from '../../bdev.ts';
-import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
+import { type BdevIo, type GuestIoType, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
 
 /** What a reactor needs to know of an image. */
 export interface RbdChannelParams extends PlainParams {
@@ -81,7 +81,15 @@ export class RbdChannel implements IoChannel {
     this.#offsets[slot] = io.offsetBlocks * this.#blockSizeBytes;
     this.#lengths[slot] = io.lengthBytes;
     const { iovFirst, iovCount } = io;
-    this.#queue.add(slot, REQUEST_OF[io.type], this.#offsets, this.#lengths, this.#arena, iovFirst, iovCount);
+    this.#queue.add(
+      slot,
+      REQUEST_OF[io.type as GuestIoType],
+      this.#offsets,
+      this.#lengths,
+      this.#arena,
+      iovFirst,
+      iovCount,
+    );
   }
 
   #end(slot: number, result: number): void {
