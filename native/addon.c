@@ -75,7 +75,7 @@ NAPI_MODULE_INIT() {
   memory_exports(env, exports);
   event_exports(env, exports);
   copy_exports(env, exports);
-  prefetch_exports(env, exports);
+  gather_exports(env, exports);
   confine_exports(env, exports);
   thread_exports(env, exports);
   uring_exports(env, exports);

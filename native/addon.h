@@ -36,7 +36,7 @@ void socket_exports(napi_env env, napi_value exports);
 void memory_exports(napi_env env, napi_value exports);
 void event_exports(napi_env env, napi_value exports);
 void copy_exports(napi_env env, napi_value exports);
-void prefetch_exports(napi_env env, napi_value exports);
+void gather_exports(napi_env env, napi_value exports);
 void confine_exports(napi_env env, napi_value exports);
 void thread_exports(napi_env env, napi_value exports);
 void uring_exports(napi_env env, napi_value exports);

@@ -84,7 +84,11 @@ static inline uint32_t serve(struct queue *q) {
       disk += desc->length;
     }
     r->status = host_of(q, desc->address);
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*r->status)); // the builtin would only ask to read it
+#else
     __builtin_prefetch(r->status, 1, 3);
+#endif
     if (op_count > SEGMENTS_MAX - 128) count = i + 1;
   }
   copy_batch(ops, op_count, q->way);

@@ -17,10 +17,10 @@ export const WINDOW_BYTES = 2 ** 30;
 
 /**
  * Chains taken from one queue in one round, so that a busy queue does not starve its neighbours, and so that its driver
- * works on the last round's while we work on this one's: with 128, driver and device took turns (`npm run bench`, null
- * disk at depth 128: 4.2 against 6.5 million requests a second).
+ * works on the last round's while we work on this one's: with 128, driver and device took turns; with 32, a round's
+ * fixed cost showed (`npm run bench`, depth 128 against the C limit: 0.68 of it for 512 B with 64, 0.59 with 32).
  */
-export const CHAINS_PER_ROUND_MAX = 32;
+export const CHAINS_PER_ROUND_MAX = 64;
 
 /**
  * A disk that goes: how long its commands in flight may go on before they are aborted, and after how long the call that

@@ -35,6 +35,8 @@ export class Window {
   readonly regionEnd: number = DOUBLE;
   /** Where the first byte is in this process. */
   readonly hostAddress: number = DOUBLE;
+  /** Its lower half, as a signed number. */
+  readonly hostLow: number;
   readonly bytes: Uint8Array;
   readonly words: Uint32Array;
 
@@ -44,6 +46,7 @@ export class Window {
     this.regionEnd = region.guestAddress + region.sizeBytes;
     this.end = Math.min(this.regionEnd, this.start + WINDOW_BYTES);
     this.hostAddress = region.hostAddress + offset;
+    this.hostLow = this.hostAddress | 0;
     const lengthBytes = this.end - this.start;
     const buffer = views.view({ address: region.hostAddress, lengthBytes: region.sizeBytes }, offset, lengthBytes);
     this.bytes = new Uint8Array(buffer);
@@ -96,6 +99,11 @@ export class GuestMemory {
     }
     this.offset = (gpa - window.start) | 0;
     return window;
+  }
+
+  /** In the order of their indexes. */
+  get windows(): readonly Window[] {
+    return this.#windows;
   }
 
   /** By its index. */

@@ -23,6 +23,7 @@ export const NO_LIST = -1;
 const NONE = NO_LIST;
 const SHORT_ENTRIES = IOV_SHORT_ENTRIES;
 const LONG_ENTRIES = IOV_LONG_ENTRIES;
+const check: (condition: boolean, message: string) => void = assert;
 
 export class IovArena {
   /** Host address of entry 0. */
@@ -34,6 +35,10 @@ export class IovArena {
   readonly #views = new MappingViews();
   readonly #freeShort: Int32Array;
   readonly #freeLong: Int32Array;
+  /** Index of the first entry of the long lists. */
+  readonly #longStart: number;
+  readonly #shortMax: number;
+  readonly #longMax: number;
   #shortCount: number;
   #longCount: number;
 
@@ -46,8 +51,10 @@ export class IovArena {
     this.#freeLong = new Int32Array(longLists);
     // The last freed list is the next one taken: its entries are still in the cache.
     for (let i = 0; i < shortLists; i++) this.#freeShort[i] = (shortLists - 1 - i) * SHORT_ENTRIES;
-    const longStart = shortLists * SHORT_ENTRIES;
-    for (let i = 0; i < longLists; i++) this.#freeLong[i] = longStart + (longLists - 1 - i) * LONG_ENTRIES;
+    this.#longStart = shortLists * SHORT_ENTRIES;
+    for (let i = 0; i < longLists; i++) this.#freeLong[i] = this.#longStart + (longLists - 1 - i) * LONG_ENTRIES;
+    this.#shortMax = shortLists;
+    this.#longMax = longLists;
     this.#shortCount = shortLists;
     this.#longCount = longLists;
   }
@@ -64,11 +71,11 @@ export class IovArena {
 
   /** Gives back a list by the index it was taken with. */
   release(first: number): void {
-    if (first < this.#freeShort.length * SHORT_ENTRIES) {
-      assert(this.#shortCount < this.#freeShort.length, 'a short list is released once');
+    if (first < this.#longStart) {
+      check(this.#shortCount < this.#shortMax, 'a short list is released once');
       this.#freeShort[this.#shortCount++] = first;
     } else {
-      assert(this.#longCount < this.#freeLong.length, 'a long list is released once');
+      check(this.#longCount < this.#longMax, 'a long list is released once');
       this.#freeLong[this.#longCount++] = first;
     }
   }
@@ -78,6 +85,14 @@ export class IovArena {
     this.#words[at] = address >>> 0;
     this.#words[at + 1] = (address / TWO_32) >>> 0;
     // The high half of a length is always zero, as it was mapped.
+    this.#words[at + 2] = lengthBytes;
+  }
+
+  /** As `set`, with the address as two words. */
+  setWords(entry: number, low: number, high: number, lengthBytes: number): void {
+    const at = entry * 4;
+    this.#words[at] = low;
+    this.#words[at + 1] = high;
     this.#words[at + 2] = lengthBytes;
   }
 

@@ -72,10 +72,16 @@ export interface Native {
   rbdReap(channel: number, out: Float64Array): number;
   rbdArm(channel: number, isArmed: number): number;
 
-  prefetchCreate(descriptors: number, availableEntries: number, size: number, regions: Float64Array): number;
-  prefetchClose(id: number): number;
-  prefetchRun(id: number, first: number, count: number): void;
-  prefetchLook(id: number, first: number, wrap: number): number;
+  gatherCreate(
+    descriptors: number,
+    availableEntries: number,
+    size: number,
+    windows: Float64Array,
+    records: number,
+  ): number;
+  gatherClose(id: number): number;
+  gatherRun(id: number, first: number, count: number): void;
+  gatherLook(id: number, first: number, wrap: number): number;
 
   deviceControl(fd: number, request: number, bytes: Uint8Array): number;
   deviceControlValue(fd: number, request: number, value: number): number;

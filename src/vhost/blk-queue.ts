@@ -10,6 +10,7 @@ import { DOUBLE } from '../base/double.ts';
 import { BdevIo, type BdevIo as Io, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import { NOWHERE } from '../memory/guest-memory.ts';
+import { BUFFER_WORDS, BufferWord, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 import { NO_LIST } from '../sys/iov-arena.ts';
 import {
   BLK_HEADER_BYTES,
@@ -20,7 +21,7 @@ import {
   BlkStatus,
   SECTOR_BYTES,
 } from '../virtio/blk.ts';
-import type { Chain } from '../virtio/chain.ts';
+import { type Chain, NO_RECORD } from '../virtio/chain.ts';
 import { type BlkDeviceParams, DISCARD_SECTORS_MAX, RANGES_MAX } from './blk-device.ts';
 import { type QueueOptions, RequestQueue } from './request-queue.ts';
 
@@ -33,6 +34,13 @@ const HEADER_BYTES = BLK_HEADER_BYTES;
 const NONE = NO_LIST;
 const NOT_MAPPED = NOWHERE;
 const SUCCESS = IoStatus.success;
+const UNRECORDED = NO_RECORD;
+const WORDS = RECORDS;
+const { header0: TYPE, header2: SECTOR_LOW, header3: SECTOR_HIGH, buffers: HEADER } = RecordWord;
+/** Of a chain of three buffers. */
+const DATA = HEADER + BUFFER_WORDS;
+const ANSWER = DATA + BUFFER_WORDS;
+const { length: LENGTH, hostLow: HOST_LOW, hostHigh: HOST_HIGH, window: WINDOW } = BufferWord;
 
 /** One for all queues of a thread: a request is parsed in one go. */
 const SCRATCH = new Uint8Array(Math.max(HEADER_BYTES, RANGES_MAX * BLK_RANGE_BYTES));
@@ -44,9 +52,11 @@ export interface BlkQueueOptions extends QueueOptions {
 }
 
 /** What is known of a slot's request. An object, not rows of arrays: a field costs a fraction of a checked element. */
-class Request {
+class Request implements IoOwner {
   /** Carries most requests whole. */
-  readonly io: Io;
+  readonly io: Io = new BdevIo(this);
+  readonly slot: number;
+  readonly #queue: BlkQueue;
   /** Where the status byte goes: a window of the guest's memory, and the offset in it. */
   statusBytes: Uint8Array = SCRATCH;
   statusOffset = 0;
@@ -58,13 +68,17 @@ class Request {
   pending = 0;
   status: number = OK;
 
-  constructor(owner: IoOwner, slot: number) {
-    this.io = new BdevIo(owner);
-    this.io.tag = slot;
+  constructor(queue: BlkQueue, slot: number) {
+    this.#queue = queue;
+    this.slot = slot;
+  }
+
+  ioDone(io: Io): void {
+    this.#queue.requestIoDone(this, io);
   }
 }
 
-export class BlkQueue extends RequestQueue implements IoOwner {
+export class BlkQueue extends RequestQueue {
   readonly #channel: BdevChannel;
   readonly #device: BlkDeviceParams;
   readonly #id: Uint8Array;
@@ -72,6 +86,9 @@ export class BlkQueue extends RequestQueue implements IoOwner {
   /** Blocks in a sector and in a byte: powers of two, so that multiplying is exact, and quicker than dividing. */
   readonly #blocksPerSector: number = DOUBLE;
   readonly #blocksPerByte: number = DOUBLE;
+  /** The same as shifts. */
+  readonly #sectorShift: number;
+  readonly #blockShift: number;
   readonly #requests: (Request | null)[];
   /** For requests of several I/Os. */
   readonly #moreIos: Io[] = [];
@@ -84,10 +101,13 @@ export class BlkQueue extends RequestQueue implements IoOwner {
     this.#sectorsPerBlock = options.channel.blockSizeBytes / SECTOR_BYTES;
     this.#blocksPerSector = 1 / this.#sectorsPerBlock;
     this.#blocksPerByte = 1 / options.channel.blockSizeBytes;
+    this.#sectorShift = Math.log2(this.#sectorsPerBlock);
+    this.#blockShift = Math.log2(options.channel.blockSizeBytes);
     this.#requests = Array.from({ length: options.ring.size }, () => null);
   }
 
   protected override accept(chain: Chain): boolean {
+    if (chain.record !== UNRECORDED && this.#acceptUsual(chain)) return true;
     const { memory } = this;
     const { addresses, lengths, head: slot } = chain;
     if (chain.writableBytes === 0) return this.refuse(chain, 'has no room for the status byte');
@@ -143,6 +163,48 @@ export class BlkQueue extends RequestQueue implements IoOwner {
     return true;
   }
 
+  /**
+   * The short way of nearly all requests: IN or OUT with header, data and status in a buffer each, and nothing that
+   * speaks against it. False, with nothing done, when it is another one.
+   */
+  #acceptUsual(chain: Chain): boolean {
+    const { record, head: slot } = chain;
+    const type = WORDS[record + TYPE] as number;
+    const isRead = type === IN;
+    if (chain.count !== 3 || chain.readableCount !== (isRead ? 1 : 2) || this.isDetached) return false;
+    if (!isRead && (type !== OUT || this.#device.isReadonly)) return false;
+    const isPlain = WORDS[record + HEADER + LENGTH] === HEADER_BYTES && WORDS[record + ANSWER + LENGTH] === 1;
+    const sector = WORDS[record + SECTOR_LOW] as number;
+    const length = WORDS[record + DATA + LENGTH] as number;
+    // Beyond 1 TiB is the other way's.
+    if (!isPlain || WORDS[record + SECTOR_HIGH] !== 0 || sector < 0) return false;
+    const offset = sector >>> this.#sectorShift;
+    const count = length >>> this.#blockShift;
+    if (offset << this.#sectorShift !== sector || count << this.#blockShift !== length) return false;
+    if (offset + count > this.#channel.blockCount) return false;
+    const list = this.arena.takeShort();
+    if (list === NONE) return false;
+    const data = record + DATA;
+    this.arena.setWords(list, WORDS[data + HOST_LOW] as number, WORDS[data + HOST_HIGH] as number, length);
+    const request = this.#requests[slot] ?? this.#makeRequest(slot);
+    const window = this.memory.window(WORDS[record + ANSWER + WINDOW] as number);
+    request.statusBytes = window.bytes;
+    request.statusOffset = ((WORDS[record + ANSWER + HOST_LOW] as number) - window.hostLow) | 0;
+    request.usedLength = isRead ? length + 1 : 1;
+    request.list = list;
+    request.pending = 1;
+    request.status = OK;
+    const { io } = request;
+    io.type = isRead ? READ : WRITE;
+    io.offsetBlocks = offset;
+    io.countBlocks = count;
+    io.lengthBytes = length;
+    io.iovFirst = list;
+    io.iovCount = 1;
+    this.#channel.submit(io);
+    return true;
+  }
+
   /** Whatever is not IN or OUT. */
   #other(chain: Chain, request: Request, type: number): boolean {
     if (type === BlkRequestType.FLUSH) return this.#flush(request);
@@ -192,15 +254,15 @@ export class BlkQueue extends RequestQueue implements IoOwner {
       const at = i * BLK_RANGE_BYTES;
       const sector = SCRATCH_VIEW.getUint32(at + 4, true) * TWO_32 + SCRATCH_VIEW.getUint32(at, true);
       const sectors = SCRATCH_VIEW.getUint32(at + 8, true);
-      const io = i === 0 ? request.io : (this.#moreIos.pop() ?? new BdevIo(this));
-      io.tag = chain.head;
+      const io = i === 0 ? request.io : (this.#moreIos.pop() ?? new BdevIo(request));
+      io.owner = request;
       this.#submitRange(io, type, sector / blocks, sectors / blocks);
     }
     return true;
   }
 
-  ioDone(io: Io): void {
-    const request = this.#requests[io.tag] as Request;
+  /** One of a request's I/Os has ended. */
+  requestIoDone(request: Request, io: Io): void {
     if (io !== request.io) this.#moreIos.push(io);
     if (io.status !== SUCCESS) request.status = IOERR;
     if (--request.pending > 0) return;
@@ -219,7 +281,7 @@ export class BlkQueue extends RequestQueue implements IoOwner {
   #finish(request: Request): void {
     request.statusBytes[request.statusOffset] = request.status;
     if (request.list !== NONE) this.arena.release(request.list);
-    this.complete(request.io.tag, request.usedLength);
+    this.complete(request.slot, request.usedLength);
   }
 
   #makeRequest(slot: number): Request {

@@ -3,9 +3,10 @@
  * itself reads or writes. Buffers may be cut anywhere, so every position is an offset into the readable or the writable
  * part as a whole.
  */
-import { type GuestMemory, NOWHERE } from '../memory/guest-memory.ts';
+import { type GuestMemory, NOWHERE, type Window } from '../memory/guest-memory.ts';
+import { BUFFER_WORDS, BufferWord, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 import { IOV_LONG_ENTRIES, IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../sys/iov-arena.ts';
-import type { Chain } from '../virtio/chain.ts';
+import { type Chain, NO_RECORD } from '../virtio/chain.ts';
 
 /** The arena has no list now: try again when a request has ended. */
 export const ARENA_FULL = -2;
@@ -16,6 +17,11 @@ const NOT_MAPPED = NOWHERE;
 const NONE = NO_LIST;
 const SHORT_ENTRIES = IOV_SHORT_ENTRIES;
 const LONG_ENTRIES = IOV_LONG_ENTRIES;
+const UNRECORDED = NO_RECORD;
+const WORDS = RECORDS;
+const { buffers: BUFFERS } = RecordWord;
+const { length: LENGTH, hostLow: HOST_LOW, hostHigh: HOST_HIGH, window: WINDOW } = BufferWord;
+const STEP = BUFFER_WORDS;
 
 export class ChainData {
   /** Set by `map`: the list that was taken, to be released in the arena. */
@@ -33,6 +39,7 @@ export class ChainData {
    * Returns its entries; `NOWHERE` when the buffers are not in the memory; `ARENA_FULL`.
    */
   map(chain: Chain, first: number, skip: number, length: number): number {
+    if (chain.record !== UNRECORDED && this.#mapBuffer(chain, first, skip, length)) return 1;
     const arena = this.#arena;
     const isShort = chain.count <= SHORT_ENTRIES;
     let list = isShort ? arena.takeShort() : arena.takeLong();
@@ -53,6 +60,22 @@ export class ChainData {
     }
     this.list = list;
     return end - list;
+  }
+
+  /**
+   * Window that holds the first `length` bytes of buffer `index`, with the memory's `offset` set, or null when they are
+   * not all in that buffer, or not in one window.
+   */
+  locate(chain: Chain, index: number, length: number): Window | null {
+    const memory = this.#memory;
+    if (chain.record === UNRECORDED) {
+      return (chain.lengths[index] as number) < length ? null : memory.locate(chain.addresses, index, 0, length);
+    }
+    const at = chain.record + BUFFERS + index * STEP;
+    if (index >= chain.count || (WORDS[at + LENGTH] as number) < length) return null;
+    const window = memory.window(WORDS[at + WINDOW] as number);
+    memory.offset = ((WORDS[at + HOST_LOW] as number) - window.hostLow) | 0;
+    return window;
   }
 
   /** Copies `length` bytes that start `skip` bytes into the readable part out of the guest. The chain has them. */
@@ -88,6 +111,23 @@ export class ChainData {
       written += take;
       toSkip = 0;
     }
+    return true;
+  }
+
+  /** The short way where all of it is the start of one buffer, whose place is known. False when it is not. */
+  #mapBuffer(chain: Chain, first: number, skip: number, length: number): boolean {
+    let at = chain.record + BUFFERS + first * STEP;
+    let end = first + 1;
+    if (skip !== 0) {
+      if (WORDS[at + LENGTH] !== skip) return false;
+      at += STEP;
+      end++;
+    }
+    if (end > chain.count || (WORDS[at + LENGTH] as number) < length) return false;
+    const list = this.#arena.takeShort();
+    if (list === NONE) return false;
+    this.#arena.setWords(list, WORDS[at + HOST_LOW] as number, WORDS[at + HOST_HIGH] as number, length);
+    this.list = list;
     return true;
   }
 

@@ -129,15 +129,12 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
   // ---- requests -----------------------------------------------------------------------------------------------------
 
   protected override accept(chain: Chain): boolean {
-    const { memory } = this;
-    const { addresses, lengths, readableCount } = chain;
     if (chain.writableBytes < RESPONSE_BYTES) return this.refuse(chain, 'has no room for the response');
-    const isWhole = (lengths[readableCount] as number) >= RESPONSE_BYTES;
-    const place = isWhole ? memory.locate(addresses, readableCount, 0, RESPONSE_BYTES) : null;
+    const place = this.data.locate(chain, chain.readableCount, RESPONSE_BYTES);
     if (place === null && !this.#clearResponse(chain)) return this.refuse(chain, 'has its response outside the memory');
     const request = this.#requests[chain.head] ?? this.#makeRequest(chain.head);
     request.place = place;
-    request.placeOffset = memory.offset;
+    request.placeOffset = this.memory.offset;
     request.isFaulty = false;
     request.chain = chain;
     if (chain.readableBytes >= REQUEST_BYTES) this.#begin(request, chain);
@@ -152,15 +149,13 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
 
   /** Gives the request to its target: every byte of it is read once. */
   #begin(request: Request, chain: Chain): void {
-    const { memory } = this;
-    const { addresses, lengths } = chain;
-    const isTogether = (lengths[0] as number) >= REQUEST_BYTES;
-    const window = isTogether ? memory.locate(addresses, 0, 0, REQUEST_BYTES) : null;
+    const window = this.data.locate(chain, 0, REQUEST_BYTES);
+    const { offset } = this.memory;
     let words: Uint32Array = HEADER_WORDS;
     let at = 0;
-    if (window !== null && (memory.offset & 3) === 0) {
+    if (window !== null && (offset & 3) === 0) {
       words = window.words;
-      at = memory.offset >>> 2;
+      at = offset >>> 2;
     } else if (!this.data.gather(chain, 0, HEADER, 0, REQUEST_BYTES)) {
       this.#endNow(request, FAILURE);
       return;

@@ -3,6 +3,7 @@
  * that nothing the guest writes afterwards matters (CVE-2020-14375). Reused for every chain of a reactor.
  */
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
+import { BUFFER_WORDS, BufferWord, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 
 /** What makes a ring unusable. Whatever is not 0 breaks the queue until its front-end sets it up again. */
 export const RingFault = {
@@ -37,37 +38,90 @@ export const RING_FAULT_TEXT: Readonly<Record<RingFault, string>> = {
   [RingFault.lengthOverflow]: 'the buffers of a chain are longer than 2^32 bytes',
 };
 
+/** `Chain.record` of a chain without one. */
+export const NO_RECORD = -1;
+
+const TWO_32 = 2 ** 32;
+// Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
+const WORDS = RECORDS;
+const { head: HEAD, count: COUNT, readableCount: READABLE_COUNT, buffers: BUFFERS } = RecordWord;
+const { readableBytes: READABLE_BYTES, writableBytes: WRITABLE_BYTES } = RecordWord;
+const { guestLow: GUEST_LOW, guestHigh: GUEST_HIGH, length: LENGTH } = BufferWord;
+const STEP = BUFFER_WORDS;
+const NONE = NO_RECORD;
+
 export class Chain {
   /** Descriptor index that identifies the chain in the used ring. */
   head = 0;
-  /** Guest physical address of each buffer, and room for one more: the ring's scratch. */
-  readonly addresses: Float64Array;
-  /** Length of each buffer in bytes. */
-  readonly lengths: Uint32Array;
   /** Buffers in all; the device-readable ones come first. */
   count = 0;
   /** How many of them the device may only read. */
   readableCount = 0;
   readableBytes = 0;
   writableBytes = 0;
+  /** Where in `RECORDS` the chain is, until the next round, or `NO_RECORD`. */
+  record = NONE;
+  /** The buffers are still only in the record. */
+  #isFolded = false;
+  readonly #addresses: Float64Array;
+  readonly #lengths: Uint32Array;
 
   constructor(descriptorsMax = CHAIN_DESCRIPTORS_MAX) {
-    this.addresses = new Float64Array(descriptorsMax + 1);
-    this.lengths = new Uint32Array(descriptorsMax);
+    this.#addresses = new Float64Array(descriptorsMax + 1);
+    this.#lengths = new Uint32Array(descriptorsMax);
+  }
+
+  /** Guest physical address of each buffer, and room for one more: the ring's scratch. */
+  get addresses(): Float64Array {
+    if (this.#isFolded) this.#unfold();
+    return this.#addresses;
+  }
+
+  /** Length of each buffer in bytes. */
+  get lengths(): Uint32Array {
+    if (this.#isFolded) this.#unfold();
+    return this.#lengths;
+  }
+
+  /** Becomes the chain of a record. */
+  setRecord(record: number): void {
+    this.head = WORDS[record + HEAD] as number;
+    this.count = WORDS[record + COUNT] as number;
+    this.readableCount = WORDS[record + READABLE_COUNT] as number;
+    this.readableBytes = WORDS[record + READABLE_BYTES] as number;
+    this.writableBytes = WORDS[record + WRITABLE_BYTES] as number;
+    this.record = record;
+    this.#isFolded = true;
+  }
+
+  /** Becomes one without a record, whose buffers are to be filled in. */
+  clearRecord(): void {
+    this.record = NONE;
+    this.#isFolded = false;
   }
 
   /** Takes over what another chain holds; there is room for it. */
   copyFrom(other: Chain): void {
-    const { count } = other;
+    const { count, addresses, lengths } = other;
     for (let i = 0; i < count; i++) {
-      this.addresses[i] = other.addresses[i] as number;
-      this.lengths[i] = other.lengths[i] as number;
+      this.#addresses[i] = addresses[i] as number;
+      this.#lengths[i] = lengths[i] as number;
     }
     this.head = other.head;
     this.count = count;
     this.readableCount = other.readableCount;
     this.readableBytes = other.readableBytes;
     this.writableBytes = other.writableBytes;
+    this.clearRecord();
+  }
+
+  #unfold(): void {
+    this.#isFolded = false;
+    for (let i = 0, at = this.record + BUFFERS; i < this.count; i++, at += STEP) {
+      this.#addresses[i] =
+        ((WORDS[at + GUEST_HIGH] as number) >>> 0) * TWO_32 + ((WORDS[at + GUEST_LOW] as number) >>> 0);
+      this.#lengths[i] = WORDS[at + LENGTH] as number;
+    }
   }
 }
 

@@ -21,7 +21,7 @@ import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
 import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { ChainPrefetch } from '../sys/chain-prefetch.ts';
+import { ChainGather } from '../sys/chain-gather.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
 import { PackedInflight, type PackedRecovery, type PackedStand } from './packed-inflight.ts';
@@ -75,7 +75,7 @@ export class PackedRing implements Ring {
   readonly #driverEvent: Uint16Array;
   readonly #deviceEvent: Uint16Array;
   readonly #views = new MappingViews();
-  readonly #prefetch: ChainPrefetch;
+  readonly #gather: ChainGather;
   readonly #memory: GuestMemory;
   readonly #hasEventIdx: boolean;
   /** Descriptors of the chains in flight, by id; 0 for an id that is not (CVE-2026-45782: the same one twice). */
@@ -137,7 +137,7 @@ export class PackedRing implements Ring {
     this.#availWrap = end < size ? this.#usedWrap : this.#usedWrap ^ 1;
     if (found !== null && found.heads.length > 0) this.#takeUp(found);
     this.#publishedUsed = this.#nextUsed;
-    this.#prefetch = ChainPrefetch.ofPacked(setup.descriptorAddress, size, memory.regions);
+    this.#gather = ChainGather.ofPacked(setup.descriptorAddress, size, memory.windows);
   }
 
   get base(): number {
@@ -164,7 +164,7 @@ export class PackedRing implements Ring {
 
   look(): number {
     if (this.#againCount > 0) return this.#againCount;
-    if (this.#seen === 0 && this.hasAvailable()) this.#seen = this.#prefetch.look(this.#nextAvail, this.#availWrap);
+    if (this.#seen === 0 && this.hasAvailable()) this.#seen = this.#gather.look(this.#nextAvail, this.#availWrap);
     return this.#seen;
   }
 
@@ -287,7 +287,7 @@ export class PackedRing implements Ring {
   }
 
   close(): void {
-    this.#prefetch.close();
+    this.#gather.close();
     this.#tracker?.close();
     this.#views.close();
   }
@@ -336,6 +336,7 @@ export class PackedRing implements Ring {
    * It has at most `room` descriptors there.
    */
   #read(chain: Chain, ring: Uint32Array, first: number, room: number, tracker: PackedInflight | null): RingFault {
+    chain.clearRecord();
     const { addresses, lengths } = chain;
     let table = ring;
     let place = first;

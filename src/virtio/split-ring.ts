@@ -19,7 +19,7 @@ import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
 import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { ChainPrefetch } from '../sys/chain-prefetch.ts';
+import { ChainGather, GATHERED_MAX, RECORD_WORDS, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
 import { NOTHING_RECOVERED, type Recovery, type Ring } from './ring.ts';
@@ -46,6 +46,11 @@ const NO_FAULT = RingFault.none;
 const DESCRIPTORS_MAX = CHAIN_DESCRIPTORS_MAX;
 const TABLE = INDIRECT_TABLE;
 const TABLE_BYTES = INDIRECT_TABLE_BYTES;
+const BATCH_MAX = GATHERED_MAX;
+const check: (condition: boolean, message: string) => void = assert;
+const WORDS = RECORDS;
+const RECORD_SHIFT = Math.log2(RECORD_WORDS);
+const { head: HEAD, count: COUNT } = RecordWord;
 
 export class SplitRing implements Ring {
   readonly size: number;
@@ -56,7 +61,7 @@ export class SplitRing implements Ring {
   readonly #used: Uint16Array;
   readonly #usedElements: Uint32Array;
   readonly #views = new MappingViews();
-  readonly #prefetch: ChainPrefetch;
+  readonly #gather: ChainGather;
   readonly #memory: GuestMemory;
   readonly #hasEventIdx: boolean;
   /** 1 for a head that was taken and not yet pushed (CVE-2026-45782: the same head twice). */
@@ -69,6 +74,9 @@ export class SplitRing implements Ring {
   #nextAvail: number;
   /** Last available index read from memory. */
   #availIdx: number;
+  /** Chains that were gathered, and the available index of the first of them. */
+  #gatheredCount = 0;
+  #gatheredFrom = 0;
   #nextUsed: number;
   /** Used index that the driver can see. */
   #publishedUsed: number;
@@ -107,7 +115,7 @@ export class SplitRing implements Ring {
     this.#nextAvail = heads.length > 0 ? (this.#nextUsed + heads.length) & 0xffff : setup.base & 0xffff;
     this.#availIdx = this.#nextAvail;
     const entriesAddress = setup.availableAddress + 2 * RING;
-    this.#prefetch = ChainPrefetch.ofSplit(setup.descriptorAddress, entriesAddress, setup.size, memory.regions);
+    this.#gather = ChainGather.ofSplit(setup.descriptorAddress, entriesAddress, setup.size, memory.windows);
   }
 
   get base(): number {
@@ -137,19 +145,35 @@ export class SplitRing implements Ring {
   look(): number {
     const { againCount } = this;
     if (againCount > 0) return againCount;
+    this.#gatheredCount = 0;
     if (this.#nextAvail === this.#availIdx && !this.#refresh()) return 0;
-    return (this.#availIdx - this.#nextAvail) & 0xffff;
+    const count = Math.min((this.#availIdx - this.#nextAvail) & 0xffff, BATCH_MAX);
+    // One chain alone gains nothing by it.
+    if (count === 1) return 1;
+    this.#gather.run(this.#nextAvail, count);
+    this.#gatheredFrom = this.#nextAvail;
+    this.#gatheredCount = count;
+    return count;
   }
 
   pop(chain: Chain): boolean {
     if (this.againCount > 0) return this.#popAgain(chain);
     const position = this.#nextAvail;
     if (position === this.#availIdx && !this.#refresh()) return false;
-    const head = this.#avail[RING + (position & this.#mask)] as number;
-    if (head >= this.size) return this.#break(RingFault.headOutOfRange);
-    if (this.#inFlight[head] !== 0) return this.#break(RingFault.headInFlight);
-    const fault = this.#read(head, chain);
-    if (fault !== NO_FAULT) return this.#break(fault);
+    const gathered = (position - this.#gatheredFrom) & 0xffff;
+    const record = gathered << RECORD_SHIFT;
+    let head: number;
+    if (gathered < this.#gatheredCount && this.#gather.isOwner && WORDS[record + COUNT] !== 0) {
+      head = WORDS[record + HEAD] as number;
+      if (this.#inFlight[head] !== 0) return this.#break(RingFault.headInFlight);
+      chain.setRecord(record);
+    } else {
+      head = this.#avail[RING + (position & this.#mask)] as number;
+      if (head >= this.size) return this.#break(RingFault.headOutOfRange);
+      if (this.#inFlight[head] !== 0) return this.#break(RingFault.headInFlight);
+      const fault = this.#read(head, chain);
+      if (fault !== NO_FAULT) return this.#break(fault);
+    }
     this.#inFlight[head] = 1;
     this.#inFlightCount++;
     if (this.#tracker !== null) this.#tracker.take(head);
@@ -171,7 +195,7 @@ export class SplitRing implements Ring {
   }
 
   push(head: number, lengthBytes: number): void {
-    assert(this.#inFlight[head] === 1, 'a chain is returned once');
+    check(this.#inFlight[head] === 1, 'a chain is returned once');
     const at = (this.#nextUsed & this.#mask) * 2;
     this.#usedElements[at] = head;
     this.#usedElements[at + 1] = lengthBytes;
@@ -225,7 +249,7 @@ export class SplitRing implements Ring {
   }
 
   close(): void {
-    this.#prefetch.close();
+    this.#gather.close();
     this.#tracker?.close();
     this.#views.close();
   }
@@ -246,8 +270,6 @@ export class SplitRing implements Ring {
     if (index === this.#nextAvail) return false;
     const count = (index - this.#nextAvail) & 0xffff;
     if (count > this.size) return this.#break(RingFault.availIndexJump);
-    // One chain alone gains nothing by it.
-    if (count > 1) this.#prefetch.run(this.#nextAvail, count);
     this.#availIdx = index;
     return true;
   }
@@ -262,6 +284,7 @@ export class SplitRing implements Ring {
 
   /** Copies the chain at `head` out of the guest: each field of a descriptor is read once. */
   #read(head: number, chain: Chain): RingFault {
+    chain.clearRecord();
     const { addresses, lengths } = chain;
     let table: Uint32Array = this.#descriptors;
     let first = 0;

@@ -1,7 +1,7 @@
 /** Fetching ahead is a hint: whatever a guest puts into its ring, nothing is written, and nothing outside is read. */
 import * as fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { ChainPrefetch } from './chain-prefetch.ts';
+import { ChainGather } from './chain-gather.ts';
 import { Mapping, MappingViews } from './mapping.ts';
 
 const PAGE = 4096;
@@ -14,8 +14,8 @@ const mapping = Mapping.anonymous(PAGE);
 const views = new MappingViews();
 const bytes = new Uint8Array(views.view(mapping, 0, PAGE));
 const data = new DataView(bytes.buffer);
-const regions = [{ guestAddress: GUEST, sizeBytes: PAGE, hostAddress: mapping.address }];
-const open = () => ChainPrefetch.ofSplit(mapping.address, mapping.address + ENTRIES, SIZE, regions);
+const windows = [{ start: GUEST, end: GUEST + PAGE, hostAddress: mapping.address }];
+const open = () => ChainGather.ofSplit(mapping.address, mapping.address + ENTRIES, SIZE, windows);
 
 afterAll(() => {
   views.close();
@@ -35,7 +35,7 @@ const descriptor = fc.record({
 
 describe('fetching chains ahead', () => {
   it('changes nothing, whatever the ring says', () => {
-    const prefetch = open();
+    const gather = open();
     const descriptors = fc.array(descriptor, { minLength: PAGE / 16, maxLength: PAGE / 16 });
     fc.assert(
       fc.property(descriptors, fc.nat(0xffff), fc.nat(300), fc.array(fc.nat(0xffff)), (table, first, count, heads) => {
@@ -49,23 +49,23 @@ describe('fetching chains ahead', () => {
           data.setUint16(ENTRIES + 2 * i, head, true);
         });
         const before = bytes.slice();
-        prefetch.run(first, count);
+        gather.run(first, count);
         expect(Buffer.compare(bytes, before)).toBe(0);
       }),
     );
-    prefetch.close();
+    gather.close();
   });
 
   it('may be closed twice, and refuses to go on', () => {
-    const prefetch = open();
-    prefetch.close();
-    prefetch.close();
-    expect(() => prefetch.run(0, 1)).toThrow('no such ring');
+    const gather = open();
+    gather.close();
+    gather.close();
+    expect(() => gather.run(0, 1)).toThrow('no such ring');
   });
 
   it('refuses a ring that cannot be', () => {
-    expect(() => ChainPrefetch.ofSplit(0, mapping.address, SIZE, regions)).toThrow(TypeError);
-    expect(() => ChainPrefetch.ofSplit(mapping.address, mapping.address, 15, regions)).toThrow(TypeError);
-    expect(() => ChainPrefetch.ofSplit(mapping.address, mapping.address, 65_536, regions)).toThrow(TypeError);
+    expect(() => ChainGather.ofSplit(0, mapping.address, SIZE, windows)).toThrow(TypeError);
+    expect(() => ChainGather.ofSplit(mapping.address, mapping.address, 15, windows)).toThrow(TypeError);
+    expect(() => ChainGather.ofSplit(mapping.address, mapping.address, 65_536, windows)).toThrow(TypeError);
   });
 });
