@@ -6,6 +6,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
+import { Progress } from '../src/cli/progress.ts';
 import { allowedCores, pinToCore } from '../src/sys/thread.ts';
 import { makeFile, removeFile } from './file.ts';
 import { describeMachine } from './machine.ts';
@@ -13,7 +14,7 @@ import { claimPriority, describeNoise } from './noise.ts';
 import { type BenchOptions, HELP, parseOptions } from './options.ts';
 import { plot } from './plot.ts';
 import { report } from './report.ts';
-import { runRounds } from './run.ts';
+import { type Onlooker, runRounds } from './run.ts';
 import { SCENARIOS } from './scenarios/all.ts';
 import type { Scenario } from './scenarios/scenario.ts';
 import { startServers } from './servers.ts';
@@ -55,6 +56,20 @@ function availableKinds(options: BenchOptions, scenarios: readonly Scenario[]): 
   });
 }
 
+/** A bar on a terminal, which is drawn between measurements; the rounds alone elsewhere. */
+function showProgress(): Onlooker & { end(): void } {
+  const progress = process.stderr.isTTY ? new Progress('bench', { unit: 'measurements' }) : null;
+  const sinceMs = performance.now();
+  return {
+    say(line) {
+      progress?.end();
+      console.log(line);
+    },
+    measured: (done, total) => progress?.show({ done, total, elapsedMs: performance.now() - sinceMs }),
+    end: () => progress?.end(),
+  };
+}
+
 async function main(): Promise<void> {
   const options = parseOptions(process.argv.slice(2));
   if (options.isHelp) {
@@ -85,7 +100,9 @@ async function main(): Promise<void> {
   const file = makeFile(needs.has('file') ? FILE_BYTES : FILE_BYTES_MIN);
   const servers = await startServers(needs, { ...cores, file });
   const place = { ...cores, file, ...servers.place };
-  const measured = await runRounds(scenarios, kinds, place, options, console.log, stop.signal).finally(async () => {
+  const onlooker = showProgress();
+  const measured = await runRounds(scenarios, kinds, place, options, onlooker, stop.signal).finally(async () => {
+    onlooker.end();
     removeFile(file);
     await servers.close();
   });

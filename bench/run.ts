@@ -31,13 +31,20 @@ interface Row {
   readonly samples: Map<string, Sample[]>;
 }
 
+/** Who looks on. */
+export interface Onlooker {
+  say(line: string): void;
+  /** So many of all measurements have been made. */
+  measured(done: number, total: number): void;
+}
+
 /** `stop` ends it before its time, with the name of a signal as its reason: what was measured until then is kept. */
 export async function runRounds(
   scenarios: readonly Scenario[],
   kinds: readonly TargetKind[],
   place: Place,
   { rounds, effort }: BenchOptions,
-  say: (line: string) => void,
+  onlooker: Onlooker,
   stop: AbortSignal,
 ): Promise<Measurements> {
   const rows: Row[] = scenarios.map((scenario) => ({
@@ -46,6 +53,9 @@ export async function runRounds(
   }));
   const targets = new Map<TargetKind, Target>();
   const noise: Noise[] = [];
+  const roundsOf = ({ scenario }: Row): number => Math.min(rounds, scenario.roundsMax ?? rounds);
+  const total = rows.reduce((sum, row) => sum + roundsOf(row) * row.samples.size, 0);
+  let done = 0;
   const [sinceMs, stealBefore] = [performance.now(), stealTicks()];
   try {
     for (const kind of kinds) {
@@ -53,7 +63,7 @@ export async function runRounds(
       targets.set(kind, target);
       await fillDisks(kind, target);
       target.suspend();
-      say(`  ${target.name}: ${target.description}`);
+      onlooker.say(`  ${target.name}: ${target.description}`);
     }
     for (let round = 0; round < rounds; round++) {
       noise.push(measureNoise([place.target, place.client]));
@@ -68,13 +78,14 @@ export async function runRounds(
             instance.resume();
             list.push(await scenario.measure(instance, effort));
             await delay(SETTLE_MS);
+            onlooker.measured(++done, total);
           } finally {
             instance.suspend();
             if (instance !== target) await instance.stop();
           }
         }
       }
-      say(`round ${round + 1} of ${rounds} done, ${((performance.now() - sinceMs) / 1000).toFixed(0)} s`);
+      onlooker.say(`round ${round + 1} of ${rounds} done, ${((performance.now() - sinceMs) / 1000).toFixed(0)} s`);
     }
   } catch (error) {
     // A terminal's signal ends the targets as well, and that may be seen before the signal itself.

@@ -96,8 +96,8 @@ async function untilEnded(client: RpcClient, first: JobInfo, signal: AbortSignal
   let job = first;
   while (job.state === 'running') {
     if (signal.aborted) await client.call('bdev_job_cancel', { id: job.id });
-    const { done_bytes: doneBytes, total_bytes: totalBytes, elapsed_ms: elapsedMs } = job;
-    progress.show({ doneBytes, totalBytes, elapsedMs });
+    const { done_bytes: done, total_bytes: total, elapsed_ms: elapsedMs } = job;
+    progress.show({ done, total, elapsedMs });
     await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
     job = await jobOf(client, job.id);
   }

@@ -7,8 +7,8 @@ const ESCAPE = '\u001b';
 
 function shown(output: { isTTY?: boolean; columns?: number }, env: Record<string, string>, shares: readonly number[]) {
   const texts: string[] = [];
-  const progress = new Progress('erase Malloc0', { ...output, write: (text) => texts.push(text) }, env);
-  for (const share of shares) progress.show({ doneBytes: share * GIB, totalBytes: GIB, elapsedMs: share * 10_000 });
+  const progress = new Progress('erase Malloc0', { output: { ...output, write: (text) => texts.push(text) }, env });
+  for (const share of shares) progress.show({ done: share * GIB, total: GIB, elapsedMs: share * 10_000 });
   progress.end();
   return texts;
 }
@@ -42,6 +42,13 @@ describe('progress', () => {
       'erase Malloc0: 50 % of 1.0 GiB, 102.4 MiB/s, 0:05 left\n',
       'erase Malloc0: 100 % of 1.0 GiB\n',
     ]);
+  });
+
+  it('counts other things than bytes, too', () => {
+    const texts: string[] = [];
+    const output = { write: (text: string) => texts.push(text) };
+    new Progress('bench', { unit: 'measurements', output, env: {} }).show({ done: 30, total: 120, elapsedMs: 60_000 });
+    expect(texts).toEqual(['bench: 25 % of 120 measurements, 3:00 left\n']);
   });
 
   it('says sizes and times as people do', () => {

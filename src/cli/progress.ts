@@ -21,13 +21,21 @@ const STEPS = 10;
 const DEFAULT_COLUMNS = 80;
 
 export interface ProgressState {
-  readonly doneBytes: number;
-  readonly totalBytes: number;
+  readonly done: number;
+  readonly total: number;
   readonly elapsedMs: number;
+}
+
+export interface ProgressOptions {
+  /** What is counted, such as `measurements`. Default: bytes. */
+  readonly unit?: string;
+  readonly output?: ProgressOutput;
+  readonly env?: Environment;
 }
 
 export class Progress {
   readonly #title: string;
+  readonly #unit: string | undefined;
   readonly #output: ProgressOutput;
   readonly #isDrawn: boolean;
   readonly #hasColours: boolean;
@@ -35,8 +43,9 @@ export class Progress {
   #step = -1;
   #isShown = false;
 
-  constructor(title: string, output: ProgressOutput = process.stderr, env: Environment = process.env) {
+  constructor(title: string, { unit, output = process.stderr, env = process.env }: ProgressOptions = {}) {
     this.#title = title;
+    this.#unit = unit;
     this.#output = output;
     this.#isDrawn = output.isTTY === true && env['TERM'] !== 'dumb';
     this.#hasColours = this.#isDrawn && (env['NO_COLOR'] ?? '') === '';
@@ -51,7 +60,7 @@ export class Progress {
     const step = Math.floor(shareOf(state) * STEPS);
     if (step === this.#step) return;
     this.#step = step;
-    this.#output.write(`${this.#title}: ${textOf(state)}\n`);
+    this.#output.write(`${this.#title}: ${this.#textOf(state)}\n`);
   }
 
   /** Takes the bar away: what is printed next is in its place. */
@@ -61,7 +70,7 @@ export class Progress {
   }
 
   #draw(state: ProgressState): string {
-    const text = textOf(state);
+    const text = this.#textOf(state);
     const { columns = DEFAULT_COLUMNS } = this.#output;
     const room = columns - this.#title.length - text.length - 5;
     if (room < BAR_CELLS_MIN) return `${this.#title} ${text}`.slice(0, columns - 1);
@@ -71,20 +80,21 @@ export class Progress {
     const bar = this.#hasColours ? styleText('green', done, { validateStream: false }) : done;
     return `${this.#title} ▕${bar}${' '.repeat(cells - full)}▏ ${text}`;
   }
+
+  /** `41 % of 64.0 GiB, 1.2 GiB/s, 0:31 left`. */
+  #textOf(state: ProgressState): string {
+    const { done, total, elapsedMs } = state;
+    const unit = this.#unit;
+    const all = unit === undefined ? sizeText(total) : `${total} ${unit}`;
+    const percent = `${Math.floor(shareOf(state) * 100)} % of ${all}`;
+    const perSec = elapsedMs === 0 ? 0 : (done / elapsedMs) * 1000;
+    if (perSec === 0 || done >= total) return percent;
+    const rate = unit === undefined ? `, ${sizeText(perSec)}/s` : '';
+    return `${percent}${rate}, ${timeText(Math.ceil((total - done) / perSec))} left`;
+  }
 }
 
-/** `41 % of 64.0 GiB, 1.2 GiB/s, 0:31 left`. */
-function textOf(state: ProgressState): string {
-  const { doneBytes, totalBytes, elapsedMs } = state;
-  const percent = `${Math.floor(shareOf(state) * 100)} % of ${sizeText(totalBytes)}`;
-  const perSec = elapsedMs === 0 ? 0 : (doneBytes / elapsedMs) * 1000;
-  if (perSec === 0 || doneBytes >= totalBytes) return percent;
-  const left = Math.ceil((totalBytes - doneBytes) / perSec);
-  return `${percent}, ${sizeText(perSec)}/s, ${timeText(left)} left`;
-}
-
-const shareOf = ({ doneBytes, totalBytes }: ProgressState): number =>
-  totalBytes === 0 ? 1 : Math.min(1, doneBytes / totalBytes);
+const shareOf = ({ done, total }: ProgressState): number => (total === 0 ? 1 : Math.min(1, done / total));
 
 export function sizeText(bytes: number): string {
   let [value, unit] = [bytes, 0];
