@@ -1,9 +1,11 @@
 /** A mirror with legs that can fail, in this thread: a guest's requests by `disk`, its own I/O by a reactor. */
 
+import type { Bdev } from '../../src/bdev/bdev.ts';
 import { IoStatus, IoType } from '../../src/bdev/bdev-io.ts';
 import { ErrorBdev } from '../../src/bdev/modules/error/error.ts';
 import { Fault } from '../../src/bdev/modules/error/rules.ts';
 import { MallocBdev, MemoryBudget } from '../../src/bdev/modules/malloc/malloc.ts';
+import { PowerCutBdev } from '../../src/bdev/modules/powercut/powercut.ts';
 import { MirrorBdev } from '../../src/bdev/modules/raid/mirror.ts';
 import { assemble, type MirrorRequest } from '../../src/bdev/modules/raid/mirror-assembly.ts';
 import { DATA_OFFSET_BYTES } from '../../src/bdev/modules/raid/superblock.ts';
@@ -18,6 +20,13 @@ export const BLOCK_BYTES = 512;
 const DATA_BLOCKS = DATA_OFFSET_BYTES / BLOCK_BYTES;
 const budget = new MemoryBudget(Number.POSITIVE_INFINITY);
 
+interface RamParams {
+  readonly name: string;
+  readonly uuid: string;
+  readonly blockCount: number;
+  readonly blockSizeBytes: number;
+}
+
 export class MirrorRig {
   readonly registry = new BdevRegistry(1);
   readonly io = new MainThreadIo(this.registry);
@@ -30,12 +39,29 @@ export class MirrorRig {
 
   /** A RAM disk below one that fails what it is told to: the leg. `content`: all of it. */
   async leg(name: string, blocks: number, content?: Uint8Array): Promise<BdevEntry> {
+    const entry = this.#stack(name, (params) => new MallocBdev(params, budget), blocks);
+    if (content !== undefined) await this.writeAll(this.rawOf(entry).base, content);
+    return entry;
+  }
+
+  /** The same, with a disk whose power can be cut. */
+  volatileLeg(name: string, blocks: number): BdevEntry {
+    return this.#stack(name, (params) => new PowerCutBdev({ ...params, ignoresFlush: false }, budget), blocks);
+  }
+
+  /** What a cut of the power would leave of a volatile leg. */
+  afterCut(entry: BdevEntry, seed: number): Uint8Array {
+    const { cache } = this.rawOf(entry).base.bdev as PowerCutBdev;
+    cache.want(seed);
+    cache.cutIfWanted();
+    return cache.image.slice();
+  }
+
+  #stack(name: string, make: (params: RamParams) => Bdev, blocks: number): BdevEntry {
     const blockCount = blocks + (this.hasSuperblock ? DATA_BLOCKS : 0);
     // The same in another rig.
-    const uuid = uuidOfText(name);
-    const params = { name: `${name}-ram`, uuid, blockCount, blockSizeBytes: BLOCK_BYTES };
-    const ram = this.registry.create(params.name, undefined, () => new MallocBdev(params, budget));
-    if (content !== undefined) await this.writeAll(ram, content);
+    const params = { name: `${name}-ram`, uuid: uuidOfText(name), blockCount, blockSizeBytes: BLOCK_BYTES };
+    const ram = this.registry.create(params.name, undefined, () => make(params));
     return this.registry.create(name, undefined, () => new ErrorBdev({ name, base: ram }), { bases: [ram] });
   }
 
