@@ -166,22 +166,30 @@ test(
   LONG_MS * 5,
 );
 
-test('erase and copy show how far they are, and end the job when they are interrupted', async () => {
-  for (const name of ['A', 'B']) await makeLeg(name);
-  writeFileSync(fileOf('A'), Buffer.alloc(STAMPED_BYTES + SUPERBLOCK_BYTES, 7));
-  const run = (...args: readonly string[]) =>
-    promisify(execFile)(RINGHOST, [...args, '-s', join(daemon.directory, 'rpc.sock')]);
-  const copied = await run('copy', 'A', 'B');
-  expect(copied.stdout).toMatch(/^copy A → B: 17\.0 MiB in 0:\d\d\n$/);
-  expect(readFileSync(fileOf('B')).equals(readFileSync(fileOf('A')))).toBe(true);
-  await run('erase', 'B');
-  expect(readFileSync(fileOf('B')).every((byte) => byte === 0)).toBe(true);
-  await expect(run('erase', 'C')).rejects.toThrow(/ringhost erase: No such device: there is no bdev "C"/);
+test(
+  'erase and copy show how far they are, and end the job when they are interrupted',
+  async () => {
+    for (const name of ['A', 'B']) await makeLeg(name);
+    writeFileSync(fileOf('A'), Buffer.alloc(STAMPED_BYTES + SUPERBLOCK_BYTES, 7));
+    const run = (...args: readonly string[]) =>
+      promisify(execFile)(RINGHOST, [...args, '-s', join(daemon.directory, 'rpc.sock')]);
+    const copied = await run('copy', 'A', 'B');
+    expect(copied.stdout).toMatch(/^copy A → B: 17\.0 MiB in 0:\d\d\n$/);
+    expect(readFileSync(fileOf('B')).equals(readFileSync(fileOf('A')))).toBe(true);
+    await run('erase', 'B');
+    expect(readFileSync(fileOf('B')).every((byte) => byte === 0)).toBe(true);
+    await expect(run('erase', 'C')).rejects.toThrow(/ringhost erase: No such device: there is no bdev "C"/);
 
-  const { output, ended, interrupt } = begin('copy', 'A', 'B', '--limit', '1');
-  await waitUntil(() => output().includes('copy A → B: 0 %'), LONG_MS, 'the first line');
-  interrupt();
-  expect(await ended).toBe(130);
-  expect(output()).toMatch(/copy A → B: cancelled at \d+ %/);
-  expect((await daemon.rpc.call('bdev_get_jobs', {})).map(({ state }) => state)).toEqual(['done', 'done', 'cancelled']);
-});
+    const { output, ended, interrupt } = begin('copy', 'A', 'B', '--limit', '1');
+    await waitUntil(() => output().includes('copy A → B: 0 %'), LONG_MS, 'the first line');
+    interrupt();
+    expect(await ended).toBe(130);
+    expect(output()).toMatch(/copy A → B: cancelled at \d+ %/);
+    expect((await daemon.rpc.call('bdev_get_jobs', {})).map(({ state }) => state)).toEqual([
+      'done',
+      'done',
+      'cancelled',
+    ]);
+  },
+  LONG_MS * 5,
+);
