@@ -10,6 +10,9 @@ import type { BdevChannel } from '../../channel.ts';
 import type { BdevEntry } from '../../registry.ts';
 
 const RUNS = Number(process.env['RINGHOST_MIRROR_RUNS'] ?? 8);
+/** A machine may be slow. */
+const LIMIT_MS = 60_000;
+const RUN_MS_MAX = 30_000;
 const BLOCKS = 6144;
 /** Where two regions meet: what is written there is in one, the other, or both. */
 const FIRST = 2048 - 12;
@@ -211,37 +214,41 @@ function randomFrom(seed: number): () => number {
 }
 
 describe('a mirror', () => {
-  it('is as one disk, whatever becomes of its legs and of the daemon', async () => {
-    const seen = { reads: 0, writes: 0, failures: 0, removed: 0, added: 0 };
-    await fc.assert(
-      fc.asyncProperty(fc.integer(), async (seed) => {
-        const random = randomFrom(seed);
-        const history = new History();
-        let [rig, legs] = await newRig([undefined, undefined, undefined]);
-        for (let life = 0; life < 3; life++) {
-          // The first time there is nothing to lose.
-          if (life === 0) await rig.settled();
-          const load = new Load(rig, legs, history, random);
-          await load.run(STEPS);
-          for (const [name, count] of Object.entries(load.seen)) seen[name as keyof typeof seen] += count;
-          if (life === 2) {
-            await load.drain();
-            await rig.settled();
-            await expectSame(rig);
-            break;
+  it(
+    'is as one disk, whatever becomes of its legs and of the daemon',
+    async () => {
+      const seen = { reads: 0, writes: 0, failures: 0, removed: 0, added: 0 };
+      await fc.assert(
+        fc.asyncProperty(fc.integer(), async (seed) => {
+          const random = randomFrom(seed);
+          const history = new History();
+          let [rig, legs] = await newRig([undefined, undefined, undefined]);
+          for (let life = 0; life < 3; life++) {
+            // The first time there is nothing to lose.
+            if (life === 0) await rig.settled();
+            const load = new Load(rig, legs, history, random);
+            await load.run(STEPS);
+            for (const [name, count] of Object.entries(load.seen)) seen[name as keyof typeof seen] += count;
+            if (life === 2) {
+              await load.drain();
+              await rig.settled();
+              await expectSame(rig);
+              break;
+            }
+            // Killed: what was in flight is in flight for ever.
+            const contents = legs.map((leg) => rig.snapshot(leg));
+            load.die();
+            await rig.disk.polled(new Promise((resolve) => setTimeout(resolve, 5)));
+            await rig.until(() => rig.disk.inFlight === 0);
+            await rig.close();
+            [rig, legs] = await newRig(contents);
           }
-          // Killed: what was in flight is in flight for ever.
-          const contents = legs.map((leg) => rig.snapshot(leg));
-          load.die();
-          await rig.disk.polled(new Promise((resolve) => setTimeout(resolve, 5)));
-          await rig.until(() => rig.disk.inFlight === 0);
           await rig.close();
-          [rig, legs] = await newRig(contents);
-        }
-        await rig.close();
-      }),
-      { numRuns: RUNS, endOnFailure: true },
-    );
-    expect(Object.entries(seen).filter(([, count]) => count === 0)).toEqual([]);
-  });
+        }),
+        { numRuns: RUNS, endOnFailure: true },
+      );
+      expect(Object.entries(seen).filter(([, count]) => count === 0)).toEqual([]);
+    },
+    LIMIT_MS + RUNS * RUN_MS_MAX,
+  );
 });
