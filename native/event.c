@@ -39,7 +39,8 @@ struct watch {
   napi_async_cleanup_hook_handle hook;
   bool closing;
   int epoll_fd;      // descriptor sets only
-  napi_ref events;   // descriptor sets only: Int32Array of (id, events) pairs
+  napi_ref events;   // descriptor sets only: keeps the array that `pairs` points into
+  int32_t *pairs;
 };
 
 static void watch_closed(uv_handle_t *handle) {
@@ -78,27 +79,23 @@ static void watch_call(struct watch *watch, int count) {
   napi_close_handle_scope(watch->env, scope);
 }
 
+// Writes (id, events) pairs of what is ready; how many, or -1.
+static int collect(struct watch *watch) {
+  struct epoll_event ready[EVENTS_PER_CALL];
+  int count = epoll_wait(watch->epoll_fd, ready, EVENTS_PER_CALL, 0);
+  for (int i = 0; i < count; i++) {
+    watch->pairs[2 * i] = ready[i].data.fd;
+    watch->pairs[2 * i + 1] = (int32_t)ready[i].events;
+  }
+  return count;
+}
+
 static void on_readable(uv_poll_t *handle, int status, int events) {
   (void)status;
   (void)events;
   struct watch *watch = uv_handle_get_data((uv_handle_t *)handle);
-  struct epoll_event ready[EVENTS_PER_CALL];
-  int count = epoll_wait(watch->epoll_fd, ready, EVENTS_PER_CALL, 0);
-  if (count <= 0 || watch->closing) return;
-  napi_handle_scope scope;
-  napi_value array;
-  int32_t *out;
-  size_t length;
-  if (napi_open_handle_scope(watch->env, &scope) != napi_ok) return;
-  if (napi_get_reference_value(watch->env, watch->events, &array) == napi_ok &&
-      addon_i32_array(watch->env, array, &out, &length) && length >= 2 * EVENTS_PER_CALL) {
-    for (int i = 0; i < count; i++) {
-      out[2 * i] = ready[i].data.fd;
-      out[2 * i + 1] = (int32_t)ready[i].events;
-    }
-    watch_call(watch, count);
-  }
-  napi_close_handle_scope(watch->env, scope);
+  int count = watch->closing ? 0 : collect(watch);
+  if (count > 0) watch_call(watch, count);
 }
 
 static void on_turn(uv_idle_t *handle) {
@@ -111,7 +108,7 @@ static napi_value watch_create(napi_env env, napi_value callback, napi_value eve
   struct uv_loop_s *loop;
   napi_value name, result;
   napi_valuetype kind;
-  int32_t *pairs;
+  int32_t *pairs = NULL;
   size_t length;
   if (napi_typeof(env, callback, &kind) != napi_ok || kind != napi_function ||
       (events != NULL && (!addon_i32_array(env, events, &pairs, &length) || length < 2 * EVENTS_PER_CALL)))
@@ -122,6 +119,7 @@ static napi_value watch_create(napi_env env, napi_value callback, napi_value eve
   if (watch == NULL) return addon_throw(env, "out of memory");
   watch->env = env;
   watch->epoll_fd = epoll_fd;
+  watch->pairs = pairs;
   watch->handle = calloc(1, uv_handle_size(type));
   napi_create_string_utf8(env, "ringhost", NAPI_AUTO_LENGTH, &name);
   if (watch->handle == NULL || napi_get_uv_event_loop(env, &loop) != napi_ok ||
@@ -129,12 +127,8 @@ static napi_value watch_create(napi_env env, napi_value callback, napi_value eve
       (events != NULL && napi_create_reference(env, events, 1, &watch->events) != napi_ok) ||
       napi_async_init(env, NULL, name, &watch->context) != napi_ok)
     return addon_throw(env, "cannot watch the event loop");
-  int error;
-  if (type == UV_HANDLE_POLL) {
-    error = uv_poll_init(loop, (uv_poll_t *)watch->handle, epoll_fd);
-  } else {
-    error = uv_idle_init(loop, (uv_idle_t *)watch->handle);
-  }
+  int error = type == UV_HANDLE_POLL ? uv_poll_init(loop, (uv_poll_t *)watch->handle, epoll_fd)
+                                     : uv_idle_init(loop, (uv_idle_t *)watch->handle);
   uv_handle_set_data(watch->handle, watch);
   if (error != 0 || napi_add_async_cleanup_hook(env, watch_cleanup, watch, &watch->hook) != napi_ok ||
       napi_create_external(env, watch, NULL, NULL, &result) != napi_ok)
@@ -172,6 +166,13 @@ static napi_value fd_set_control(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(epoll_ctl(watch->epoll_fd, operation, fd, &event) < 0 ? -errno : 0);
 }
 
+// fdSetPoll(set): how many descriptors are ready, as for the callback.
+static napi_value fd_set_poll(napi_env env, napi_callback_info info) {
+  ADDON_ARGS(1);
+  struct watch *watch = watch_of(env, argv[0]);
+  return watch == NULL ? NULL : ADDON_RESULT(collect(watch));
+}
+
 // turnCreate(callback): turn. While started, the callback runs once in every turn of the event loop.
 static napi_value turn_create(napi_env env, napi_callback_info info) {
   ADDON_ARGS(1);
@@ -183,24 +184,21 @@ static napi_value turn_create(napi_env env, napi_callback_info info) {
 static napi_value turn_start(napi_env env, napi_callback_info info) {
   ADDON_ARGS(1);
   struct watch *watch = watch_of(env, argv[0]);
-  if (watch == NULL) return NULL;
-  return ADDON_RESULT(uv_idle_start((uv_idle_t *)watch->handle, on_turn));
+  return watch == NULL ? NULL : ADDON_RESULT(uv_idle_start((uv_idle_t *)watch->handle, on_turn));
 }
 
 static napi_value turn_stop(napi_env env, napi_callback_info info) {
   ADDON_ARGS(1);
   struct watch *watch = watch_of(env, argv[0]);
-  if (watch == NULL) return NULL;
-  return ADDON_RESULT(uv_idle_stop((uv_idle_t *)watch->handle));
+  return watch == NULL ? NULL : ADDON_RESULT(uv_idle_stop((uv_idle_t *)watch->handle));
 }
 
 // watchClose(set or turn): 0. The value must not be used afterwards.
 static napi_value watch_close_call(napi_env env, napi_callback_info info) {
   ADDON_ARGS(1);
   struct watch *watch = watch_of(env, argv[0]);
-  if (watch == NULL) return NULL;
-  watch_close(watch);
-  return ADDON_RESULT(0);
+  if (watch != NULL) watch_close(watch);
+  return watch == NULL ? NULL : ADDON_RESULT(0);
 }
 
 // eventFdCreate(): fd, non-blocking
@@ -271,6 +269,7 @@ void event_exports(napi_env env, napi_value exports) {
   napi_add_env_cleanup_hook(env, signaller_close, NULL);
   addon_export(env, exports, "fdSetCreate", fd_set_create);
   addon_export(env, exports, "fdSetControl", fd_set_control);
+  addon_export(env, exports, "fdSetPoll", fd_set_poll);
   addon_export(env, exports, "turnCreate", turn_create);
   addon_export(env, exports, "turnStart", turn_start);
   addon_export(env, exports, "turnStop", turn_stop);

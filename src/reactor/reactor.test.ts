@@ -26,6 +26,11 @@ function reactorOf(mode: ReactorMode = 'adaptive'): Reactor {
   return reactor;
 }
 
+function eventFd(): number {
+  fds.push(createEventFd());
+  return fds.at(-1) as number;
+}
+
 const counterOf = (reactor: Reactor, counter: number): number => reactor.counters[counter] as number;
 const isSleeping = (reactor: Reactor): boolean => counterOf(reactor, ReactorCounter.sleeping) === 1;
 
@@ -116,8 +121,7 @@ class FakeDrive implements Drive {
 
   static signalling(): FakeDrive {
     const drive = new FakeDrive();
-    drive.wakeFd = createEventFd();
-    fds.push(drive.wakeFd);
+    drive.wakeFd = eventFd();
     return drive;
   }
 }
@@ -210,6 +214,44 @@ describe('an adaptive reactor', () => {
     const turned = counterOf(reactor, ReactorCounter.turns);
     await turns();
     expect([source.takes, counterOf(reactor, ReactorCounter.turns)]).toEqual([takes, turned]);
+  });
+
+  it('that an event woke goes on in the turn of that event', async () => {
+    const [reactor, source, kick] = [reactorOf(), new FakeSource(), eventFd()];
+    reactor.add(source);
+    await until(() => isSleeping(reactor), 'sleep');
+    const takes = source.takes;
+    const takesAfterEvent = await new Promise((resolve) => {
+      const onKick = (): void => {
+        reactor.wake(source);
+        queueMicrotask(() => resolve(source.takes));
+      };
+      reactor.fdSet.add(kick, onKick, { edge: true });
+      signalEventFd(kick);
+    });
+    expect(takesAfterEvent).toBeGreaterThan(takes);
+  });
+
+  it('looks after those that sleep in the middle of a burst of others', async () => {
+    const reactor = reactorOf();
+    const [busy, sleeper] = [new FakeSource(), new FakeSource()];
+    const kick = eventFd();
+    reactor.fdSet.add(kick, () => reactor.wake(sleeper), { edge: true });
+    reactor.add(sleeper);
+    let kickedIn = 0;
+    const wokenIn = await new Promise((resolve) => {
+      // One kick a burst. A busy machine may end a burst before there was a look.
+      busy.onTake = () => {
+        busy.waiting = 1;
+        const now = counterOf(reactor, ReactorCounter.turns);
+        if (sleeper.isAwake && now === kickedIn) resolve(now);
+        if (sleeper.isAwake || now === kickedIn) return;
+        kickedIn = now;
+        signalEventFd(kick);
+      };
+      reactor.add(busy);
+    });
+    expect(wokenIn).toBe(kickedIn);
   });
 
   it('stays awake when work came while it asked', async () => {

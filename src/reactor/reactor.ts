@@ -60,6 +60,8 @@ export const SPIN_NS = 500_000;
 const ROUNDS_PER_CLOCK = 32;
 /** A burst ends after so long, so that the event loop has its turn. */
 const BURST_NS = 500_000;
+/** Sleepers beside busy ones are looked after as often. */
+const LOOK_NS = 50_000;
 
 /** `Drive.wakeFd`, see there. */
 const WOKEN_FROM_BELOW = -2;
@@ -96,7 +98,7 @@ class DriveSlot {
 export class Reactor {
   readonly counters: Float64Array;
   /** What wakes the thread. Users add their own descriptors. */
-  readonly fdSet = new FdSet();
+  readonly fdSet = new FdSet(() => this.#handledEvents());
   /** Of sources that have none of their own. */
   readonly #mode: ReactorMode;
   readonly #turn: LoopTurn;
@@ -109,6 +111,8 @@ export class Reactor {
   /** Drives with `sharesCores`. */
   #sharers: readonly Drive[] = [];
   #isTurning = false;
+  /** It was woken and has not had a burst since. */
+  #isRoused = false;
 
   constructor(mode: ReactorMode, counters: Float64Array) {
     this.#mode = mode;
@@ -204,10 +208,19 @@ export class Reactor {
     return work;
   }
 
+  /** What an event woke goes on at once: all code is cold then, and a turn of the event loop takes its share. */
+  #handledEvents(): void {
+    if (!this.#isRoused) return;
+    this.#burst();
+    if (this.#isTurning) this.#turn.start();
+  }
+
   #burst(): void {
+    this.#isRoused = false;
     const counters = this.counters;
     const start = counters[ReactorCounter.lastClockNs] as number;
     let last = start;
+    let lookedNs = start;
     counters[ReactorCounter.turns] = (counters[ReactorCounter.turns] as number) + 1;
     for (;;) {
       let work = 0;
@@ -221,7 +234,15 @@ export class Reactor {
       this.#settleDrives(now);
       if (this.#awake.length === 0 && this.#driven.length === 0) this.#stopTurning();
       if (!this.#isTurning || now - start > BURST_NS) return;
+      if (now - lookedNs > LOOK_NS) {
+        lookedNs = now;
+        if (this.#hasSleepers) this.fdSet.poll();
+      }
     }
+  }
+
+  get #hasSleepers(): boolean {
+    return this.#awake.length < this.#sources.size || this.#driven.length < this.#drives.size;
   }
 
   /** Lets silent sources wait for their kicks. */
@@ -328,13 +349,14 @@ export class Reactor {
   #startTurning(): void {
     if (this.#isTurning) return;
     this.#isTurning = true;
+    this.#isRoused = true;
     const counters = this.counters;
     const now = clockNs();
     const slept = now - (counters[ReactorCounter.lastClockNs] as number);
     counters[ReactorCounter.idleNs] = (counters[ReactorCounter.idleNs] as number) + slept;
     counters[ReactorCounter.lastClockNs] = now;
     counters[ReactorCounter.sleeping] = 0;
-    this.#turn.start();
+    if (!this.fdSet.isHandling) this.#turn.start();
   }
 
   #stopTurning(): void {

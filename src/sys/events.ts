@@ -42,9 +42,29 @@ export class FdSet {
   readonly #idOfFd = new Map<number, number>();
   readonly #watch: Watch;
   #nextId = 1;
+  #isHandling = false;
 
-  constructor() {
-    this.#watch = native.fdSetCreate((count) => this.#dispatch(count), this.#events);
+  /** `onHandled` runs after the handlers of what the event loop found ready, in the same turn. */
+  constructor(onHandled?: () => void) {
+    this.#watch = native.fdSetCreate((count) => {
+      this.#isHandling = true;
+      try {
+        this.#dispatch(count);
+      } finally {
+        this.#isHandling = false;
+      }
+      onHandled?.();
+    }, this.#events);
+  }
+
+  /** A handler runs, and `onHandled` will. */
+  get isHandling(): boolean {
+    return this.#isHandling;
+  }
+
+  /** Handles what is ready now, for who does not leave it to the event loop. Not from within a handler. */
+  poll(): void {
+    this.#dispatch(native.fdSetPoll(this.#watch));
   }
 
   add(fd: number, handler: FdHandler, options: WatchOptions = {}): void {

@@ -37,6 +37,7 @@ export interface Native {
 
   fdSetCreate(callback: (count: number) => void, events: Int32Array): Watch;
   fdSetControl(set: Watch, operation: number, fd: number, id: number, events: number): number;
+  fdSetPoll(set: Watch): number;
   turnCreate(callback: () => void): Watch;
   turnStart(turn: Watch): number;
   turnStop(turn: Watch): number;
