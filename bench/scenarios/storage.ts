@@ -11,23 +11,31 @@ interface Storage {
   readonly title: string;
   readonly disk: Endpoint['disk'];
   readonly needs: Backing;
-  /** Of random reads; writes are measured at depth 32. */
+  /** Of random reads. */
   readonly readDepths: readonly number[];
+  readonly writeDepths: readonly number[];
   readonly roundsMax?: number;
 }
 
 const ALL: readonly Storage[] = [
   // A disk's own speed varies less than a core's, and its rounds are slow to start.
-  { title: 'file on disk', disk: 'file', needs: 'file', readDepths: [1, 32, 128], roundsMax: 4 },
-  { title: 'RBD image', disk: 'rbd', needs: 'image', readDepths: [1, 32] },
-  { title: 'NBD export', disk: 'nbd', needs: 'nbd', readDepths: [1, 32] },
-  { title: 'NVMe/TCP', disk: 'nvme', needs: 'nvme', readDepths: [1, 32] },
+  {
+    title: 'file on disk',
+    disk: 'file',
+    needs: 'file',
+    readDepths: [1, 32, 128],
+    writeDepths: [1, 32, 128],
+    roundsMax: 3,
+  },
+  { title: 'RBD image', disk: 'rbd', needs: 'image', readDepths: [1, 32], writeDepths: [32] },
+  { title: 'NBD export', disk: 'nbd', needs: 'nbd', readDepths: [1, 32], writeDepths: [32] },
+  { title: 'NVMe/TCP', disk: 'nvme', needs: 'nvme', readDepths: [1, 32], writeDepths: [32] },
 ];
 
-function rowsOf({ title, disk, needs, readDepths, ...rest }: Storage): Scenario[] {
+function rowsOf({ title, disk, needs, readDepths, writeDepths, ...rest }: Storage): Scenario[] {
   const mixes = [
     { name: 'random read', writePercent: 0, depths: readDepths },
-    { name: 'random write', writePercent: 100, depths: [32] },
+    { name: 'random write', writePercent: 100, depths: writeDepths },
   ];
   return mixes.flatMap(({ name, writePercent, depths }) =>
     depths.map((depth) => ({
