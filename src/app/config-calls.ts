@@ -36,6 +36,7 @@ export function identityOf(call: ConfigCall): string {
   if (method === 'bdev_rbd_register_cluster') return `cluster ${is('name')}`;
   if (method === 'bdev_split_create' || method === 'bdev_gpt_create') return `parts ${is('base_bdev')}`;
   if (method === 'bdev_raid_set_options') return 'raid options';
+  if (method === 'bdev_lvol_load_lvstore') return `lvol store ${is('bdev_name')}`;
   if (method === 'bdev_set_qos_limit') return `limits ${is('name')}`;
   if (method === 'bdev_error_create') return `bdev ${JSON.stringify([`EE_${String(params['base_name'])}`])}`;
   return `bdev ${is('name')}`;
@@ -50,6 +51,7 @@ export function nameOf({ method, params = {} }: ConfigCall): string {
   const { ctrlr, name, base_bdev: base, base_name: errorBase, scsi_target_num: target } = params;
   if (method === 'bdev_raid_set_options') return 'RAID';
   if (method === 'vhost_scsi_controller_add_target') return `${String(ctrlr)} target ${String(target)}`;
+  if (method === 'bdev_lvol_load_lvstore') return `lvol store on ${String(params['bdev_name'])}`;
   return String(ctrlr ?? name ?? base ?? errorBase ?? '');
 }
 
@@ -91,6 +93,8 @@ function makesBdev({ method, params = {} }: ConfigCall, bdev: string): boolean {
     return bdev.startsWith(start) && /^(?:\d+n)?\d+$/.test(bdev.slice(start.length));
   };
   if (method === 'bdev_error_create') return bdev === `EE_${String(params['base_name'])}`;
+  // Only the store itself says which volumes are on it: they are called by UUID, or by an alias with a slash.
+  if (method === 'bdev_lvol_load_lvstore') return /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$|\//i.test(bdev);
   if (method === 'bdev_split_create' || method === 'bdev_gpt_create') return isNumbered(params['base_bdev'], 'p');
   if (method === 'bdev_nvme_attach_controller') return isNumbered(params['name'], 'n');
   if (method === 'bdev_nvme_start_discovery') return isNumbered(params['name'], '');
@@ -124,6 +128,8 @@ export function removalOf(call: ConfigCall): FullCall | null {
     case 'bdev_nvme_attach_controller':
     case 'bdev_virtio_attach_controller':
       return { method: method.replace('attach', 'detach'), params: { name } };
+    case 'bdev_lvol_load_lvstore':
+      return { method: 'bdev_lvol_unload_lvstore', params: { bdev_name: params['bdev_name'] } };
     case 'accel_crypto_key_create':
       return { method: 'accel_crypto_key_destroy', params: { key_name: name } };
     case 'bdev_nvme_start_discovery':

@@ -3,6 +3,7 @@
 import { limitConfig } from '../bdev/bdev.rpc.ts';
 import type { BdevConfig } from '../bdev/bdev.ts';
 import type { CryptoKeys } from '../bdev/modules/crypto/keys.ts';
+import type { Lvols } from '../bdev/modules/lvol/lvols.ts';
 import type { NvmeControllers } from '../bdev/modules/nvme/controllers.ts';
 import type { Discoveries } from '../bdev/modules/nvme/discovery.ts';
 import { raidOptionsConfig } from '../bdev/modules/raid/raid.rpc.ts';
@@ -21,6 +22,7 @@ export interface ConfigSources {
   readonly rbd: RbdDisks;
   readonly keys: CryptoKeys;
   readonly raidOptions: { readonly mibPerSec: number };
+  readonly lvols: Lvols;
   readonly vhost: VhostRegistry;
 }
 
@@ -57,12 +59,12 @@ export function currentConfig(sources: ConfigSources, includesBereft: boolean): 
 }
 
 /** In the order of creation, so that a bdev over another comes after it. Clusters and controllers stand on nothing. */
-function bdevConfig({ bdevs, nvme, discoveries, virtio, rbd, raidOptions }: ConfigSources): ConfigCall[] {
+function bdevConfig({ bdevs, nvme, discoveries, virtio, rbd, raidOptions, lvols }: ConfigSources): ConfigCall[] {
   const attached = nvme.list().flatMap(({ configs, isDetaching }) => (isDetaching ? [] : configs));
   const made = bdevs
     .list()
     .filter(({ isRemoving }) => !isRemoving)
-    .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry)].flat());
+    .flatMap((entry) => [entry.bdev.toConfig(), limitConfig(entry), lvols.configOn(entry)].flat());
   const services = discoveries.list().map((service) => service.toConfig());
   return plain([
     ...raidOptionsConfig(raidOptions),

@@ -16,6 +16,8 @@ import { delayRpc } from '../bdev/modules/delay/delay.rpc.ts';
 import { errorRpc } from '../bdev/modules/error/error.rpc.ts';
 import { fileRpc } from '../bdev/modules/file/file.rpc.ts';
 import { gptRpc } from '../bdev/modules/gpt/gpt.rpc.ts';
+import { lvolRpc } from '../bdev/modules/lvol/lvol.rpc.ts';
+import { Lvols } from '../bdev/modules/lvol/lvols.ts';
 import { mallocRpc } from '../bdev/modules/malloc/malloc.rpc.ts';
 import { MemoryBudget } from '../bdev/modules/malloc/malloc.ts';
 import { moduleRpc } from '../bdev/modules/module/module.rpc.ts';
@@ -90,6 +92,8 @@ export class Daemon {
   readonly keys = new CryptoKeys();
   readonly jobs = new Jobs();
   readonly raidOptions = { mibPerSec: 0 };
+  readonly lvols: Lvols;
+  readonly #blocks: ReactorBlocks;
   readonly vhost: VhostRegistry;
   /** Null without `--state-dir`. */
   readonly state: State | null;
@@ -114,6 +118,8 @@ export class Daemon {
     this.discoveries = new Discoveries(this.nvme, tcpTransport(bdevLog), bdevLog);
     this.virtio = new VirtioControllers(this.bdevs, bdevLog);
     this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, bdevLog);
+    this.#blocks = new ReactorBlocks(reactors[0] as ReactorThread);
+    this.lvols = new Lvols(this.bdevs, this.#blocks, this.jobs, bdevLog);
     const { socketDirectory } = options;
     const { access, mode, tracedProtocols = [] } = options;
     const vhost = { socketDirectory, access, reactors, bdevs: this.bdevs, mode, tracedProtocols };
@@ -147,7 +153,6 @@ export class Daemon {
     const { options, reactors } = this;
     const log = this.log.room('bdev');
     const budget = new MemoryBudget(options.memoryBytes);
-    const blocks = new ReactorBlocks(reactors[0] as ReactorThread);
     return {
       ...bdevRpc(this.bdevs),
       ...latencyRpc(this.bdevs),
@@ -169,9 +174,17 @@ export class Daemon {
       ...delayRpc(this.bdevs),
       ...errorRpc(this.bdevs),
       ...splitRpc(this.bdevs),
-      ...raidRpc({ registry: this.bdevs, blocks, jobs: this.jobs, log, options: this.raidOptions, sweepMs: SWEEP_MS }),
-      ...gptRpc(this.bdevs, blocks, log),
-      ...jobsRpc(this.jobs, this.bdevs, blocks),
+      ...raidRpc({
+        registry: this.bdevs,
+        blocks: this.#blocks,
+        jobs: this.jobs,
+        log,
+        options: this.raidOptions,
+        sweepMs: SWEEP_MS,
+      }),
+      ...lvolRpc(this.lvols, this.bdevs),
+      ...gptRpc(this.bdevs, this.#blocks, log),
+      ...jobsRpc(this.jobs, this.bdevs, this.#blocks),
       ...moduleRpc(this.bdevs, reactors.length, log),
       ...vhostRpc(this.vhost, this.bdevs),
       ...traceRpc(new RequestTracer(reactors), this.vhost),
@@ -375,7 +388,7 @@ export class Daemon {
     const config = currentConfig(this, false);
     const calls = config.subsystems.flatMap((one) => one.config ?? []);
     // What stands on them is found by itself; these may have no disks.
-    const attached = calls.find(({ method }) => /^bdev_(?:nvme|virtio)_/.test(method));
+    const attached = calls.find(({ method }) => /^bdev_(?:nvme|virtio|lvol)_/.test(method));
     if (attached !== undefined) {
       const name = String(attached.params?.['name']);
       throw new TargetError('ENOTSUP', `"${name}" of ${attached.method} cannot be had by two daemons: detach it first`);

@@ -12,8 +12,11 @@ export type IoType = (typeof IoType)[keyof typeof IoType];
 export type GuestIoType = Exclude<IoType, typeof IoType.resync>;
 export const GUEST_IO_TYPES = Object.values(IoType).filter((type) => type !== IoType.resync);
 
-/** `gone`: the device behind the bdev is not there any more, and the bdev goes with it. */
-export const IoStatus = { success: 0, failed: -1, aborted: -7, gone: -19 } as const;
+/**
+ * `gone`: the device behind the bdev is not there any more, and the bdev goes with it. `noSpace`: a thin disk has no
+ * room for what is written.
+ */
+export const IoStatus = { success: 0, failed: -1, aborted: -7, gone: -19, noSpace: -28 } as const;
 export type IoStatus = (typeof IoStatus)[keyof typeof IoStatus];
 
 /** No segments. */
@@ -87,6 +90,8 @@ export interface IoChannel {
   /** Asks for `wakeFd`. True when `poll` has something to do already: then it must not be waited for. */
   arm(): boolean;
   disarm(): void;
+  /** Set by whoever polls it: to be called when it needs that again, and no request, `wakeFd` or base says so. */
+  wake?: () => void;
   /** The bdev is going away: what waits for its device to come back fails now. */
   abandon?(): void;
   /** The bdev's size or place changed. */

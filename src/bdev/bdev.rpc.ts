@@ -102,7 +102,7 @@ function describe(entry: BdevEntry): Result<'bdev_get_bdevs'>[number] {
   };
   return {
     name: bdev.name,
-    aliases: [bdev.uuid],
+    aliases: [bdev.alias ?? bdev.uuid],
     product_name: bdev.productName,
     block_size: bdev.blockSizeBytes,
     num_blocks: bdev.blockCount,

@@ -54,6 +54,8 @@ export interface Bdev {
   readonly productName: string;
   /** Lower-case, with dashes. */
   readonly uuid: string;
+  /** Another name by which it is found. */
+  readonly alias?: string;
   readonly blockSizeBytes: number;
   readonly physicalBlockSizeBytes: number;
   readonly blockCount: number;

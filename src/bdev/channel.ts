@@ -53,7 +53,12 @@ export class BdevChannel implements IoAccount {
     this.isRemoved = description.isRemoved;
     this.#onGone = context.onGone;
     this.#module = description.isRemoved ? null : factory(description, context);
+    if (this.#module !== null) this.#module.wake = () => this.#wakeIfAsleep();
     this.#limit(description);
+  }
+
+  #wakeIfAsleep(): void {
+    if (!this.isAwake) this.wake();
   }
 
   /** Takes a request; `io.owner` hears of its end, now or later. */

@@ -28,6 +28,7 @@ class Job {
 export abstract class PiecewiseChannel extends StackedChannel {
   /** While something waits for what others give back, nothing below wakes it. */
   override wakeFd: number = WOKEN_FROM_BELOW;
+  wake: () => void = () => {};
   /** By slot: whose piece is in it. */
   readonly #jobs: (Job | null)[];
   readonly #freeSlots: number[];
@@ -69,6 +70,16 @@ export abstract class PiecewiseChannel extends StackedChannel {
   /** Which base the piece that was prepared is for. */
   protected pieceBase = 0;
 
+  /** Sends it. Its end is told by `below.complete`. */
+  protected submitPiece(below: BdevIo): void {
+    (this.bases[this.pieceBase] as BaseChannel).submit(below);
+  }
+
+  /** Something besides pieces waits, and nothing below wakes it. */
+  protected get isStalled(): boolean {
+    return false;
+  }
+
   /** A piece is over: what is of its slot can be used again. */
   protected abstract pieceOver(slot: number): void;
 
@@ -90,7 +101,14 @@ export abstract class PiecewiseChannel extends StackedChannel {
       if (!this.#sendPiece(this.#waiting[0] as Job, this.#freeSlots.at(-1) as number)) break;
     }
     this.#isSending = false;
-    this.wakeFd = this.#waiting.length > 0 && this.#pieces === 0 ? NO_WAKE_FD : WOKEN_FROM_BELOW;
+    this.settleWake();
+  }
+
+  /** After what `isStalled` says has changed. */
+  protected settleWake(): void {
+    const isWaiting = (this.#waiting.length > 0 && this.#pieces === 0) || this.isStalled;
+    this.wakeFd = isWaiting ? NO_WAKE_FD : WOKEN_FROM_BELOW;
+    if (isWaiting) this.wake();
   }
 
   #sendPiece(job: Job, slot: number): boolean {
@@ -110,7 +128,7 @@ export abstract class PiecewiseChannel extends StackedChannel {
     job.isWaiting = progress < job.end;
     this.#waiting.shift();
     if (job.isWaiting) this.#waiting.push(job);
-    (this.bases[this.pieceBase] as BaseChannel).submit(below);
+    this.submitPiece(below);
     return true;
   }
 

@@ -208,12 +208,12 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     }
   }
 
-  /** By name or UUID. */
+  /** By name, UUID or alias. */
   find(name: string): BdevEntry | undefined {
     const byName = this.#entries.get(name);
     if (byName !== undefined) return byName;
     const lower = name.toLowerCase();
-    return this.list().find((entry) => entry.bdev.uuid === lower);
+    return this.list().find(({ bdev }) => bdev.uuid === lower || bdev.alias === name);
   }
 
   /** Throws `ENODEV` when there is none, or it is being deleted. */

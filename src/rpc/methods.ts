@@ -12,6 +12,7 @@ import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
 import { jobMethods } from './methods/bdev-jobs.ts';
 import { latencyMethods } from './methods/bdev-latency.ts';
+import { lvolMethods } from './methods/bdev-lvol.ts';
 import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
 import { nvmeMethods } from './methods/bdev-nvme.ts';
@@ -36,6 +37,7 @@ export const METHODS = {
   ...rbdMethods,
   ...stackedMethods,
   ...raidMethods,
+  ...lvolMethods,
   ...accelMethods,
   ...moduleMethods,
   ...powerCutMethods,

@@ -46,6 +46,7 @@ const IDLE: Step = () => {};
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const COMPLETE = ServiceResponse.complete;
 const SUCCESS = IoStatus.success;
+const NO_SPACE = IoStatus.noSpace;
 const READ = IoType.read;
 const NONE = NO_BOUNCE;
 
@@ -296,6 +297,7 @@ export class Command implements IoOwner, BounceWaiter {
   hasFailed(): boolean {
     if (this.io.status === SUCCESS) return false;
     if (this.unit.channel.isRemoved) this.fail(Sense.lunNotSupported);
+    else if (this.io.status === NO_SPACE) this.fail(Sense.spaceAllocationFailed);
     else this.fail(this.io.type === IoType.read ? Sense.unrecoveredReadError : Sense.writeError);
     return true;
   }

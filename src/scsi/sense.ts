@@ -30,6 +30,7 @@ export const Sense = {
   reportedLunsChanged: 0x06_3f_0e,
   writeProtected: 0x07_27_00,
   softwareWriteProtected: 0x07_27_02,
+  spaceAllocationFailed: 0x07_27_07,
   invalidMessage: 0x0b_49_00,
   miscompare: 0x0e_1d_00,
 } as const;

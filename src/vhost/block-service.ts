@@ -63,8 +63,8 @@ export class BlockService {
       throw new TargetError('EINVAL', `${lengthBytes} bytes are too many to move here`);
     const channel = this.#channels.take(bdev);
     try {
-      if (type === FLUSH) {
-        await request(channel, FLUSH, 0, 0, NO_LIST);
+      if (lengthBytes === 0) {
+        await request(channel, type, firstBlock, 0, NO_LIST);
         return null;
       }
       const piece = await PieceBuffer.take(this.#arena, lengthBytes);
@@ -204,7 +204,7 @@ class PieceBuffer {
   }
 }
 
-/** Resolves when it has succeeded. Throws `EIO`. */
+/** Resolves when it has succeeded. Throws `EIO`, and `ENOSPC` when a thin disk has no room. */
 async function request(
   channel: BdevChannel,
   type: IoType,
@@ -223,6 +223,7 @@ async function request(
     channel.submit(io);
   });
   if (status === IoStatus.success) return;
+  if (status === IoStatus.noSpace) throw new TargetError('ENOSPC', `bdev "${channel.name}" has no room`);
   const place = type === FLUSH ? '' : ` of ${blockCount} blocks from block ${firstBlock} on`;
   throw new TargetError('EIO', `bdev "${channel.name}" failed a request (${TYPE_NAMES[type]}${place})`);
 }

@@ -55,6 +55,7 @@ interface Case {
 const RUNS = 6;
 const SIZE_BYTES = 1 << 20;
 const GPT_FILE = join(tmpdir(), `ringhost-round-trip-gpt-${process.pid}`);
+const LVOL_FILE = join(tmpdir(), `ringhost-round-trip-lvol-${process.pid}`);
 const KEY_FILE = join(tmpdir(), `ringhost-round-trip-key-${process.pid}`);
 
 let directory: string;
@@ -114,7 +115,7 @@ afterAll(async () => {
   await nvme.kill();
   await nbd.close();
   rmSync(directory, { recursive: true });
-  for (const file of [KEY_FILE, GPT_FILE]) rmSync(file);
+  for (const file of [KEY_FILE, GPT_FILE, LVOL_FILE]) rmSync(file);
 });
 
 const only = (value: unknown) => fc.constant(value);
@@ -245,6 +246,25 @@ const CASES: Readonly<Record<Making, Case>> = {
     },
     unsaved: ['superblock', 'allow_degraded'],
   },
+  bdev_lvol_create: {
+    before: [
+      ['bdev_aio_create', { name: 'M', filename: LVOL_FILE, block_size: 512 }],
+      ['bdev_lvol_create_lvstore', { bdev_name: 'M', lvs_name: 'lvs', cluster_sz: 65_536 }],
+    ],
+    params: {
+      // A file without a store each time.
+      lvol_name: fc.constant('v').map((name) => {
+        writeFileSync(LVOL_FILE, '');
+        truncateSync(LVOL_FILE, 8 * SIZE_BYTES);
+        return name;
+      }),
+      ...{ size_in_mib: fc.integer({ min: 1, max: 2 }), thin_provision: maybe },
+      ...{ lvs_name: only('lvs'), uuid: only(undefined), clear_method: only('unmap') },
+    },
+    // The store has them.
+    savedAs: 'bdev_lvol_load_lvstore',
+    unsaved: ['lvol_name', 'size_in_mib', 'thin_provision', 'lvs_name', 'clear_method'],
+  },
   bdev_module_create: {
     params: {
       ...{ name: only('B'), uuid, timeout_sec: fc.nat(1000), options: only({ mib: '1' }) },
@@ -309,7 +329,7 @@ function requiredOf(method: MethodName): string[] {
 function arbitraryOf(method: Making): fc.Arbitrary<Values> {
   const { params } = CASES[method];
   const known = requiredOf(method)
-    .concat('name', 'trsvcid', 'subnqn', 'key_file', 'strip_size_kb')
+    .concat('name', 'trsvcid', 'subnqn', 'key_file', 'strip_size_kb', 'lvs_name')
     .filter((name) => name in params);
   return fc
     .record(params, { requiredKeys: known })

@@ -4,6 +4,7 @@ import { CryptoChannel } from './crypto/crypto-channel.ts';
 import { DelayChannel } from './delay/delay-channel.ts';
 import { ErrorChannel } from './error/error-channel.ts';
 import { FileChannel } from './file/file-channel.ts';
+import { LvolChannel } from './lvol/lvol-channel.ts';
 import { MallocChannel } from './malloc/malloc-channel.ts';
 import { ModuleChannel } from './module/module-channel.ts';
 import { NbdChannel } from './nbd/nbd-channel.ts';
@@ -25,6 +26,7 @@ export const CHANNEL_FACTORIES: Readonly<Record<string, ChannelFactory>> = {
   error: (description, context) => new ErrorChannel(description, context),
   file: (description, context) => new FileChannel(description, context),
   gpt: (description, context) => new SplitChannel(description, context),
+  lvol: (description, context) => new LvolChannel(description, context),
   malloc: (description, context) => new MallocChannel(description, context),
   mirror: (description, context) => new MirrorChannel(description, context),
   module: (description, context) => new ModuleChannel(description, context),

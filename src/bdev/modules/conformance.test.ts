@@ -6,6 +6,7 @@ import { afterAll, describe } from 'vitest';
 import { whyNoDirectIo } from '../../../test/e2e/requirements.ts';
 import { describeConformance, type Kind } from '../../../test/support/bdev-conformance.ts';
 import { MainThreadIo } from '../../../test/support/main-thread-io.ts';
+import { SILENT } from '../../base/log.ts';
 import { allowedCores } from '../../sys/thread.ts';
 import type { Bdev } from '../bdev.ts';
 import type { StackedParams } from '../stacked.ts';
@@ -15,6 +16,12 @@ import { DelayBdev } from './delay/delay.ts';
 import { ErrorBdev } from './error/error.ts';
 import { FileBdev, type FileParams } from './file/file.ts';
 import { GptBdev } from './gpt/gpt.ts';
+import { ownEntry } from './lvol/entries.ts';
+import { planGeometry } from './lvol/format.ts';
+import { LvolBdev } from './lvol/lvol.ts';
+import { PageIo } from './lvol/page-io.ts';
+import { LvolStore } from './lvol/store.ts';
+import { RecordKind, record } from './lvol/volumes.ts';
 import { MallocBdev, MemoryBudget } from './malloc/malloc.ts';
 import { NullBdev } from './null/null.ts';
 import { PassthruBdev } from './passthru/passthru.ts';
@@ -27,6 +34,7 @@ import { MAP_BYTES } from './raid/superblock.ts';
 import { SplitBdev } from './split/split.ts';
 
 const ON_DISK = mkdtempSync(join(import.meta.dirname, '../../../build/disks-'));
+const LVOL_CLUSTER_BYTES = 64 * 1024;
 const IN_MEMORY = mkdtempSync('/dev/shm/ringhost-disks-');
 
 afterAll(() => {
@@ -99,6 +107,34 @@ function mirrorOver(base: Kind, hasSuperblock: boolean): Kind {
   };
 }
 
+/** A thin volume; a clone has every other cluster from its parent. */
+function lvolOver(base: Kind, isClone: boolean): Kind {
+  let side: MainThreadIo | null = null;
+  afterAll(() => side?.close());
+  return {
+    canWake: true,
+    async make(name, bytes, registry) {
+      side ??= new MainThreadIo(registry);
+      const bdev = await base.make(`${name}-base`, 4 * bytes, registry);
+      const below = registry.create(bdev.name, bdev.uuid, () => bdev);
+      const clusters = bytes / LVOL_CLUSTER_BYTES;
+      const parts = { base: below, io: new PageIo(side.blocks, below), log: SILENT };
+      const geometry = planGeometry(4 * bytes, LVOL_CLUSTER_BYTES);
+      const store = await LvolStore.format(parts, geometry, randomUUID(), 'lvs');
+      const change = (...fields: Parameters<typeof record>) => store.change(() => ({ record: record(...fields) }));
+      await change(RecordKind.create, 1, clusters, 1, { uuid: randomUUID(), name });
+      await store.ready();
+      if (!isClone) return new LvolBdev(store, store.volumes.get(1));
+      for (let i = 0; i < clusters; i += 2) {
+        await change(RecordKind.map, 1, i, ownEntry(store.memory.takeReady()));
+      }
+      await change(RecordKind.snapshot, 1, 2, 0, { uuid: randomUUID(), name: 'parent' });
+      await store.ready();
+      return new LvolBdev(store, store.volumes.get(2));
+    },
+  };
+}
+
 /** A stacked bdev over a disk of another kind. */
 function over(base: Kind, stack: (params: StackedParams) => Bdev): Kind {
   return {
@@ -156,6 +192,11 @@ describeConformance('a mirror of RAM disks', mirrorOver(mallocOf(512), false));
 describeConformance(
   'a mirror with superblocks of files of 4096-byte blocks',
   mirrorOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), true),
+);
+describeConformance('a thin volume on a RAM disk', lvolOver(mallocOf(512), false));
+describeConformance(
+  'a clone on a file of 4096-byte blocks',
+  lvolOver(fileIn(IN_MEMORY, { blockSizeBytes: 4096 }), true),
 );
 describeConformance('a disk whose power can be cut', {
   make: (name, bytes) =>
