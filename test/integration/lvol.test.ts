@@ -12,8 +12,8 @@ import { waitUntil } from '../e2e/wait.ts';
 import { connectBlk, STAMPED_BYTES, StampedLoad } from '../support/stamped-load.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
-const KILLS = Number(process.env['RINGHOST_KILLS'] ?? 4);
-const KILL_MS_MAX = 60_000;
+const KILLS = Number(process.env['RINGHOST_KILLS'] ?? 2);
+const KILL_MS_MAX = 300_000;
 const LIFE_MS_MAX = 200;
 const MIB = 2 ** 20;
 const ON_DISK = join(import.meta.dirname, '..', '..', 'build');
