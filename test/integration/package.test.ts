@@ -5,6 +5,7 @@
 import { type ChildProcessWithoutNullStreams, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -20,7 +21,9 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findNpmCli } from '../../scripts/setup/node.mjs';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
-import { whyNoTool } from '../e2e/requirements.ts';
+import { RpcClient } from '../../src/rpc/client.ts';
+import { whyNoSystemd, whyNoTool } from '../e2e/requirements.ts';
+import { SystemdContainer } from '../support/systemd-container.ts';
 import { until } from '../support/waiting.ts';
 
 const ROOT = dirname(dirname(import.meta.dirname));
@@ -117,6 +120,7 @@ it('serves a disk and the dashboard, and is called by a program', async () => {
 /** Installed into a root of its own by dpkg, whose scripts then start nothing. */
 describe.skipIf((whyNoTool('dpkg') ?? whyNoTool('systemd')) !== null)('the Debian package', () => {
   let root: string;
+  let file: string;
   const inRoot = (...path: string[]): string => join(root, ...path);
   const dpkg = (...args: string[]): string => {
     const options = [
@@ -134,7 +138,7 @@ describe.skipIf((whyNoTool('dpkg') ?? whyNoTool('systemd')) !== null)('the Debia
   beforeAll(() => {
     const build = ['scripts/build-deb.ts', tarball, '--directory', directory, '--compression', 'none'];
     execFileSync(process.execPath, build, { cwd: ROOT });
-    const file = readdirSync(directory).find((name) => name.endsWith('.deb')) ?? '';
+    file = readdirSync(directory).find((name) => name.endsWith('.deb')) ?? '';
     root = join(directory, 'root');
     for (const path of ['info', 'updates', 'triggers']) mkdirSync(inRoot('var/lib/dpkg', path), { recursive: true });
     for (const path of ['status', 'available']) writeFileSync(inRoot('var/lib/dpkg', path), '');
@@ -169,6 +173,59 @@ describe.skipIf((whyNoTool('dpkg') ?? whyNoTool('systemd')) !== null)('the Debia
       expect(Buffer.from(await disk.read(8, block.length))).toEqual(block);
       disk.close();
     });
+  });
+
+  describe.skipIf(whyNoSystemd() !== null)('on a system with systemd', () => {
+    let container: SystemdContainer;
+    beforeAll(async () => {
+      const units = {
+        // Where this systemd looks for units; the package has the same one.
+        'ringhost.service': readFileSync(join(ROOT, 'packaging/ringhost.service'), 'utf8'),
+        'test.target': '[Unit]\nDescription=nothing\n',
+      };
+      container = await SystemdContainer.start(units, 'test.target', { hasCheckout: false });
+      copyFileSync(join(directory, file), container.path('/tmp/ringhost.deb'));
+      // What images of containers have, so that packages start nothing.
+      await container.run('rm', '-f', '/usr/sbin/policy-rc.d');
+    }, BUILD_LIMIT_MS);
+    afterAll(() => container?.close());
+
+    const install = (): Promise<string> =>
+      container.run('dpkg', '--force-depends', '--force-unsafe-io', '--no-triggers', '--install', '/tmp/ringhost.deb');
+    const connect = (): Promise<RpcClient> => RpcClient.connect(container.path('/run/ringhost/rpc.sock'));
+    const mainPid = (): Promise<string> => container.property('ringhost', 'MainPID');
+
+    it(
+      'starts the daemon when it is installed, and upgrades it under its guests when it is again',
+      async () => {
+        await install();
+        expect(await container.property('ringhost', 'ActiveState')).toBe('active');
+        const client = await connect();
+        await client.call('bdev_malloc_create', { name: 'Ram', num_blocks: 8192, block_size: 512 });
+        await client.call('vhost_create_blk_controller', { ctrlr: 'ram', dev_name: 'Ram' });
+        client.close();
+        const disk = await BlkInitiator.connect(container.path('/run/ringhost/ram'), { timeoutMs: START_LIMIT_MS });
+        const block = Buffer.alloc(4096, 'ringhost');
+        await disk.write(8, block);
+        const before = await mainPid();
+        expect(await install()).toMatch(/process \d+ has taken over 1 sessions, which paused for [\d.]+ ms/);
+        expect(await mainPid()).not.toBe(before);
+        expect(Buffer.from(await disk.read(8, block.length))).toEqual(block);
+
+        // What cannot be handed over: the daemon is left as it is, and who installs is told.
+        const next = await connect();
+        await next.call('bdev_powercut_create', { name: 'Cut', num_blocks: 64, block_size: 512 });
+        next.close();
+        const now = await mainPid();
+        const told = await install();
+        expect(told).toContain('bdev "Cut": two daemons cannot have a');
+        expect(told).toContain('systemctl restart ringhost');
+        expect(await mainPid()).toBe(now);
+        expect(Buffer.from(await disk.read(8, block.length))).toEqual(block);
+        disk.close();
+      },
+      BUILD_LIMIT_MS,
+    );
   });
 
   it('leaves nothing when it is purged', () => {

@@ -26,8 +26,15 @@ export class SystemdContainer {
     this.#cgroup = cgroup;
   }
 
-  /** `units`: texts of unit files by their paths beneath /etc/systemd/system; `unit` is started. */
-  static async start(units: Readonly<Record<string, string>>, unit: string): Promise<SystemdContainer> {
+  /**
+   * `units`: texts of unit files by their paths beneath /etc/systemd/system; `unit` is started. `hasCheckout`: this
+   * checkout is installed as Ringhost.
+   */
+  static async start(
+    units: Readonly<Record<string, string>>,
+    unit: string,
+    { hasCheckout = true } = {},
+  ): Promise<SystemdContainer> {
     const directory = mkdtempSync(join(tmpdir(), 'ringhost-systemd-'));
     for (const [name, text] of Object.entries(units)) {
       const path = join(directory, 'units', name);
@@ -42,7 +49,7 @@ export class SystemdContainer {
     mkdirSync(cgroup, { recursive: true });
     const join1 = 'echo $$ >"$1/cgroup.procs"; shift; exec unshare --pid --mount --cgroup --ipc --uts --fork "$@"';
     const options = ['--kill-child', '--propagation', 'private', 'sh', SCRIPT];
-    const args = [directory, CHECKOUT, process.execPath, unit];
+    const args = [directory, hasCheckout ? CHECKOUT : '', process.execPath, unit];
     const child = new TestChild('systemd', 'sh', ['-euc', join1, 'sh', cgroup, ...options, ...args]);
     const container = new SystemdContainer(child, directory, cgroup);
     try {
