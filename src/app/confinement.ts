@@ -3,12 +3,13 @@
  * the data path opens nothing else. A new process, because a thread that runs already cannot be confined; Node has
  * some.
  */
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { assert } from '../base/assert.ts';
 import { confineFiles } from '../sys/confine.ts';
 import type { RawOptions } from './options.ts';
+import { findAccount } from './privileges.ts';
+import { makeStateDirectory } from './state-directory.ts';
 
 /** Set in the process that is confined. */
 const MARK = 'RINGHOST_CONFINED';
@@ -23,16 +24,18 @@ const DEVICES = ['/dev/null', '/dev/hugepages', '/dev/shm'];
  * Ends the process with a message when it cannot be confined, such as on a kernel without Landlock.
  */
 export function confineProcess(options: RawOptions, allowed: readonly string[]): void {
-  const { socketDirectory, rpcSocket, stateDirectory } = options;
+  const { socketDirectory, rpcSocket, stateDirectory, user } = options;
   const { execPath, execArgv, argv, env } = process;
   if (env[MARK] === '1') return;
   const program = fileURLToPath(new URL('../..', import.meta.url));
   const { configFile, httpTokenFile, rpcCert, rpcKey, rpcTokenFile } = options;
-  const given = [configFile, httpTokenFile, rpcCert, rpcKey, rpcTokenFile].filter((path) => path !== undefined);
+  const secrets = [httpTokenFile, rpcCert, rpcKey, rpcTokenFile].filter((path) => path !== undefined);
+  // Their directories: a file that is put in place of one is another file.
+  const given = [...(configFile === undefined ? [] : [configFile]), ...secrets.map((path) => dirname(path))];
   const readable = [...SYSTEM, dirname(execPath), program, ...given];
   try {
     // What is not there cannot be named.
-    if (stateDirectory !== undefined) mkdirSync(stateDirectory, { mode: 0o700, recursive: true });
+    if (stateDirectory !== undefined) makeStateDirectory(stateDirectory, user === undefined ? null : findAccount(user));
     const own = [socketDirectory, dirname(rpcSocket), ...(stateDirectory === undefined ? [] : [stateDirectory])];
     confineFiles(readable, [...own, ...DEVICES, ...allowed]);
   } catch (error) {

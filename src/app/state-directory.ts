@@ -37,6 +37,19 @@ export interface FileOwner {
   readonly gid: number;
 }
 
+/** Makes it, for its owner, when its parent is there and it is not. */
+export function makeStateDirectory(path: string, owner: FileOwner | null): void {
+  try {
+    if (existsSync(path)) return;
+    mkdirSync(path, DIRECTORY_MODE);
+    if (owner !== null && isRoot()) chownSync(path, owner.uid, owner.gid);
+  } catch (error) {
+    throw fileError(`--state-dir ${path} cannot be used`, error);
+  }
+}
+
+const isRoot = (): boolean => process.geteuid?.() === ROOT;
+
 export class StateDirectory {
   readonly path: string;
   readonly filePath: string;
@@ -73,14 +86,10 @@ export class StateDirectory {
   /** Makes the directory when its parent is there. Throws `EBUSY` when another daemon has it. */
   static open(path: string, owner: FileOwner | null): StateDirectory {
     let lock: number;
-    const isRoot = process.geteuid?.() === ROOT;
+    makeStateDirectory(path, owner);
     try {
-      if (!existsSync(path)) {
-        mkdirSync(path, DIRECTORY_MODE);
-        if (owner !== null && isRoot) chownSync(path, owner.uid, owner.gid);
-      }
       lock = openSync(join(path, LOCK), 'a+', FILE_MODE);
-      if (owner !== null && isRoot) fchownSync(lock, owner.uid, owner.gid);
+      if (owner !== null && isRoot()) fchownSync(lock, owner.uid, owner.gid);
     } catch (error) {
       throw fileError(`--state-dir ${path} cannot be used`, error);
     }

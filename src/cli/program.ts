@@ -71,7 +71,10 @@ function addServe(program: Command): void {
     .option('--http <address:port>', 'serve the dashboard and /metrics there, such as 127.0.0.1:9009')
     .option('--http-token-file <file>', 'who has no token of this file gets nothing; needed where others can connect')
     .option('--rpc-https <address:port>', 'serve RPC over TCP there, with TLS and a token (docs/remote-rpc.md)')
-    .option('--rpc-cert <file>', 'for it: the certificate (PEM), with those of its signers')
+    .option(
+      '--rpc-cert <file>',
+      'for it: the certificate (PEM), with those of its signers; read again at SIGHUP, as the next two',
+    )
     .option('--rpc-key <file>', 'for it: the key of the certificate (PEM)')
     .option('--rpc-token-file <file>', 'for it: who has no token of this file gets nothing')
     .option('--log-level <levels>', 'error, warning, notice or debug; of parts of the daemon: vhost=debug,rpc=error')

@@ -31,6 +31,8 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   const onSignal = (signal: string): void => stopRequested?.(signal);
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
+  // Before it has started there is nothing to read again.
+  process.on('SIGHUP', () => undefined);
   if (!setLevels(log, raw.logLevel)) return 1;
   let daemon: Daemon;
   let sockets: SocketDirectory | null = null;
@@ -54,6 +56,7 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
     process.stderr.write(`ringhost: ${error.message}\n`);
     return 1;
   }
+  process.on('SIGHUP', () => daemon.renewSecrets(() => daemonOptions(raw, sockets)));
   // Nobody reads it, or there is no room: the daemon serves all the same.
   process.stdout.on('error', () => undefined);
   if (predecessor === null) process.stdout.write(readyBanner(daemon));

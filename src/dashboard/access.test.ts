@@ -6,7 +6,7 @@ const TOKEN = '0123456789abcdef0123';
 
 function get(token: string | null, url: string, headers: Readonly<Record<string, string>> = {}) {
   const app = new Hono();
-  app.use(guard(token));
+  app.use(guard(() => token));
   app.get('/', (context) => context.text('in'));
   return app.request(url, { headers });
 }

@@ -20,8 +20,12 @@ export function requireToken({ host }: NetworkAddress, token: string | null): vo
   );
 }
 
-export function guard(token: string | null): MiddlewareHandler {
-  return token === null ? loopbackOnly : tokenHolders(token);
+/** `tokenOf`: the token as it is now; null: none is needed. */
+export function guard(tokenOf: () => string | null): MiddlewareHandler {
+  return async (context, next) => {
+    const token = tokenOf();
+    return await (token === null ? loopbackOnly : tokenHolders(token))(context, next);
+  };
 }
 
 const loopbackOnly: MiddlewareHandler = async (context, next) => {

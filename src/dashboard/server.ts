@@ -38,12 +38,15 @@ const SECURITY_HEADERS: Readonly<Record<string, string>> = {
 const BACKLOG_MAX = 400;
 
 export class Dashboard {
+  /** Null: none is needed, on a loopback address. */
+  token: string | null;
   readonly #server: Server;
   readonly #feed: Feed;
 
-  private constructor(server: Server, feed: Feed) {
-    this.#server = server;
+  private constructor(options: DashboardOptions, feed: Feed) {
+    this.token = options.token;
     this.#feed = feed;
+    this.#server = createAdaptorServer({ fetch: routes(options.source, feed, () => this.token).fetch }) as Server;
   }
 
   /** @throws TargetError `EINVAL` for an address that needs a token, `EADDRINUSE`, `EACCES`, … */
@@ -51,14 +54,13 @@ export class Dashboard {
     const { address, log } = options;
     requireToken(address, options.token);
     const feed = new Feed(options.source, (error) => log.error(`the dashboard has no figures: ${error.message}`));
-    const server = createAdaptorServer({ fetch: routes(options, feed).fetch }) as Server;
+    const dashboard = new Dashboard(options, feed);
     try {
-      await startListening(server, address, options.inheritedFd);
+      await startListening(dashboard.#server, address, options.inheritedFd);
     } catch (error) {
       const { code = 'EIO', message } = error as NodeJS.ErrnoException;
       throw new TargetError(code, `--http ${hostInUrl(address.host)}:${address.port}: ${message}: choose another port`);
     }
-    const dashboard = new Dashboard(server, feed);
     log.info(`dashboard on ${dashboard.url}`);
     return dashboard;
   }
@@ -82,13 +84,13 @@ export class Dashboard {
   }
 }
 
-function routes({ token, source }: DashboardOptions, feed: Feed): Hono {
+function routes(source: FeedSource, feed: Feed, tokenOf: () => string | null): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) context.header(name, value);
   });
-  app.use(guard(token));
+  app.use(guard(tokenOf));
   app.get('/metrics', async (context) => {
     return context.body(await metricsText(await source.sample()), 200, { 'content-type': METRICS_CONTENT_TYPE });
   });

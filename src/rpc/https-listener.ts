@@ -19,13 +19,16 @@ import type { Dispatcher } from './dispatch.ts';
 import { RpcCode, standardError } from './errors.ts';
 import { encodeJson, JsonStreamParser } from './framing.ts';
 
-export interface HttpsOptions {
-  readonly address: NetworkAddress;
+export interface HttpsSecrets {
   /** PEM, with the intermediate certificates behind it. */
   readonly certificate: string;
   /** PEM, without a passphrase. */
   readonly key: string;
   readonly token: string;
+}
+
+export interface HttpsOptions extends HttpsSecrets {
+  readonly address: NetworkAddress;
   /** A socket that listens already. Default: a new one, on the address. */
   readonly inheritedFd?: number | undefined;
 }
@@ -58,7 +61,7 @@ const Status = { ok: 200, noContent: 204, badRequest: 400, unauthorized: 401, no
 export class HttpsListener {
   readonly #server: Server;
   readonly #context: HttpsContext;
-  readonly #token: string;
+  #token: string;
   readonly #faults: LimitedLog;
   /** Set when it listens no more: when the last connection has ended. */
   #closed: Promise<void> | null = null;
@@ -116,6 +119,17 @@ export class HttpsListener {
   /** For whoever listens on it next; it stays the listener's. */
   get listeningFd(): number {
     return descriptorOf(this.#server);
+  }
+
+  /**
+   * From now on new connections get this certificate, and every request needs this token.
+   *
+   * @throws TargetError `EINVAL` for a certificate or key that cannot be used: nothing has changed.
+   */
+  renew({ certificate, key, token }: HttpsSecrets): void {
+    checkCertificate(certificate, key);
+    this.#server.setSecureContext({ cert: certificate, key, minVersion: MIN_VERSION });
+    this.#token = token;
   }
 
   /** Accepts nobody any more. Resolves when the last connection has ended. */

@@ -9,7 +9,7 @@ import type { RpcState } from './define.ts';
 import { Dispatcher } from './dispatch.ts';
 import { RpcCode, standardError } from './errors.ts';
 import { encodeJson } from './framing.ts';
-import { type HttpsLimits, HttpsListener, type HttpsOptions } from './https-listener.ts';
+import { type HttpsLimits, HttpsListener, type HttpsOptions, type HttpsSecrets } from './https-listener.ts';
 import {
   CONNECTIONS_MAX,
   HALF_CLOSED_MS,
@@ -111,6 +111,11 @@ export class RpcServer {
     const nextNumber = (): number => ++this.#connectionNumber;
     const context = { dispatcher: this.#dispatcher, log: this.#log, limits: this.#limits, nextNumber };
     this.#https = await HttpsListener.listen(options, context);
+  }
+
+  /** As `HttpsListener.renew`, when there is RPC over TCP. */
+  renewHttps(secrets: HttpsSecrets): void {
+    this.#https?.renew(secrets);
   }
 
   /** Where clients over TCP connect; null: nowhere. */

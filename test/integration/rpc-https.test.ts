@@ -1,7 +1,7 @@
 /** RPC over TCP: who has the token is served as on the Unix socket, and who has not costs next to nothing. */
 import { execFile, execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { connect as connectTcp, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -406,6 +406,72 @@ describe.skipIf(missing !== null)('the daemon', () => {
       await expect(
         served.rpc.call('bdev_aio_create', { name: 'Key', filename: own.keyFile, block_size: 512 }),
       ).rejects.toThrow(/permission denied|EACCES/i);
+    } finally {
+      await served.close();
+      rmSync(inside, { recursive: true });
+    }
+  });
+
+  test('reads certificate, key and tokens again at SIGHUP, and keeps those that it has when it cannot', async () => {
+    const inside = mkdtempSync(join(tmpdir(), 'ringhost-secrets-'));
+    const files = { cert: join(inside, 'cert'), key: join(inside, 'key'), token: join(inside, 'token') };
+    // As tools do it: a new file in the place of the old one.
+    const put = (path: string, text: string, mode = 0o600): void => {
+      writeFileSync(`${path}.new`, text, { mode });
+      chmodSync(`${path}.new`, mode);
+      renameSync(`${path}.new`, path);
+    };
+    const put3 = ({ cert, key }: CertificateFiles, token: string): void => {
+      put(files.cert, cert);
+      put(files.key, key);
+      put(files.token, token);
+    };
+    put3(own, TOKEN);
+    const https = ['--rpc-cert', files.cert, '--rpc-key', files.key, '--rpc-token-file', files.token];
+    const http = ['--http', '127.0.0.1:0', '--http-token-file', files.token];
+    const served = await RinghostDaemon.start(['--confine', '--rpc-https', '127.0.0.1:0', ...https, ...http]);
+    try {
+      const find = (pattern: RegExp): string => pattern.exec(served.log)?.[1] ?? '';
+      await until(() => find(/dashboard on (http:[^" ]+)/) !== '', 'the dashboard is there');
+      const url = find(/RPC over TCP with TLS on (https:[^" ]+)/);
+      const call = async (ca: string, token: string): Promise<string> => {
+        using client = await RpcClient.connect(url, { ca, token });
+        return await client.call('log_get_level');
+      };
+      const look = async (token: string): Promise<number> => {
+        const headers = { authorization: `Bearer ${token}` };
+        return (await fetch(`${find(/dashboard on (http:[^" ]+)/)}metrics`, { headers })).status;
+      };
+      const hangUp = async (): Promise<void> => {
+        const count = (): number => served.log.split('SIGHUP: certificates').length;
+        const before = count();
+        process.kill(served.pid, 'SIGHUP');
+        await until(() => count() > before, 'the log says what came of it');
+      };
+      expect(await call(own.cert, TOKEN)).toBe('NOTICE');
+      const next = makeCertificate(inside, 'next');
+      const nextToken = 'fedcba9876543210fedcba9876543210';
+      put3(next, nextToken);
+      expect(await call(own.cert, TOKEN)).toBe('NOTICE');
+      await hangUp();
+      expect(await call(next.cert, nextToken)).toBe('NOTICE');
+      await expect(call(own.cert, nextToken)).rejects.toThrow(/certificate/);
+      await expect(call(next.cert, TOKEN)).rejects.toThrow(/token/);
+      expect([await look(TOKEN), await look(nextToken)]).toEqual([401, 200]);
+      // A key of another certificate; a token for everybody; nothing at all: all stays.
+      const spoil: readonly (readonly [() => void, RegExp])[] = [
+        [() => put(files.key, own.key), /stay as they are: .*the key is not that of the certificate/],
+        [() => put(files.token, TOKEN, 0o644), /stay as they are: .*every user of this machine can read it/],
+        [() => rmSync(files.cert), /stay as they are: --rpc-cert: ENOENT/],
+      ];
+      for (const [spoilIt, reason] of spoil) {
+        put3(next, TOKEN);
+        spoilIt();
+        await hangUp();
+        expect(served.log).toMatch(reason);
+        expect(await call(next.cert, nextToken)).toBe('NOTICE');
+        expect([await look(TOKEN), await look(nextToken)]).toEqual([401, 200]);
+      }
     } finally {
       await served.close();
       rmSync(inside, { recursive: true });

@@ -128,6 +128,15 @@ describe('after its start the daemon', () => {
     driver.close();
   });
 
+  it.runIf(isRoot)('has a state directory of its user, who makes it new while it is confined', async () => {
+    const state = join(parent, 'new-state');
+    const daemon = await start(['--confine', '--user', 'nobody', '--state-dir', state], NOBODY);
+    await waitUntil('the daemon is another user', () => /running as nobody/.test(daemon.log));
+    expect([statSync(state).uid, statSync(state).mode & 0o777]).toEqual([NOBODY, 0o700]);
+    await daemon.rpc.call('bdev_null_create', { name: 'Kept', num_blocks: 8, block_size: 512 });
+    expect(readFileSync(join(state, 'state.json'), 'utf8')).toContain('Kept');
+  });
+
   it('is confined by --confine: it serves, and reaches no other files', async () => {
     const inside = join(parent, 'inside');
     mkdirSync(inside);
