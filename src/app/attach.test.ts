@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { ATTACH_FORMATS, attachText } from './attach.ts';
 
@@ -41,9 +42,23 @@ describe('how a controller is attached', () => {
 
   it('whatever its path holds', () => {
     const odd = { ...BLK, socketPath: "/srv/a,b&'c" };
-    expect(attachText('qemu', odd)).toContain("path=/srv/a,,b&'c,reconnect");
+    const shell = `-chardev 'socket,id=ringhost0,path=/srv/a,,b&'\\''c,reconnect=1'`;
+    expect(attachText('qemu', odd)).toContain(shell);
     expect(attachText('libvirt', odd)).toContain("path='/srv/a,b&amp;&apos;c'");
     expect(attachText('libvirt', { ...odd, kind: 'scsi' })).toContain('path=/srv/a,,b&amp;&apos;c');
     for (const format of ATTACH_FORMATS) expect(attachText(format, odd)).toMatch(/\n$/);
+    const spaced = { ...BLK, socketPath: '/srv/my disks/50%/a"$b' };
+    expect(attachText('cloud-hypervisor', spaced)).toContain(`'vhost_user=on,socket=/srv/my disks/50%/a"$b,num_`);
+    expect(attachText('systemd', spaced)).toContain(
+      '-chardev "socket,id=ringhost0,path=/srv/my disks/50%%/a\\"$$b,reconnect=1"',
+    );
+  });
+
+  it('by a command that a shell takes for the words that are meant', () => {
+    for (const socketPath of ['/srv/my disks/a', "/srv/it's", '/srv/$HOME', '/srv/a\\b', '/srv/*']) {
+      const command = attachText('qemu', { ...BLK, socketPath }).replace(/^\S+/, `printf '%s\\n'`);
+      const words = execFileSync('/bin/sh', ['-c', command], { encoding: 'utf8' }).split('\n');
+      expect(words).toContain(`socket,id=ringhost0,path=${socketPath},reconnect=1`);
+    }
   });
 });

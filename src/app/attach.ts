@@ -21,26 +21,42 @@ const QEMU_DEVICES = {
   blk: `vhost-user-blk-pci,num-queues=${GUEST.queues}`,
   scsi: `vhost-user-scsi-pci,num_queues=${GUEST.queues}`,
 } as const;
+/** The end of a line that goes on. */
+const CONTINUED = ' \\\n  ';
+/** Nothing in it means something to a shell, or to systemd. */
+const PLAIN_WORD = /^[\w@%+=:,./-]+$/;
 /** QEMU before 8.2 does not start with a vhost-user-scsi device whose chardev reconnects. */
 const QEMU_RECONNECT = { blk: ',reconnect=1', scsi: '' } as const;
 
 /** @throws TargetError `ENOTSUP` when that program has no such device */
 export function attachText(format: AttachFormat, controller: Attachment): string {
-  if (format === 'qemu') return `${qemuCommand(controller).join(' \\\n  ')}\n`;
+  if (format === 'qemu') return `${qemuCommand(controller).join(CONTINUED)}\n`;
   if (format === 'systemd') return systemdUnit(controller);
   if (format === 'cloud-hypervisor') return cloudHypervisorCommand(controller);
   return controller.kind === 'blk' ? libvirtDisk(controller) : libvirtPassthrough(controller);
 }
 
-/** The command line that boots a guest with the disk, one option a line. */
-export function qemuCommand({ kind, socketPath }: Attachment): readonly string[] {
+/** The command line that boots a guest with the disk, for a shell, one option a line. */
+export function qemuCommand({ kind, socketPath }: Attachment, quote = shellWord): readonly string[] {
+  const chardev = `socket,id=ringhost0,path=${qemuValue(socketPath)}${QEMU_RECONNECT[kind]}`;
   return [
     'qemu-system-x86_64 -machine q35,accel=kvm:tcg,memory-backend=mem -smp 2 -m 1G',
     '-object memory-backend-memfd,id=mem,size=1G,share=on',
-    `-chardev socket,id=ringhost0,path=${qemuValue(socketPath)}${QEMU_RECONNECT[kind]}`,
+    `-chardev ${quote(chardev)}`,
     `-device ${QEMU_DEVICES[kind]},chardev=ringhost0`,
     `-drive file=${GUEST.image},if=virtio`,
   ];
+}
+
+/** One word of a shell's command line. */
+function shellWord(text: string): string {
+  return PLAIN_WORD.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** One word of `ExecStart=` (systemd.service(5), "Command lines"). */
+function systemdWord(text: string): string {
+  const word = text.replaceAll('%', '%%').replaceAll('$', '$$$$');
+  return PLAIN_WORD.test(text) ? word : `"${word.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`;
 }
 
 /** A comma ends a value, unless it is doubled. */
@@ -58,8 +74,8 @@ function cloudHypervisorCommand({ name, kind, socketPath }: Attachment): string 
   const queues = `num_queues=${GUEST.queues},queue_size=${GUEST.queueSize}`;
   return `${[
     'cloud-hypervisor --cpus boot=2 --memory size=1G,shared=on --kernel hypervisor-fw',
-    `--disk path=${GUEST.image} vhost_user=on,socket=${socketPath},${queues}`,
-  ].join(' \\\n  ')}\n`;
+    `--disk path=${GUEST.image} ${shellWord(`vhost_user=on,socket=${socketPath},${queues}`)}`,
+  ].join(CONTINUED)}\n`;
 }
 
 const LIBVIRT_MEMORY = `  <memoryBacking>
@@ -104,8 +120,8 @@ ${LIBVIRT_MEMORY}
 const UNIT_NOTE = '# The guest waits for the daemon to come back (reconnect=1): it needs not be stopped with it.\n';
 
 function systemdUnit(controller: Attachment): string {
-  const [program, ...options] = qemuCommand(controller);
-  const command = [`/usr/bin/${program}`, ...options, '-nographic'].join(' \\\n  ').replaceAll('%', '%%');
+  const [program, ...options] = qemuCommand(controller, systemdWord);
+  const command = [`/usr/bin/${program}`, ...options, '-nographic'].join(CONTINUED);
   const waits = QEMU_RECONNECT[controller.kind] === '' ? '' : UNIT_NOTE;
   return `# systemctl edit --force --full ringhost-guest-${controller.name}.service
 ${waits}[Unit]

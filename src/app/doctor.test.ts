@@ -88,6 +88,11 @@ describe('the doctor', () => {
     expect(findings).toContainEqual({ level: 'ok', topic: 'guest', text: 'process 77 shares its memory' });
   });
 
+  it('does not look here for the socket of a daemon that is called over the network', () => {
+    const findings = examine(machine({}), 'https://192.0.2.10:5260').filter(({ topic }) => topic === 'daemon');
+    expect(findings).toMatchObject([{ level: 'warn', remedy: 'run ringhost doctor there' }]);
+  });
+
   it('has a remedy for whatever is not ok', () => {
     const bad = machine({ files: { '/proc/self/limits': '' }, list: () => [], canUse: () => null, stat: () => null });
     for (const { level, remedy } of examine(bad, SOCKET)) expect(remedy !== undefined).toBe(level !== 'ok');

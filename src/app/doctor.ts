@@ -149,6 +149,9 @@ function checkGuests({ list, read }: DoctorHost): readonly Finding[] {
 }
 
 function checkSocket({ stat, canUse }: DoctorHost, path: string): readonly Finding[] {
+  if (path.startsWith('https:')) {
+    return [warn('daemon', `${path} may be on another machine, and this one is examined`, 'run ringhost doctor there')];
+  }
   const found = stat(path);
   if (found === null)
     return [warn('daemon', `no RPC socket ${path}`, 'ringhost serve starts it; -s PATH names another socket')];

@@ -33,6 +33,7 @@ serveMailbox(port, {
     pinToCore(start.core);
     checkSignalling();
   },
+  'reactor.ping': () => null,
   'reactor.stop': () => reactor.close(),
   ...createVringService(reactor, start.index, log, {
     onBdevGone: (bdevGone) => port.postMessage({ bdevGone } satisfies ReactorNotice),
