@@ -36,7 +36,7 @@ import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
 import { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
-import { BdevRegistry } from '../bdev/registry.ts';
+import { type BdevEntry, type BdevHandover, BdevRegistry } from '../bdev/registry.ts';
 import { Dashboard } from '../dashboard/server.ts';
 import { type SampleCall, takeSample } from '../observe/take-sample.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
@@ -51,6 +51,7 @@ import { VhostRegistry } from '../vhost/registry.ts';
 import { RequestTracer } from '../vhost/request-tracer.ts';
 import { traceRpc } from '../vhost/trace.rpc.ts';
 import { vhostRpc } from '../vhost/vhost.rpc.ts';
+import { VringService } from '../vhost/vring-service.ts';
 import { ChangeGate } from './change-gate.ts';
 import { configRpc } from './config.rpc.ts';
 import {
@@ -103,6 +104,7 @@ export class Daemon {
   readonly #server: RpcServer;
   readonly #changes = new ChangeGate();
   #upgrade: Upgrade | null = null;
+  #handovers: readonly BdevHandover[] = [];
   readonly #replaced = Promise.withResolvers<number>();
   #dashboard: Dashboard | null = null;
   readonly #configured = Promise.withResolvers<void>();
@@ -269,11 +271,10 @@ export class Daemon {
     const state = stateDirectory === undefined ? null : State.inherit(stateDirectory, account, log, lock);
     const reactors = await startReactors(options, log, onReactorDeath);
     const daemon = new Daemon(options, log, reactors, state);
-    for (const { name, fds: places } of offer.bdevs)
-      daemon.bdevs.inherit(
-        name,
-        places.map((place) => fds.take(place)),
-      );
+    for (const { name, fds: places, about } of offer.bdevs) {
+      daemon.bdevs.inherit(name, { fds: places.map((place) => fds.take(place)), about });
+    }
+    daemon.rbd.inherit(fds.take(offer.ceph.fd), offer.ceph.addresses);
     for (const { name, fd } of offer.listeners) daemon.vhost.inherit(name, fds.take(fd));
     await applyConfig(offer.config, (call) => daemon.#call(call), log);
     const sessions = await predecessor.sessions();
@@ -312,6 +313,23 @@ export class Daemon {
     }
   }
 
+  /**
+   * Certificate, key and tokens of RPC over TCP and of the dashboard, as the files of the options have them now. When
+   * one cannot be used, the log says why, and those that there are stay.
+   */
+  renewSecrets(read: () => Pick<DaemonOptions, 'http' | 'rpcHttps'>): void {
+    try {
+      const { http, rpcHttps } = read();
+      if (rpcHttps !== null) this.#server.renewHttps(rpcHttps);
+      if (this.#dashboard !== null && http !== null) this.#dashboard.token = http.token;
+      const what =
+        rpcHttps === null && (http?.token ?? null) === null ? 'there is nothing to read again' : 'read again';
+      this.log.info(`SIGHUP: certificates and tokens: ${what}`);
+    } catch (error) {
+      this.log.error(`SIGHUP: certificates and tokens stay as they are: ${(error as Error).message}`);
+    }
+  }
+
   /** Where the dashboard is; null: there is none. */
   get dashboardUrl(): string | null {
     return this.#dashboard?.url ?? null;
@@ -341,9 +359,17 @@ export class Daemon {
     await this.#changes.close();
     const source = {
       offer: (fds: FdList) => this.#offer(fds),
+      catchUp: async () => {
+        for (const { handover } of this.#handovers) await handover.catchUp?.();
+      },
       freeze: async (withinMs: number) => {
+        const startMs = performance.now();
         await this.vhost.freeze(withinMs);
         await this.bdevs.freeze();
+        // Jobs may have begun by themselves.
+        this.#checkHandOver();
+        await this.vhost.letGo(withinMs - (performance.now() - startMs));
+        for (const { handover } of this.#handovers) handover.settle?.();
       },
       save: (fds: FdList) => this.vhost.save(fds),
       thaw: async () => {
@@ -352,7 +378,9 @@ export class Daemon {
       },
     };
     try {
-      this.vhost.checkHandOver();
+      this.#checkHandOver();
+      this.#handovers = await this.bdevs.handOver((entry) => this.#tell(entry));
+      if (this.#stopped !== null) throw new TargetError('ECANCELED', 'this daemon is being stopped');
       this.#upgrade = new Upgrade(source, options, this.log);
       const upgraded = await this.#upgrade.run();
       this.#server.leave();
@@ -364,7 +392,11 @@ export class Daemon {
       this.log.error(`upgrade: ${(error as Error).message}`);
       this.#upgrade?.finish();
       if (this.#upgrade?.isTaken === true) setImmediate(() => void this.#leave(REACTOR_DEATH_EXIT_CODE));
-      else this.#changes.open();
+      else {
+        for (const { handover } of this.#handovers) handover.keep?.();
+        this.#handovers = [];
+        this.#changes.open();
+      }
       throw error;
     } finally {
       this.#upgrade = null;
@@ -373,26 +405,36 @@ export class Daemon {
 
   /** What is served is another's: the answers of clients that are connected are all that is left to do. */
   async #leave(exitCode: number): Promise<void> {
+    for (const { name, handover } of this.#handovers) {
+      await handover.leave?.().catch((error: Error) => this.log.error(`bdev ${name}: ${error.message}`));
+    }
     await this.state?.close();
     await this.#server.close();
     this.#replaced.resolve(exitCode);
   }
 
-  #offer(fds: FdList): Omit<Offer, 'type' | 'version'> {
-    const { options, state, log } = this;
-    const [job] = this.jobs.running;
-    if (job !== undefined) {
-      const { type, bdev } = job.spec;
-      throw new TargetError('EBUSY', `job ${job.id} (${type} of ${bdev}) is running: wait for its end, or cancel it`);
-    }
-    const config = currentConfig(this, false);
-    const calls = config.subsystems.flatMap((one) => one.config ?? []);
-    // What stands on them is found by itself; these may have no disks.
-    const attached = calls.find(({ method }) => /^bdev_(?:nvme|virtio|lvol)_/.test(method));
+  /** Throws when something cannot be handed over. Disks say so themselves. */
+  #checkHandOver(): void {
+    this.vhost.checkHandOver();
+    this.nvme.checkHandOver();
+    this.virtio.checkHandOver();
+    const calls = currentConfig(this, false).subsystems.flatMap((one) => one.config ?? []);
+    // What stands on it is found by itself; it may have no disks.
+    const attached = calls.find(({ method }) => method.startsWith('bdev_lvol_'));
     if (attached !== undefined) {
       const name = String(attached.params?.['name']);
       throw new TargetError('ENOTSUP', `"${name}" of ${attached.method} cannot be had by two daemons: detach it first`);
     }
+    const [job] = this.jobs.running;
+    if (job === undefined) return;
+    const { type, bdev } = job.spec;
+    throw new TargetError('EBUSY', `job ${job.id} (${type} of ${bdev}) is running: wait for its end, or cancel it`);
+  }
+
+  #offer(fds: FdList): Omit<Offer, 'type' | 'version'> {
+    const { options, state, log } = this;
+    const config = currentConfig(this, false);
+    const ceph = this.rbd.handOver();
     return {
       from: VERSION,
       socketDirectory: options.socketDirectory,
@@ -403,9 +445,19 @@ export class Daemon {
       stateLockFd: fds.put(state?.directory.lockFd ?? -1),
       logLevels: log.levels,
       config,
-      bdevs: this.bdevs.handOver().map((one) => ({ name: one.name, fds: one.fds.map((fd) => fds.put(fd)) })),
+      bdevs: this.#handovers.map(({ name, handover }) => ({
+        name,
+        fds: handover.fds.map((fd) => fds.put(fd)),
+        about: handover.about,
+      })),
+      ceph: { fd: fds.put(ceph.fd), addresses: ceph.addresses },
       listeners: this.vhost.listeningFds().map(({ name, fd }) => ({ name, fd: fds.put(fd) })),
     };
+  }
+
+  /** Resolves when every reactor has the description of a bdev as it is now. */
+  async #tell(entry: BdevEntry): Promise<void> {
+    await Promise.all(this.reactors.map((reactor) => reactor.call(VringService.bdevChanged, entry.describe())));
   }
 
   stop(): Promise<void> {

@@ -11,7 +11,7 @@ import type { ControllerRecord } from '../vhost/controller.ts';
 import type { ConfigFile } from './config-file.ts';
 
 /** Changes with every change of what is below. */
-export const HANDOVER_VERSION = 1;
+export const HANDOVER_VERSION = 2;
 
 /** What the new daemon needs to be ready, while the old one serves. Numbers named `fd` are places of descriptors. */
 export interface Offer {
@@ -30,8 +30,17 @@ export interface Offer {
   readonly stateLockFd: number;
   readonly logLevels: string;
   readonly config: ConfigFile;
-  readonly bdevs: readonly { readonly name: string; readonly fds: readonly number[] }[];
+  readonly bdevs: readonly BdevOffer[];
+  /** Of clients of Ceph: the file that names them, and those of this daemon. */
+  readonly ceph: { readonly fd: number; readonly addresses: readonly string[] };
   readonly listeners: readonly { readonly name: string; readonly fd: number }[];
+}
+
+interface BdevOffer {
+  readonly name: string;
+  readonly fds: readonly number[];
+  /** What its module tells the next one's. */
+  readonly about?: unknown;
 }
 
 export type HandoverMessage =

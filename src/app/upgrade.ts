@@ -26,6 +26,8 @@ const NS_PER_MS = 1e6;
 export interface UpgradeSource {
   /** Throws when something cannot be handed over. */
   offer(fds: FdList): Omit<Offer, 'type' | 'version'>;
+  /** What can be done before guests wait. */
+  catchUp(): Promise<void>;
   /** Guests wait, with nothing in flight. Throws `ETIMEDOUT` when requests are not done in time. */
   freeze(withinMs: number): Promise<void>;
   save(fds: FdList): Promise<ControllerRecord[]>;
@@ -87,6 +89,7 @@ export class Upgrade {
     let controllers: readonly ControllerRecord[] = [];
     try {
       await successor.within(startMsMax, 'to be ready', (channel) => this.#prepare(channel));
+      await this.#source.catchUp();
       frozenNs = clockNs();
       await this.#source.freeze(pauseMsMax);
       const fds = new FdList();

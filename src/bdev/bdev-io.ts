@@ -94,6 +94,12 @@ export interface IoChannel {
   wake?: () => void;
   /** The bdev is going away: what waits for its device to come back fails now. */
   abandon?(): void;
+  /**
+   * For an upgrade: another process serves the bdev next, by a connection of its own. What was written has been
+   * flushed, and nothing is in flight. Gives up what only one of them can have, until the next request. Left out where
+   * a flush by that one counts for this one's writes.
+   */
+  letGo?: () => void;
   /** The bdev's size or place changed. */
   update(description: BdevDescription): void;
   /** Nothing is in flight. */

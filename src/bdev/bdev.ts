@@ -46,6 +46,29 @@ export interface BdevConfig {
   readonly params: Readonly<Record<string, unknown>>;
 }
 
+/** What the next daemon needs to have the same disk (docs/upgrade.md). */
+export interface Inheritance {
+  /** The next daemon gets copies. */
+  readonly fds: readonly number[];
+  /** What a call does not tell, as JSON has it. */
+  readonly about?: unknown;
+}
+
+/** How a disk is handed over. It serves until guests wait, and again when that fails. */
+export interface Handover extends Inheritance {
+  /** Guests will wait soon: what can be done before that. */
+  catchUp?(): Promise<void>;
+  /** Guests wait, with nothing in flight. */
+  settle?(): void;
+  /** It failed: the disk stays. */
+  keep?(): void;
+  /** The next daemon has it: what that one waits for is given up. */
+  leave?(): Promise<void>;
+}
+
+/** A disk of which the next daemon needs nothing but the call that makes it. */
+export const NOTHING_TO_HAND_OVER: Handover = { fds: [] };
+
 /** What a module gives the registry for each of its bdevs. Runs on the main thread. */
 export interface Bdev {
   readonly name: string;
@@ -72,10 +95,11 @@ export interface Bdev {
   /** Every channel is closed: give everything back. */
   destruct(): Promise<void>;
   /**
-   * For an upgrade (docs/upgrade.md): what the next daemon needs to have the disk while this one still has it. Throws
-   * when it cannot. Left out by a module whose disks two daemons cannot have at a time.
+   * For an upgrade (docs/upgrade.md): what the next daemon needs to have the disk while this one still has it. `tell`
+   * resolves when every reactor has the new `params`. Throws when it cannot. Left out by a module whose disks two
+   * daemons cannot have at a time.
    */
-  handOver?(): readonly number[];
+  handOver?(tell: () => Promise<void>): Handover | Promise<Handover>;
   /** What a channel of its told it (`ChannelContext.tell`). */
   hear?(what: unknown): void;
   /**

@@ -3,9 +3,10 @@
  * emulation of what the module lacks, counters, refusal after a hot-remove.
  */
 import { assert } from '../base/assert.ts';
+import { TargetError } from '../base/errors.ts';
 import { clockStamp, stepsBetween } from '../sys/thread.ts';
 import type { BdevDescription, ChannelContext, ChannelFactory } from './bdev.ts';
-import { type BdevIo, type IoAccount, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
+import { BdevIo, type IoAccount, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
 import { REGIONS, StatsRow } from './bdev-stats.ts';
 import { LimitedChannel } from './limited-channel.ts';
 import { RequestSampler } from './request-sampler.ts';
@@ -119,6 +120,18 @@ export class BdevChannel implements IoAccount {
     if (this.#module?.abandon === undefined) return;
     this.#module.abandon();
     if (!this.isAwake) this.wake();
+  }
+
+  /** For an upgrade: another process may have the bdev now. Throws `EIO` when what was written cannot be flushed. */
+  async letGo(): Promise<void> {
+    if (this.#module?.letGo === undefined) return;
+    const status = await new Promise<IoStatus>((resolve) => {
+      const io = new BdevIo({ ioDone: (done) => resolve(done.status) });
+      io.type = FLUSH;
+      this.submit(io);
+    });
+    if (status !== SUCCESS) throw new TargetError('EIO', `bdev "${this.name}" cannot be flushed`);
+    this.#module?.letGo?.();
   }
 
   drained(): Promise<void> {

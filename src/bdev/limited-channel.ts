@@ -14,6 +14,7 @@ const LOOK_MS = 1;
 
 export class LimitedChannel implements IoChannel {
   readonly sharesCores: boolean;
+  letGo?: () => void;
   readonly #module: IoChannel;
   readonly #gate: RateGate;
   readonly #held: BdevIo[] = [];
@@ -27,6 +28,7 @@ export class LimitedChannel implements IoChannel {
     this.#module = module;
     this.#gate = new RateGate(limits);
     this.sharesCores = module.sharesCores ?? false;
+    if (module.letGo !== undefined) this.letGo = () => module.letGo?.();
   }
 
   /** Its own while something waits here: then the module is looked at as often. */

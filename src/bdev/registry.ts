@@ -7,7 +7,7 @@ import { EventEmitter } from 'node:events';
 import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
-import type { Bdev, BdevConfig, BdevDescription } from './bdev.ts';
+import type { Bdev, BdevConfig, BdevDescription, Handover, Inheritance } from './bdev.ts';
 import { createStats } from './bdev-stats.ts';
 import { NO_LIMITS, RateGate, type RateLimits } from './rate-limits.ts';
 
@@ -125,6 +125,12 @@ export class BdevEntry {
   }
 }
 
+/** A bdev on its way to the next daemon. */
+export interface BdevHandover {
+  readonly name: string;
+  readonly handover: Handover;
+}
+
 const ALONE: Foundation = { bases: [] };
 
 interface RegistryEvents {
@@ -139,8 +145,8 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
   readonly #reactorCount: number;
   /** Awaited by what changed by itself, and must be found so by a daemon that starts again. */
   keepChange: () => Promise<void> = async () => {};
-  /** By bdev: descriptors of the daemon before. */
-  readonly #inherited = new Map<string, number>();
+  /** By bdev: what the daemon before had. */
+  readonly #inherited = new Map<string, Inheritance>();
   readonly #heirs = new Set<string>();
   #nextId = 1;
 
@@ -286,16 +292,27 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     this.emit('gone', [...all], [...calls, ...stacked.flatMap(({ bdev }) => bdev.toConfig())]);
   }
 
-  /** The descriptors with which the next daemon has the same disks. Throws when one cannot be handed over. */
-  handOver(): { readonly name: string; readonly fds: readonly number[] }[] {
-    return this.list().map(({ name, bdev, isRemoving }) => {
-      if (isRemoving) throw new TargetError('EBUSY', `bdev "${name}" is being deleted`);
-      if (bdev.handOver === undefined) {
-        const advice = 'restart the daemon instead, or delete the disk first';
-        throw new TargetError('ENOTSUP', `bdev "${name}": two daemons cannot have a ${bdev.productName}: ${advice}`);
+  /**
+   * With what the next daemon has the same disks. `tell` resolves when every reactor has the new description of one.
+   * Throws when one cannot be handed over; those that could are kept then.
+   */
+  async handOver(tell: (entry: BdevEntry) => Promise<void>): Promise<BdevHandover[]> {
+    const handovers: BdevHandover[] = [];
+    try {
+      for (const entry of this.list()) {
+        const { name, bdev, isRemoving } = entry;
+        if (isRemoving) throw new TargetError('EBUSY', `bdev "${name}" is being deleted`);
+        if (bdev.handOver === undefined) {
+          const advice = 'restart the daemon instead, or delete the disk first';
+          throw new TargetError('ENOTSUP', `bdev "${name}": two daemons cannot have a ${bdev.productName}: ${advice}`);
+        }
+        handovers.push({ name, handover: await bdev.handOver(() => tell(entry)) });
       }
-      return { name, fds: bdev.handOver() };
-    });
+    } catch (error) {
+      for (const { handover } of handovers) handover.keep?.();
+      throw error;
+    }
+    return handovers;
   }
 
   /** See `Bdev.freeze`. */
@@ -308,11 +325,10 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
     for (const { bdev } of this.list()) await bdev.thaw?.();
   }
 
-  /** A bdev of this name, when it is made, has these descriptors of the daemon before. */
-  inherit(name: string, fds: readonly number[]): void {
+  /** A bdev of this name, when it is made, has this of the daemon before. */
+  inherit(name: string, inheritance: Inheritance): void {
     this.#heirs.add(name);
-    const [fd] = fds;
-    if (fd !== undefined) this.#inherited.set(name, fd);
+    this.#inherited.set(name, inheritance);
   }
 
   /** Once: whether the daemon before has a bdev of this name, and still works with it. */
@@ -321,10 +337,10 @@ export class BdevRegistry extends EventEmitter<RegistryEvents> {
   }
 
   /** Once, for whoever makes it. */
-  takeInherited(name: string): number | undefined {
-    const fd = this.#inherited.get(name);
+  takeInherited(name: string): Inheritance | undefined {
+    const inheritance = this.#inherited.get(name);
     this.#inherited.delete(name);
-    return fd;
+    return inheritance;
   }
 
   /** A default name: the prefix and the lowest number not yet given. */

@@ -1,6 +1,6 @@
 /** A bdev over one other, on the main thread: as large as that one, and able to do what it can. */
 import { TargetError } from '../base/errors.ts';
-import type { Bdev, BdevConfig, PlainParams } from './bdev.ts';
+import { type Bdev, type BdevConfig, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from './bdev.ts';
 import type { IoType } from './bdev-io.ts';
 import type { BdevEntry } from './registry.ts';
 import { uuidOfText } from './text-uuid.ts';
@@ -56,8 +56,8 @@ export abstract class StackedBdev implements Bdev {
   abstract driverSpecific(): Readonly<Record<string, unknown>>;
   abstract toConfig(): BdevConfig | readonly BdevConfig[];
 
-  handOver(): readonly number[] {
-    return [];
+  handOver(): Handover {
+    return NOTHING_TO_HAND_OVER;
   }
 
   async destruct(): Promise<void> {}

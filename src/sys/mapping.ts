@@ -26,7 +26,7 @@ const NO_GUARD = -1;
 const PAGE_BYTES = 4096;
 
 /** `madvise` advice values (asm-generic/mman-common.h). */
-const Advice = { dontNeed: 4, hugePage: 14 } as const;
+const Advice = { dontNeed: 4, hugePage: 14, collapse: 25 } as const;
 
 export class Mapping implements MappingInfo {
   readonly address: number;
@@ -76,6 +76,11 @@ export class Mapping implements MappingInfo {
   /** Asks for huge pages where the kernel allows them; a hint, so its failure is not an error. */
   preferHugePages(): void {
     native.advise(this.address, this.lengthBytes, Advice.hugePage);
+  }
+
+  /** Makes huge pages of a range at once, where the kernel can (Linux 6.1). False when it does not. */
+  collapse(offsetBytes: number, lengthBytes: number): boolean {
+    return native.advise(this.address + offsetBytes, lengthBytes, Advice.collapse) === 0;
   }
 
   /** Zeroes everything from an offset on: whole pages of anonymous memory go back to the system. */

@@ -21,6 +21,7 @@ export class ChannelTable implements BaseChannels {
   readonly #reactorIndex: number;
   readonly #context: ChannelContext;
   readonly #channels = new Map<number, OpenChannel>();
+  #held: readonly BdevChannel[] = [];
 
   constructor(
     reactor: Pick<Reactor, 'addDrive' | 'removeDrive'>,
@@ -57,6 +58,29 @@ export class ChannelTable implements BaseChannels {
     this.#reactor.removeDrive(open.channel);
     this.#channels.delete(id);
     open.channel.close();
+  }
+
+  // ---- upgrade (docs/upgrade.md) -----------------------------------------------------------------------------------
+
+  /** What is open stays open until `unhold`, though its users go. */
+  hold(): void {
+    this.#held = [...this.#channels.values()].map((open) => {
+      open.users++;
+      return open.channel;
+    });
+  }
+
+  /** After `hold`, when guests wait: another process may have the bdevs. Throws `EIO` when one cannot be flushed. */
+  async letGo(): Promise<void> {
+    await Promise.all(this.#held.map((channel) => channel.letGo()));
+  }
+
+  /** Guests go on here. */
+  unhold(): void {
+    const held = this.#held;
+    this.#held = [];
+    // A flush that failed the upgrade may take its time.
+    for (const channel of held) void channel.drained().then(() => this.release(channel));
   }
 
   /** Undefined when nobody here uses the bdev. */

@@ -27,6 +27,8 @@ const SOCKET_PATH_BYTES_MAX = 107;
  */
 export const BLK_PLACEMENT: QueuePlacement = 'spread';
 /** Task management, reservations and unit attentions are one state of a target, which lives in one reactor. */
+/** A reactor that turns at all answers sooner. */
+const PING_MS_MAX = 1_000;
 const SCSI_SPREAD =
   'the queues of a scsi controller share the state of its targets and run on one reactor: leave queue_placement out, ' +
   'or use a blk controller';
@@ -189,16 +191,34 @@ export class VhostRegistry {
       .then(({ gone }) => gone)
       .finally(() => this.#retired.delete(controller))
       .catch(() => undefined);
-    await withinDeadline(
-      retiring,
-      REMOVAL_MS_MAX,
-      () =>
-        new TargetError(
-          'ETIMEDOUT',
-          `a bdev still works on requests of "${name}" after ${REMOVAL_MS_MAX / 1000} s: new ones are refused`,
-        ),
+    const late = new TargetError(
+      'ETIMEDOUT',
+      `a bdev still works on requests of "${name}" after ${REMOVAL_MS_MAX / 1000} s: new ones are refused`,
     );
+    await withinDeadline(retiring, REMOVAL_MS_MAX, () => late).catch(async (error: TargetError) => {
+      const cores = error === late ? await this.#silentCores() : [];
+      if (cores.length === 0) throw error;
+      throw new TargetError(
+        'ETIMEDOUT',
+        `the reactor on core ${cores} does not answer after ${REMOVAL_MS_MAX / 1000} s: something has stopped it, ` +
+          'such as a debugger or a host that takes its core. ' +
+          `"${name}" is gone; what its guest waits for ends when the reactor goes on`,
+      );
+    });
     this.#options.log.info(`Controller ${name}: removed`, { ctrlr: name });
+  }
+
+  /** Of reactors that stand still. */
+  async #silentCores(): Promise<number[]> {
+    const asked = this.#options.reactors.map(async (reactor) => {
+      const late = new TargetError('ETIMEDOUT', 'it does not answer');
+      const answer = withinDeadline(reactor.call('reactor.ping', null), PING_MS_MAX, () => late);
+      return await answer.then(
+        () => [],
+        () => [reactor.core],
+      );
+    });
+    return (await Promise.all(asked)).flat();
   }
 
   // ---- upgrade (docs/upgrade.md) -----------------------------------------------------------------------------------
@@ -226,15 +246,29 @@ export class VhostRegistry {
 
   /** Guests wait, with nothing in flight, until `thaw`. Throws `ETIMEDOUT` when requests are not done in time. */
   async freeze(withinMs: number): Promise<void> {
+    await this.#tellAll(VringService.hold);
     const outcomes = await Promise.allSettled(this.list().map((controller) => controller.freeze(withinMs)));
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
   }
 
+  /**
+   * While all are frozen: another process may have the disks. Throws `ETIMEDOUT` when one is not flushed in time, `EIO`
+   * when it cannot be.
+   */
+  async letGo(withinMs: number): Promise<void> {
+    const late = () => new TargetError('ETIMEDOUT', 'a disk is not flushed in time');
+    await withinDeadline(this.#tellAll(VringService.letGo), Math.max(0, withinMs), late);
+  }
+
   /** Guests go on, after `freeze` or `load`. */
   async thaw(): Promise<void> {
-    await Promise.all(this.#options.reactors.map((reactor) => reactor.call(VringService.release, null)));
+    await this.#tellAll(VringService.release);
     await Promise.all(this.list().map((controller) => controller.thaw()));
+  }
+
+  async #tellAll(call: string): Promise<void> {
+    await Promise.all(this.#options.reactors.map((reactor) => reactor.call(call, null)));
   }
 
   /** While all are frozen. */

@@ -98,6 +98,8 @@ export const VringService = {
   start: 'vring.start',
   stop: 'vring.stop',
   release: 'vring.release',
+  hold: 'bdev.hold',
+  letGo: 'bdev.letGo',
   setCall: 'vring.setCall',
   tune: 'vring.tune',
   setWriteThrough: 'vring.setWriteThrough',
@@ -127,6 +129,8 @@ export function createVringService(
     [VringService.start]: (call: StartCall) => service.start(call),
     [VringService.stop]: (call: StopCall) => service.stop(call),
     [VringService.release]: () => service.release(),
+    [VringService.hold]: () => service.hold(),
+    [VringService.letGo]: () => service.letGo(),
     [VringService.setCall]: (call: SetCallCall) => service.setCall(call),
     [VringService.tune]: (call: TuneCall) => service.tune(call),
     [VringService.setWriteThrough]: (call: SetWriteThroughCall) => service.setWriteThrough(call),
@@ -209,8 +213,17 @@ class Service {
     if (!call.isHeld) this.#reactor.add(open.queue, mode);
   }
 
-  /** The rings that were held are ours now. */
+  hold(): void {
+    this.#channels.hold();
+  }
+
+  async letGo(): Promise<void> {
+    await this.#channels.letGo();
+  }
+
+  /** The rings that were held are ours now, or again. */
   release(): void {
+    this.#channels.unhold();
     for (const running of this.#running.values()) {
       if (running.heldMode === null) continue;
       this.#reactor.add(running.queue, running.heldMode);

@@ -204,13 +204,10 @@ describe('an upgrade', () => {
   );
 
   test(
-    'keeps the configuration and the state directory, and refuses what cannot be handed over',
+    'keeps the configuration and the state directory',
     async () => {
       await makeFileDisk('File');
       await serveBlk('File');
-      await daemon.rpc.call('bdev_malloc_create', { name: 'Ram', num_blocks: 2048, block_size: 512 });
-      await expect(daemon.upgrade()).rejects.toThrow('bdev "Ram" is in the memory of this process');
-      await daemon.rpc.call('bdev_malloc_delete', { name: 'Ram' });
       await daemon.rpc.call('log_set_level', { level: 'DEBUG' });
       const config = await daemon.rpc.call('save_config');
       // Both at once: one is refused. Changes are, too, until it is over.

@@ -27,7 +27,7 @@ export function fileRpc(registry: BdevRegistry, reactorCores: readonly number[])
     if (sqPollCore !== undefined && reactorCores.includes(sqPollCore)) {
       throw new TargetError('EINVAL', `core ${sqPollCore} has a reactor: sqpoll_core wants one for itself`);
     }
-    const inheritedFd = registry.takeInherited(name);
+    const [inheritedFd] = registry.takeInherited(name)?.fds ?? [];
     await whenFree(filename, () =>
       registry.create(name, params.uuid ?? uuidOfPath(filename), () => new FileBdev({ ...params, inheritedFd })),
     );

@@ -11,7 +11,7 @@ import { errnoName, strerror, TargetError } from '../../../base/errors.ts';
 import { type DiskInfo, diskInfo } from '../../../sys/disk-file.ts';
 import { closeFd } from '../../../sys/events.ts';
 import { lockFile, lockFileShared } from '../../../sys/file-lock.ts';
-import type { Bdev, BdevConfig } from '../../bdev.ts';
+import type { Bdev, BdevConfig, Handover } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
 import type { FileChannelParams } from './file-channel.ts';
@@ -144,8 +144,8 @@ export class FileBdev implements Bdev {
     return { method: `bdev_${this.flavor}_create`, params };
   }
 
-  handOver(): readonly number[] {
-    return [this.#channel.fd];
+  handOver(): Handover {
+    return { fds: [this.#channel.fd] };
   }
 
   async destruct(): Promise<void> {

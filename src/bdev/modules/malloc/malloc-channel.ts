@@ -2,6 +2,7 @@
 import { CopyEngine } from '../../../sys/copy-engine.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
 import { type BdevIo, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from '../../bdev-io.ts';
+import { WrittenBlocks } from './written-blocks.ts';
 
 /** Operations between two runs; the engine runs by itself when more come in one round. */
 const OPERATIONS_PER_RUN_MAX = 1024;
@@ -17,6 +18,9 @@ export class MallocChannel implements IoChannel {
   #submitted: BdevIo[] = [];
   #completing: BdevIo[] = [];
   #count = 0;
+  #blockSizeBytes = 0;
+  /** Null but for an upgrade. */
+  #written: WrittenBlocks | null = null;
 
   constructor(description: BdevDescription, context: ChannelContext) {
     this.#engine = new CopyEngine(context.arena, OPERATIONS_PER_RUN_MAX);
@@ -39,6 +43,7 @@ export class MallocChannel implements IoChannel {
     this.#submitted = this.#completing;
     this.#completing = completing;
     this.#count = 0;
+    if (this.#written !== null) this.#note(this.#written, completing, count);
     for (let i = 0; i < count; i++) (completing[i] as BdevIo).complete(SUCCESS);
     return count;
   }
@@ -51,10 +56,21 @@ export class MallocChannel implements IoChannel {
 
   update(description: BdevDescription): void {
     const { params, blockSizeBytes, blockCount } = description;
+    this.#blockSizeBytes = blockSizeBytes;
     this.#engine.setDisk(params.address as number, blockSizeBytes, blockCount, params.isShared === true);
+    const { written } = params;
+    this.#written = written instanceof SharedArrayBuffer ? new WrittenBlocks(written) : null;
   }
 
   close(): void {
     this.#engine.close();
+  }
+
+  /** After the bytes are where they belong: whoever copies a block before that copies it again. */
+  #note(written: WrittenBlocks, done: readonly BdevIo[], count: number): void {
+    for (let i = 0; i < count; i++) {
+      const io = done[i] as BdevIo;
+      if (io.type !== READ) written.note(io.offsetBlocks * this.#blockSizeBytes, io.countBlocks * this.#blockSizeBytes);
+    }
   }
 }

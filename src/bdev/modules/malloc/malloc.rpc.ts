@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { TargetError } from '../../../base/errors.ts';
 import type { Handlers } from '../../../rpc/methods.ts';
 import { type BdevEntry, type BdevRegistry, checkResize } from '../../registry.ts';
+import { HandedMemory } from './handed-memory.ts';
 import { MallocBdev, type MemoryBudget } from './malloc.ts';
 import { SharedMemory } from './shared-memory.ts';
 
@@ -22,7 +23,7 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
       if (node >= 0 && !existsSync(`/sys/devices/system/node/node${node}`)) {
         throw new TargetError('EINVAL', `there is no NUMA node ${node}`);
       }
-      const make = (memory?: SharedMemory): BdevEntry =>
+      const make = (memory?: SharedMemory | HandedMemory): BdevEntry =>
         registry.create(name, params.uuid, () => {
           return new MallocBdev(
             {
@@ -36,8 +37,14 @@ export function mallocRpc(registry: BdevRegistry, budget: MemoryBudget): MallocH
             budget,
           );
         });
-      if (params.shm_name === undefined) return make().name;
-      return makeIn(SharedMemory.open(params.shm_name, sizeBytes, registry.takeInherited(name)), make);
+      const inheritance = registry.takeInherited(name);
+      const [fd] = inheritance?.fds ?? [];
+      if (params.shm_name !== undefined) return makeIn(SharedMemory.open(params.shm_name, sizeBytes, fd), make);
+      if (fd === undefined) return make().name;
+      const { bdev } = make(new HandedMemory(fd));
+      const about = inheritance?.about as { readonly pieces: readonly number[] } | undefined;
+      (bdev as MallocBdev).collapse(about?.pieces ?? []);
+      return name;
     },
 
     async bdev_malloc_delete({ name }) {

@@ -7,13 +7,16 @@
 import { randomUUID } from 'node:crypto';
 import { TargetError } from '../../../base/errors.ts';
 import { Mapping } from '../../../sys/mapping.ts';
-import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import type { Bdev, BdevConfig, Handover, PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
-import type { SharedMemory } from './shared-memory.ts';
+import { HandedMemory, MemoryCopy, PIECE_BYTES } from './handed-memory.ts';
+import { SharedMemory } from './shared-memory.ts';
 
 /** Addresses reserved for a disk, as far as there are so many: a multiple of its size, and at least so many bytes. */
 const RESERVED_FACTOR = 8;
 const RESERVED_BYTES_MIN = 16 * 2 ** 30;
+/** Making huge pages of a memory that was handed over, 2 MiB in some milliseconds, while the daemon before serves. */
+const COLLAPSE_MS_MAX = 5_000;
 
 export interface MallocParams {
   readonly name: string;
@@ -22,7 +25,7 @@ export interface MallocParams {
   readonly physicalBlockSizeBytes?: number | undefined;
   readonly uuid?: string | undefined;
   /** Where its bytes are; it has at least its size. Closed with the disk. Default: memory that goes with the daemon. */
-  readonly memory?: SharedMemory | undefined;
+  readonly memory?: SharedMemory | HandedMemory | undefined;
 }
 
 /** What is left of the memory reserved for RAM disks (`-s`). */
@@ -58,8 +61,10 @@ export class MallocBdev implements Bdev {
   readonly physicalBlockSizeBytes: number;
   blockCount: number;
   readonly #budget: MemoryBudget;
-  readonly #memory: SharedMemory | undefined;
+  readonly #memory: SharedMemory | HandedMemory | undefined;
   readonly #mapping: Mapping;
+  /** While it is handed over, of anonymous memory. */
+  #copy: MemoryCopy | null = null;
 
   /** Throws `ENOMEM`. */
   constructor(params: MallocParams, budget: MemoryBudget) {
@@ -83,7 +88,7 @@ export class MallocBdev implements Bdev {
   /** Before `resize`: resolves when the memory for so many blocks is there. Throws `ENOSPC`, `EINVAL`. */
   async prepare(blockCount: number): Promise<void> {
     if (this.#memory === undefined) return;
-    if (blockCount < this.blockCount) {
+    if (blockCount < this.blockCount && this.#memory instanceof SharedMemory) {
       // What is beyond the end would come back with the next growth, or the next daemon.
       throw new TargetError('EINVAL', `bdev "${this.name}" is in shared memory, and can only grow`);
     }
@@ -103,16 +108,19 @@ export class MallocBdev implements Bdev {
     }
     this.#budget.take(after - before);
     // What comes back by growing is zeroes.
-    if (after < before) this.#mapping.giveBackFrom(after);
+    if (this.#memory instanceof HandedMemory) this.#memory.resize(after);
+    else if (after < before) this.#mapping.giveBackFrom(after);
     this.blockCount = blockCount;
   }
 
   params(): PlainParams {
-    return { address: this.#mapping.address, isShared: this.#memory !== undefined };
+    const written = this.#copy === null ? {} : { written: this.#copy.written.memory };
+    return { address: this.#mapping.address, isShared: this.#memory !== undefined, ...written };
   }
 
   driverSpecific(): Readonly<Record<string, unknown>> {
-    return this.#memory === undefined ? {} : { shm: { name: this.#memory.name, path: this.#memory.path } };
+    const memory = this.#memory;
+    return memory instanceof SharedMemory ? { shm: { name: memory.name, path: memory.path } } : {};
   }
 
   toConfig(): BdevConfig {
@@ -124,30 +132,56 @@ export class MallocBdev implements Bdev {
         block_size: this.blockSizeBytes,
         physical_block_size: this.physicalBlockSizeBytes,
         uuid: this.uuid,
-        ...(this.#memory === undefined ? {} : { shm_name: this.#memory.name }),
+        ...(this.#memory instanceof SharedMemory ? { shm_name: this.#memory.name } : {}),
       },
     };
   }
 
-  handOver(): readonly number[] {
-    if (this.#memory !== undefined) return [this.#memory.fd];
-    const advice = 'only one with shm_name can be handed over';
-    throw new TargetError('ENOTSUP', `bdev "${this.name}" is in the memory of this process: ${advice}`);
+  /** Throws `ENOMEM` when there is no room for a copy of what is in the memory of this process. */
+  async handOver(tell: () => Promise<void>): Promise<Handover> {
+    if (this.#memory !== undefined) return { fds: [this.#memory.fd] };
+    const copy = new MemoryCopy(this.name, this.#mapping, this.blockCount * this.blockSizeBytes);
+    this.#copy = copy;
+    const keep = (): void => {
+      this.#copy = null;
+      copy.close();
+      void tell().catch(() => undefined);
+    };
+    try {
+      await tell();
+      await copy.copyAll();
+    } catch (error) {
+      keep();
+      throw new TargetError('ENOMEM', `bdev "${this.name}" cannot be copied: ${(error as Error).message}`);
+    }
+    const { fd, pieces } = copy;
+    return { fds: [fd], about: { pieces }, catchUp: () => copy.catchUp(), settle: () => copy.settle(), keep };
+  }
+
+  /** Of memory that was handed over: huge pages for these pieces of it. */
+  collapse(pieces: readonly number[]): void {
+    const deadline = performance.now() + COLLAPSE_MS_MAX;
+    for (const piece of pieces) {
+      const [at, end] = [piece * PIECE_BYTES, (piece + 1) * PIECE_BYTES];
+      if (end > this.blockCount * this.blockSizeBytes || performance.now() > deadline) return;
+      if (!this.#mapping.collapse(at, PIECE_BYTES)) return;
+    }
   }
 
   async destruct(): Promise<void> {
+    this.#copy?.close();
     this.#mapping.close();
     this.#memory?.close();
     this.#budget.take(-this.blockCount * this.blockSizeBytes);
   }
 
   forget(): void {
-    this.#memory?.remove();
+    if (this.#memory instanceof SharedMemory) this.#memory.remove();
   }
 }
 
 /** Reserves addresses for a disk of `sizeBytes`, and room to grow as far as the address space has it. */
-function reserve(sizeBytes: number, memory: SharedMemory | undefined): Mapping {
+function reserve(sizeBytes: number, memory: { readonly fd: number } | undefined): Mapping {
   for (let length = Math.max(sizeBytes * RESERVED_FACTOR, RESERVED_BYTES_MIN); ; length /= 2) {
     try {
       const lengthBytes = Math.max(length, sizeBytes);

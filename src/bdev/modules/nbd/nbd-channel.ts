@@ -48,6 +48,8 @@ const PAUSE_MS_MIN = 100;
 const PAUSE_MS_MAX = 5_000;
 const TWO_32 = 2 ** 32;
 const NO_SLOT = -1;
+/** Until what was cancelled has ended. */
+const LEAVE_TURNS_MAX = 1000;
 
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const { read: READ, write: WRITE, flush: FLUSH, unmap: UNMAP } = IoType;
@@ -56,6 +58,7 @@ const FAILED = IoStatus.failed;
 
 export class NbdChannel implements IoChannel {
   readonly wakeFd: number;
+  letGo?: () => void;
   readonly #ring: IoUring;
   readonly #connection: NbdConnection;
   readonly #params: NbdChannelParams;
@@ -112,8 +115,10 @@ export class NbdChannel implements IoChannel {
     }
     this.wakeFd = this.#ring.wakeFd;
     this.#connection = new NbdConnection(this.#ring, readAddress(this.#params), SLOTS * REQUEST_BYTES, 0);
-    // Connected by the time the first request comes, if the server is quick.
-    this.#open(Date.now());
+    // Of several, connected by the time the first request comes, if the server is quick. The only one waits until it is
+    // needed: for an upgrade another daemon may have it.
+    if (this.#params.isShared) this.#open(Date.now());
+    else this.letGo = () => this.#leave();
     this.#ring.enter();
   }
 
@@ -129,12 +134,7 @@ export class NbdChannel implements IoChannel {
     const { stream } = connection;
     if (connection.isReady) this.#send();
     connection.step();
-    const ring = this.#ring;
-    ring.enter();
-    for (let tag = ring.next(); tag >= 0; tag = ring.next()) {
-      if (tag === TICK_TAG) this.#isTicking = false;
-      else stream.completed(tag, ring.result);
-    }
+    this.#reap();
     if (connection.isReady) this.#receive();
     connection.step();
     if (connection.isReady) {
@@ -162,16 +162,41 @@ export class NbdChannel implements IoChannel {
   update(): void {}
 
   close(): void {
-    const { stream } = this.#connection;
-    if (this.#connection.isReady && stream.isFlushed) {
-      this.#encode(0, Command.disconnect, 0, 0, 0);
-      stream.queue(0, REQUEST_BYTES);
-      stream.flush();
-    }
+    this.#takeLeave();
     this.#ring.cancelAll();
     this.#connection.free();
     this.#ring.close();
     releaseExport(this.#params);
+  }
+
+  #takeLeave(): void {
+    const { stream } = this.#connection;
+    if (!this.#connection.isReady || !stream.isFlushed) return;
+    this.#encode(0, Command.disconnect, 0, 0, 0);
+    stream.queue(0, REQUEST_BYTES);
+    stream.flush();
+  }
+
+  /** Ends the connection; the next request makes another. */
+  #leave(): void {
+    const connection = this.#connection;
+    this.#takeLeave();
+    this.#ring.enter();
+    connection.close('another daemon has it');
+    for (let turn = 0; turn < LEAVE_TURNS_MAX && !connection.isClosed; turn++) {
+      this.#reap();
+      connection.step();
+    }
+    this.#nextAttemptMs = 0;
+  }
+
+  #reap(): void {
+    const ring = this.#ring;
+    ring.enter();
+    for (let tag = ring.next(); tag >= 0; tag = ring.next()) {
+      if (tag === TICK_TAG) this.#isTicking = false;
+      else this.#connection.stream.completed(tag, ring.result);
+    }
   }
 
   #start(io: BdevIo): void {

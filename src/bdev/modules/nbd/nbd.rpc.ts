@@ -2,6 +2,7 @@
 import { TargetError } from '../../../base/errors.ts';
 import type { Handlers } from '../../../rpc/methods.ts';
 import { type BdevEntry, type BdevRegistry, checkResize } from '../../registry.ts';
+import type { ExportInfo } from './handshake.ts';
 import { NbdBdev } from './nbd.ts';
 
 type NbdHandlers = Pick<Handlers, 'bdev_nbd_create' | 'bdev_nbd_delete' | 'bdev_nbd_resize'>;
@@ -9,7 +10,8 @@ type NbdHandlers = Pick<Handlers, 'bdev_nbd_create' | 'bdev_nbd_delete' | 'bdev_
 export function nbdRpc(registry: BdevRegistry): NbdHandlers {
   return {
     async bdev_nbd_create(params) {
-      const bdev = await NbdBdev.open({
+      const known = registry.takeInherited(params.name)?.about as ExportInfo | undefined;
+      const request = {
         name: params.name,
         uri: params.uri,
         uuid: params.uuid,
@@ -21,7 +23,8 @@ export function nbdRpc(registry: BdevRegistry): NbdHandlers {
         tlsCaFile: params.tls_ca,
         tlsCertFile: params.tls_cert,
         tlsKeyFile: params.tls_key,
-      });
+      };
+      const bdev = await NbdBdev.open(request, known);
       registry.create(params.name, bdev.uuid, () => bdev);
       return params.name;
     },

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { strerror, TargetError } from '../../../base/errors.ts';
 import { IoUring, NO_FILE } from '../../../sys/io-uring.ts';
 import { STREAM_TAGS } from '../../../sys/stream-socket.ts';
-import type { Bdev, BdevConfig } from '../../bdev.ts';
+import type { Bdev, BdevConfig, Handover } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
 import { type NbdChannelParams, readAddress } from './channel-params.ts';
@@ -72,8 +72,11 @@ export class NbdBdev implements Bdev {
     ];
   }
 
-  /** Asks the server what the export is. Throws what is wrong with the URI, the server or the export. */
-  static async open(params: NbdParams): Promise<NbdBdev> {
+  /**
+   * Asks the server what the export is, unless that is known: a server may have one client only, and that is the daemon
+   * before. Throws what is wrong with the URI, the server or the export.
+   */
+  static async open(params: NbdParams, known?: ExportInfo): Promise<NbdBdev> {
     const { isTls, path, host, port, exportName } = parseNbdUri(params.uri);
     const channel = {
       path,
@@ -89,7 +92,7 @@ export class NbdBdev implements Bdev {
       holdMs: (params.reconnectTimeoutS ?? 0) * 1000,
       claim: new SharedArrayBuffer(4),
     };
-    const info = await probe(params.uri, readAddress({ ...channel, isShared: true }));
+    const info = known ?? (await probe(params.uri, readAddress({ ...channel, isShared: true })));
     const isShared = (info.flags & (ExportFlag.multiConn | ExportFlag.readOnly)) !== 0;
     return new NbdBdev(params, { ...channel, isShared }, info);
   }
@@ -137,6 +140,10 @@ export class NbdBdev implements Bdev {
     };
     const params = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
     return { method: 'bdev_nbd_create', params };
+  }
+
+  handOver(): Handover {
+    return { fds: [], about: { ...this.#info, sizeBytes: this.blockCount * this.blockSizeBytes } };
   }
 
   async destruct(): Promise<void> {}

@@ -1,6 +1,6 @@
 /** The null disk: accepts writes, returns whatever the buffers held. It measures what everything but the disk costs. */
 import { randomUUID } from 'node:crypto';
-import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import { type Bdev, type BdevConfig, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 
 export interface NullParams {
@@ -51,8 +51,8 @@ export class NullBdev implements Bdev {
     };
   }
 
-  handOver(): readonly number[] {
-    return [];
+  handOver(): Handover {
+    return NOTHING_TO_HAND_OVER;
   }
 
   async destruct(): Promise<void> {}

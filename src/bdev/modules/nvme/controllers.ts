@@ -149,6 +149,17 @@ export class NvmeControllers {
     if (failure !== undefined) throw failure.reason;
   }
 
+  /** For an upgrade. Throws `ENOTSUP` when two daemons cannot have a controller. */
+  checkHandOver(): void {
+    const local = this.list().find(({ controller }) => controller.transportId.trtype === 'PCIe');
+    if (local === undefined) return;
+    const where = local.controller.transportId.traddr;
+    throw new TargetError(
+      'ENOTSUP',
+      `"${local.name}" drives the NVMe drive at ${where}, which has one driver at a time: detach it first`,
+    );
+  }
+
   /** Everything, when the daemon stops. */
   async close(): Promise<void> {
     for (const attached of this.list()) {

@@ -1,7 +1,7 @@
 /** A namespace of an NVMe controller as a disk. */
 import type { NvmeController } from '../../../nvme/controller.ts';
 import { type NamespaceIdentity, withDashes } from '../../../nvme/identify.ts';
-import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import { type Bdev, type BdevConfig, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
 
@@ -79,6 +79,11 @@ export class NvmeBdev implements Bdev {
   /** The calls that attach its controller make it: `NvmeControllers` has them. */
   toConfig(): readonly BdevConfig[] {
     return [];
+  }
+
+  /** The next daemon connects by itself. A drive on PCIe has one driver: `NvmeControllers` says so. */
+  handOver(): Handover {
+    return NOTHING_TO_HAND_OVER;
   }
 
   async destruct(): Promise<void> {}

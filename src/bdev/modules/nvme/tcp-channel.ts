@@ -172,6 +172,9 @@ export class TcpChannel implements IoChannel {
     for (const { queue } of this.#paths) if (queue !== null) this.#ready.watch(queue.fd, false, false);
   }
 
+  /** A flush by another controller of the subsystem need not count for what this one wrote. */
+  letGo(): void {}
+
   update(): void {}
 
   close(): void {

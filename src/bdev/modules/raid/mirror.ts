@@ -6,7 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../../../base/errors.ts';
 import type { Logger } from '../../../base/log.ts';
-import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import { type Bdev, type BdevConfig, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from '../../bdev.ts';
 import { GUEST_IO_TYPES, IoStatus, IoType } from '../../bdev-io.ts';
 import type { BlockAccess, BlockRange } from '../../block-access.ts';
 import { JobControl } from '../../job-control.ts';
@@ -182,12 +182,12 @@ export class MirrorBdev implements Bdev {
   }
 
   /** Throws `EBUSY` while a leg is being rebuilt. */
-  handOver(): readonly number[] {
+  handOver(): Handover {
     if (this.state.targets !== 0) {
       throw new TargetError('EBUSY', `bdev "${this.name}" is being rebuilt: wait for the end of it (bdev_get_jobs)`);
     }
     this.#offered = this.#membership();
-    return [];
+    return NOTHING_TO_HAND_OVER;
   }
 
   async freeze(): Promise<void> {

@@ -1,6 +1,6 @@
 /** A RAID disk: several disks as one, without redundancy (layout.ts). It goes when one of them goes. */
 import { TargetError } from '../../../base/errors.ts';
-import type { Bdev, BdevConfig, PlainParams } from '../../bdev.ts';
+import { type Bdev, type BdevConfig, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from '../../bdev.ts';
 import { GUEST_IO_TYPES, IoType } from '../../bdev-io.ts';
 import type { BdevEntry } from '../../registry.ts';
 import { uuidOfText } from '../../text-uuid.ts';
@@ -126,8 +126,8 @@ export class RaidBdev implements Bdev {
     return { method: 'bdev_raid_create', params };
   }
 
-  handOver(): readonly number[] {
-    return [];
+  handOver(): Handover {
+    return NOTHING_TO_HAND_OVER;
   }
 
   async destruct(): Promise<void> {}

@@ -22,11 +22,34 @@ export class OwnAddresses {
   #fd = -1;
   #dead: readonly string[] = [];
   readonly #own: string[] = [];
+  /** Of the daemon before, which hands over. */
+  #leaving: readonly string[] = [];
   #claimed: Promise<void> | null = null;
 
   constructor(path: string, log: Logger) {
     this.#path = path;
     this.#log = log;
+  }
+
+  /** For an upgrade: the file, -1 when there is none, and the clients of this daemon. */
+  handOver(): { readonly fd: number; readonly addresses: readonly string[] } {
+    return { fd: this.#fd, addresses: [...this.#own] };
+  }
+
+  /** What the daemon before handed over; its clients live until it ends. */
+  inherit(fd: number, addresses: readonly string[]): void {
+    this.#leaving = addresses;
+    if (fd < 0) return;
+    this.#fd = fd;
+    this.#dead = readFileSync(fd, 'utf8')
+      .split('\n')
+      .filter((line) => line !== '' && !addresses.includes(line));
+    this.#claimed = Promise.resolve();
+  }
+
+  /** That client is of the daemon before, which hands over. */
+  isLeaving(address: string): boolean {
+    return this.#leaving.includes(address);
   }
 
   /** Before a client is made. Without the file, no lock is taken from a predecessor. */
@@ -44,7 +67,7 @@ export class OwnAddresses {
   add(address: string): void {
     this.#own.push(address);
     if (this.#fd < 0) return;
-    const text = [...this.#dead, ...this.#own].slice(-ADDRESSES_MAX).join('\n');
+    const text = [...this.#dead, ...this.#leaving, ...this.#own].slice(-ADDRESSES_MAX).join('\n');
     ftruncateSync(this.#fd, 0);
     writeSync(this.#fd, `${text}\n`, 0);
   }

@@ -64,6 +64,16 @@ export class RbdDisks {
     }
   }
 
+  /** For an upgrade. */
+  handOver(): { readonly fd: number; readonly addresses: readonly string[] } {
+    return this.#own.handOver();
+  }
+
+  /** Before anything is made. */
+  inherit(fd: number, addresses: readonly string[]): void {
+    this.#own.inherit(fd, addresses);
+  }
+
   /** Every disk is gone. */
   async close(): Promise<void> {
     await this.clusters.close();

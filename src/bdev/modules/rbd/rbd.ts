@@ -2,7 +2,7 @@
 import { Errno, errnoName, strerror, TargetError } from '../../../base/errors.ts';
 import type { Logger } from '../../../base/log.ts';
 import type { RbdImage } from '../../../sys/rbd.ts';
-import type { Bdev, BdevConfig } from '../../bdev.ts';
+import type { Bdev, BdevConfig, Handover } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
 import type { Connection, ConnectParams, RegisteredCluster } from './clusters.ts';
@@ -132,6 +132,20 @@ export class RbdBdev implements Bdev {
     };
   }
 
+  /** Throws `ENOTSUP` when it keeps the lock for itself. */
+  handOver(): Handover {
+    const { lock, isReadonly } = this.#params;
+    if (lock !== 'share' && !isReadonly) {
+      const advice = `only one with lock "share" gives it to another daemon`;
+      throw new TargetError('ENOTSUP', `bdev "${this.name}" keeps the lock of its image (lock "${lock}"): ${advice}`);
+    }
+    const leave = async (): Promise<void> => {
+      this.onClose();
+      await this.image.close();
+    };
+    return { fds: [], leave };
+  }
+
   async destruct(): Promise<void> {
     this.onClose();
     await this.image.close();
@@ -177,7 +191,7 @@ async function takeLock(image: RbdImage, where: string, policy: LockPolicy, own:
         'EBUSY',
         `${where} is locked by ${owner}, which may live: let it go there, or say lock "break" if its host is down`,
       );
-    } else {
+    } else if (!own.isLeaving(owner)) {
       log.warn(`${where} is locked by ${owner}: it is asked for the lock when something is written here`);
     }
   }

@@ -78,6 +78,15 @@ export class VirtioControllers {
     await this.#registry.delete(entry);
   }
 
+  /** For an upgrade. Throws `ENOTSUP` when there is a controller: its target has one front-end at a time. */
+  checkHandOver(): void {
+    const [scsi] = this.#scsi.values();
+    const blk = this.#registry.list().find(({ bdev }) => bdev instanceof VirtioBlkBdev);
+    const name = scsi?.name ?? blk?.name;
+    if (name === undefined) return;
+    throw new TargetError('ENOTSUP', `"${name}" is the front-end of a target that has one at a time: detach it first`);
+  }
+
   /** Everything, when the daemon stops. */
   async close(): Promise<void> {
     for (const controller of this.listScsi()) {

@@ -1,0 +1,163 @@
+/**
+ * Each kind of disk that a daemon hands over to a new one (docs/upgrade.md), under verified load: it loses nothing when
+ * that works, and nothing when the new daemon fails in the middle of it. Kinds that cannot be are refused by name.
+ */
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, onTestFailed, test } from 'vitest';
+import { whyNoTool } from '../e2e/requirements.ts';
+import { waitUntil } from '../e2e/wait.ts';
+import { NbdServer } from '../support/nbd-servers.ts';
+import { NvmeTcpTarget, TARGET_NQN } from '../support/nvme-tcp-target.ts';
+import { connectBlk, connectScsi, STAMPED_BYTES, type StampedDisk, StampedLoad } from '../support/stamped-load.ts';
+import { RinghostDaemon } from './fixtures/targets.ts';
+
+/** Of waits and of requests: a machine may be slow. */
+const LONG_MS = 120_000;
+const PATIENT = { max_pause_ms: 60_000 };
+const MORTAL_VERSION = join(import.meta.dirname, 'fixtures', 'mortal-version.ts');
+/** That work; before each one that fails after guests have begun to wait. */
+const UPGRADES = 2;
+
+let daemon: RinghostDaemon;
+const closers: (() => Promise<unknown>)[] = [];
+
+beforeEach(async () => {
+  daemon = await RinghostDaemon.start();
+  closers.push(() => daemon.close());
+  onTestFailed(() => console.log(`--- the daemon's log\n${daemon.log}`));
+});
+
+afterEach(async () => {
+  for (const close of closers.splice(0).toReversed()) await close();
+});
+
+async function started<T extends { close(): Promise<unknown> }>(server: Promise<T>): Promise<T> {
+  const one = await server;
+  closers.push(() => one.close());
+  return one;
+}
+
+/** A disk behind a controller of its own. */
+async function connect(name: string, kind: 'blk' | 'scsi'): Promise<StampedDisk> {
+  const ctrlr = `${name}.${kind}`;
+  const options = { timeoutMs: LONG_MS };
+  if (kind === 'blk') {
+    await daemon.rpc.call('vhost_create_blk_controller', { ctrlr, dev_name: name });
+    return await connectBlk(join(daemon.directory, ctrlr), { ...options, isPacked: true });
+  }
+  await daemon.rpc.call('vhost_create_scsi_controller', { ctrlr });
+  await daemon.rpc.call('vhost_scsi_controller_add_target', { ctrlr, scsi_target_num: 0, bdev_name: name });
+  return await connectScsi(join(daemon.directory, ctrlr), options);
+}
+
+async function failingUpgrade(): Promise<void> {
+  const own = ['serve', '-S', daemon.directory, '-r', join(daemon.directory, 'rpc.sock'), '-m', '0x1', '-s', '1024'];
+  const params = { exec: process.execPath, args: [MORTAL_VERSION, 'ready>', 'exits', ...own], ...PATIENT };
+  await expect(daemon.rpc.call('framework_upgrade', params)).rejects.toThrow('serves on');
+}
+
+/**
+ * Loads the disks and hands them over, after that failed. Throws when something is lost or mixed up; resolves
+ * with how many requests were answered that nobody made.
+ */
+async function strayAnswers(disks: readonly StampedDisk[]): Promise<number> {
+  const loads = disks.map((disk) => new StampedLoad(disk));
+  const goOn = async (what: string): Promise<void> => {
+    for (const load of loads) {
+      const before = load.writes;
+      await waitUntil(() => load.writes > before + 10, LONG_MS, `writes ${what}`);
+    }
+  };
+  const pauses: number[] = [];
+  for (let i = 0; i < UPGRADES; i++) {
+    await goOn('before an upgrade');
+    await failingUpgrade();
+    await goOn('after an upgrade that failed');
+    pauses.push((await daemon.upgrade(PATIENT)).pause_ms);
+    await goOn('by the new daemon');
+  }
+  await Promise.all(loads.map((load) => load.stop()));
+  await Promise.all(loads.map((load) => load.verify()));
+  const longest = Math.max(...loads.map(({ longestMs }) => longestMs)).toFixed(1);
+  console.log(`pauses of ${pauses.join(', ')} ms, longest request ${longest} ms`);
+  const stray = disks.reduce((sum, disk) => sum + disk.unknownIds(), 0);
+  for (const disk of disks) disk.close();
+  return stray;
+}
+
+describe('an upgrade under load loses nothing', () => {
+  test(
+    'of RAM disks in the memory of the daemon, also above a stacked one',
+    async () => {
+      const num_blocks = STAMPED_BYTES / 512;
+      for (const name of ['Ram', 'Other', 'Base']) {
+        await daemon.rpc.call('bdev_malloc_create', { name, num_blocks, block_size: 512 });
+      }
+      await daemon.rpc.call('bdev_passthru_create', { name: 'Stacked', base_bdev_name: 'Base' });
+      const disks = [await connect('Ram', 'blk'), await connect('Other', 'scsi'), await connect('Stacked', 'blk')];
+      expect(await strayAnswers(disks)).toBe(0);
+      // What was handed over grows and shrinks as any other.
+      await daemon.rpc.call('bdev_malloc_resize', { name: 'Ram', new_size: (STAMPED_BYTES >> 20) + 16 });
+      await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'Ram.blk' });
+      await daemon.rpc.call('bdev_malloc_resize', { name: 'Ram', new_size: 1 });
+      await daemon.rpc.call('bdev_malloc_resize', { name: 'Ram', new_size: 8 });
+      const again = await connect('Ram', 'blk');
+      expect((await again.read(512, 0)).every((byte) => byte === 0)).toBe(true);
+      again.close();
+    },
+    LONG_MS * 5,
+  );
+
+  describe.skipIf(whyNoTool('nbd') !== null)('of NBD disks', () => {
+    test(
+      'whose server keeps several connections consistent, or has one client only',
+      async () => {
+        const many = await started(NbdServer.nbdkitFile(STAMPED_BYTES));
+        // The later of two --shared counts: with one client there is no CAN_MULTI_CONN.
+        const one = await started(NbdServer.qemuNbd(STAMPED_BYTES, '--shared=1'));
+        const other = await started(NbdServer.qemuNbd(STAMPED_BYTES, '--shared=1'));
+        await daemon.rpc.call('bdev_nbd_create', { name: 'Many', uri: many.uri() });
+        await daemon.rpc.call('bdev_nbd_create', { name: 'One', uri: one.uri() });
+        await daemon.rpc.call('bdev_nbd_create', { name: 'Other', uri: other.uri() });
+        expect(
+          await strayAnswers([
+            await connect('Many', 'blk'),
+            await connect('One', 'blk'),
+            await connect('Other', 'scsi'),
+          ]),
+        ).toBe(0);
+      },
+      LONG_MS * 5,
+    );
+  });
+
+  test(
+    'of NVMe/TCP disks',
+    async () => {
+      const target = await new NvmeTcpTarget({ namespaceBytes: STAMPED_BYTES, queues: 32 }).listen();
+      closers.unshift(() => target.kill());
+      target.addNamespace(2);
+      const address = { trtype: 'TCP', traddr: target.address, trsvcid: String(target.port), subnqn: TARGET_NQN };
+      await daemon.rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', ...address });
+      expect(await strayAnswers([await connect('Nvme0n1', 'blk'), await connect('Nvme0n2', 'scsi')])).toBe(0);
+    },
+    LONG_MS * 5,
+  );
+});
+
+test('an upgrade refuses by name what two daemons cannot have', async () => {
+  const other = await started(RinghostDaemon.start());
+  await other.rpc.call('bdev_null_create', { name: 'Null', num_blocks: 2048, block_size: 512 });
+  await other.rpc.call('vhost_create_blk_controller', { ctrlr: 'null', dev_name: 'Null' });
+  await daemon.rpc.call('bdev_powercut_create', { name: 'Cut', num_blocks: 2048, block_size: 512 });
+  await expect(daemon.upgrade()).rejects.toThrow('bdev "Cut": two daemons cannot have a');
+  await daemon.rpc.call('delete_bdev', { name: 'Cut' });
+  const filename = join(import.meta.dirname, 'fixtures', 'growing-disk.ts');
+  await daemon.rpc.call('bdev_module_create', { name: 'Typed', path: filename });
+  await expect(daemon.upgrade()).rejects.toThrow('bdev "Typed": two daemons cannot have a');
+  await daemon.rpc.call('delete_bdev', { name: 'Typed' });
+  const traddr = join(other.directory, 'null');
+  await daemon.rpc.call('bdev_virtio_attach_controller', { name: 'V', trtype: 'user', traddr, dev_type: 'blk' });
+  await expect(daemon.upgrade()).rejects.toThrow('"V" is the front-end of a target that has one at a time');
+  await daemon.rpc.call('bdev_virtio_detach_controller', { name: 'V' });
+});
