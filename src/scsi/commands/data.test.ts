@@ -77,7 +77,18 @@ describe('UNMAP', () => {
     odd[3] = 15;
     expect(unmap(odd).sense).toBe('5/1A/00');
     expect(unmap(list([0, 1]), 24, 1).sense).toBe('5/24/00');
-    expect(unmap(list([0, 1]), 30)).toMatchObject({ response: 1, transferred: 0 });
+  });
+
+  it('does nothing when the buffer is shorter than the list is said to be', () => {
+    const longest = list(...Array.from({ length: 256 }, () => [0, 1] as const));
+    for (const [bytes, length] of [
+      [list([0, 1]), 30],
+      [longest, longest.length + 1],
+      [longest, 0xffff],
+    ] as const) {
+      expect(unmap(bytes, length)).toMatchObject({ response: 1, transferred: 0, residual: bytes.length });
+    }
+    expect(rig.disk.log).toEqual([]);
   });
 
   it('is not there when the bdev does not unmap, nor on a read-only unit', () => {

@@ -22,6 +22,10 @@ export function unmap(command: Command): void {
 }
 
 function readDescriptors(command: Command, length: number): void {
+  if (length > command.task.dataOutBytes) {
+    command.overrun();
+    return;
+  }
   const listMax = HEADER_BYTES + UNMAP_DESCRIPTORS_MAX * DESCRIPTOR_BYTES;
   if (!command.readData(SCRATCH, 0, Math.min(length, listMax))) return;
   const descriptorBytes = readU16(SCRATCH, 2);
