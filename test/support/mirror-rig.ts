@@ -122,11 +122,19 @@ export class MirrorRig {
 
   /** Fails the next requests of a kind to some blocks of the data of a leg. */
   fail(entry: BdevEntry, types: readonly IoType[], count = 1, first = 0, end = Number.MAX_SAFE_INTEGER): void {
+    this.#inject(entry, types, count, first, end, Fault.failure);
+  }
+
+  /** Holds back the next request of a kind, until the leg goes. */
+  hold(entry: BdevEntry, types: readonly IoType[]): void {
+    this.#inject(entry, types, 1, 0, Number.MAX_SAFE_INTEGER, Fault.pending);
+  }
+
+  #inject(entry: BdevEntry, types: readonly IoType[], count: number, first: number, end: number, fault: Fault): void {
     const offset = this.hasSuperblock ? DATA_BLOCKS : 0;
     (entry.bdev as ErrorBdev).inject({
-      ...{ types, fault: Fault.failure, count, queueDepth: 0, nth: 1, probability: 1, seed: 0 },
+      ...{ types, fault, count, queueDepth: 0, nth: 1, probability: 1, seed: 0, corruptOffset: 0, corruptValue: 0 },
       ...{ firstBlock: first + offset, endBlock: Math.min(end + offset, Number.MAX_SAFE_INTEGER) },
-      ...{ corruptOffset: 0, corruptValue: 0 },
     });
   }
 

@@ -159,6 +159,7 @@ export class MirrorChannel implements IoChannel, IoOwner, LogHost {
       const leg = this.legs[slot] as BaseChannel | null;
       if (leg !== null) this.#leave(slot, leg);
     }
+    this.#releaseIdle();
     this.#log?.close();
   }
 
@@ -168,6 +169,18 @@ export class MirrorChannel implements IoChannel, IoOwner, LogHost {
     this.#leaving[slot] = leg;
     if (this.#inFlight[slot] === 0 && this.#log?.isBusy !== true) this.#release(slot);
     else this.#table.abandon(leg);
+  }
+
+  /** Not now: the leg that has just ended a request of ours goes on after that, and must not be closed meanwhile. */
+  #releaseSoon(): void {
+    queueMicrotask(() => this.#releaseIdle());
+  }
+
+  #releaseIdle(): void {
+    if (this.#log?.isBusy === true) return;
+    for (let slot = 0; slot < LEGS_MAX; slot++) {
+      if (this.#leaving[slot] !== null && this.#inFlight[slot] === 0) this.#release(slot);
+    }
   }
 
   #release(slot: number): void {
@@ -350,7 +363,7 @@ export class MirrorChannel implements IoChannel, IoOwner, LogHost {
     const job = this.#jobs[(tag - slot) / LEGS_MAX] as Job;
     this.#inFlight[slot] = (this.#inFlight[slot] as number) - 1;
     this.#legDone(job, slot, status);
-    if (this.#leaving[slot] !== null && this.#inFlight[slot] === 0 && this.#log?.isBusy !== true) this.#release(slot);
+    if (this.#leaving[slot] !== null && this.#inFlight[slot] === 0) this.#releaseSoon();
   }
 
   #legDone(job: Job, slot: number, status: IoStatus): void {
@@ -451,9 +464,7 @@ export class MirrorChannel implements IoChannel, IoOwner, LogHost {
   }
 
   logWritten(hasFailed: boolean): void {
-    for (let slot = 0; slot < LEGS_MAX; slot++) {
-      if (this.#leaving[slot] !== null && this.#inFlight[slot] === 0) this.#release(slot);
-    }
+    if (this.#leaving.some((leg) => leg !== null)) this.#releaseSoon();
     // The last leg does not take the record: nothing that needs it can be written.
     const { inSync } = this.state;
     if (hasFailed && (inSync & (inSync - 1)) === 0) this.#markFailures++;

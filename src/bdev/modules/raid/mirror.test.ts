@@ -160,6 +160,33 @@ describe.each([true, false])('a mirror (superblocks: %s)', (hasSuperblock) => {
     expect(other.holder).toBeNull();
   });
 
+  it('does not close a leg while that one ends its requests', async () => {
+    const { rig, a } = await twoLegs(hasSuperblock);
+    await rig.settled();
+    rig.hold(a, [IoType.write]);
+    // Whoever ends a request goes on with its own state after that.
+    const closed: string[] = [];
+    const legs = [...rig.disk.below].filter(({ name }) => name === 'A');
+    for (const leg of legs) {
+      const { ioFinished, close } = leg;
+      let depth = 0;
+      leg.ioFinished = (io) => {
+        depth++;
+        ioFinished.call(leg, io);
+        queueMicrotask(() => depth--);
+      };
+      leg.close = () => {
+        closed.push(depth > 0 ? 'in the middle' : 'later');
+        close.call(leg);
+      };
+    }
+    const writing = rig.write(0, 8, 1);
+    await rig.until(() => legs.every(({ inFlight }) => inFlight === 1));
+    await rig.disk.polled(rig.mirror.removeLeg(a));
+    expect(await rig.disk.polled(writing)).toBe(success);
+    expect(closed).toEqual(['later']);
+  });
+
   it('keeps its last leg in sync', async () => {
     const { rig, a, b } = await twoLegs(hasSuperblock);
     await rig.settled();
