@@ -33,6 +33,7 @@ const LINT: readonly Check[] = [
 const TYPES: readonly Check[] = [
   { name: 'types (tsc)', args: ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'] },
   { name: "types of the dashboard's page", args: ['node_modules/typescript/bin/tsc', '-p', 'src/dashboard/page'] },
+  { name: 'generated documents', args: ['scripts/generate-docs.ts', '--check'] },
 ];
 
 /** Runs one check; its output is shown only when it fails. */

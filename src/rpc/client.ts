@@ -92,8 +92,8 @@ export class RpcClient {
    *
    * @throws RpcCallError when the daemon refuses; TargetError when the connection is lost or the time is up.
    */
-  call<N extends MethodName>(method: N, ...[params]: CallArguments<N>): Promise<Result<N>> {
-    return this.request(method, params) as Promise<Result<N>>;
+  call<N extends MethodName>(method: N, ...params: CallArguments<N>): Promise<Result<N>> {
+    return this.request(method, params[0]) as Promise<Result<N>>;
   }
 
   /** Calls a method by any name, without types. */
