@@ -62,7 +62,8 @@ export function nameOf({ method, params = {} }: ConfigCall): string {
  */
 export function fullCall({ method, params = {} }: ConfigCall): FullCall {
   const found = findMethod(method);
-  if (found === undefined) throw new TargetError('EINVAL', `there is no method ${method}`);
+  if (found === undefined)
+    throw new TargetError('EINVAL', `there is no method ${method}: ringhost rpc --help lists those there are`);
   const { spec, alias } = found;
   const current = alias?.toParams?.(params) ?? params;
   const checked = checkParams(spec, spec.normalize?.(current) ?? current);

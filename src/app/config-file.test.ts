@@ -88,7 +88,7 @@ describe('reading', () => {
   it('refuses a file that is not there', () => {
     const path = join(directory, 'none.json');
     expect(() => readConfigFile(path)).toThrow(expect.objectContaining({ code: 'ENOENT' }));
-    expect(() => readConfigFile(path)).toThrow(`cannot read the configuration ${path}`);
+    expect(() => readConfigFile(path)).toThrow(`cannot read the configuration: there is no file ${path}`);
   });
 });
 

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { TargetError } from '../base/errors.ts';
+import { fileProblem } from '../base/file-problem.ts';
 import type { Logger } from '../base/log.ts';
 
 const configCall = z.object({ method: z.string(), params: z.record(z.string(), z.unknown()).optional() });
@@ -57,7 +58,9 @@ export function readConfigFile(path: string): ConfigFile {
   try {
     text = readFileSync(path, 'utf8');
   } catch (error) {
-    throw new TargetError('ENOENT', `cannot read the configuration ${path}: ${(error as Error).message}`);
+    const { code = 'EIO' } = error as NodeJS.ErrnoException;
+    const remedy = code === 'ENOENT' ? ': ringhost rpc save_config writes one' : '';
+    throw new TargetError(code, `cannot read the configuration: ${fileProblem(path, error)}${remedy}`);
   }
   return parseConfig(text, path);
 }
@@ -84,7 +87,8 @@ function checkConfig(value: unknown, origin: string): ConfigFile {
     issue = issue.errors[0][0] as z.core.$ZodIssue;
     path = [...path, ...issue.path];
   }
-  throw new TargetError('EINVAL', `${origin}: ${path.join('.') || 'the file'}: ${issue?.message}`);
+  const where = path.join('.') || 'the file';
+  throw new TargetError('EINVAL', `${origin}: ${where}: ${issue?.message} (docs/configuration.md shows one)`);
 }
 
 export interface CallFailure {

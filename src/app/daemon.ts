@@ -2,7 +2,7 @@
  * The daemon: the composition root. Starts reactors, registries and the RPC server, applies the configuration, and
  * stops all of it in order: no new requests, sessions ended with nothing in flight, sockets removed, bdevs given back.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
 import type { FdList } from '../base/fd-list.ts';
@@ -38,11 +38,11 @@ import { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
 import { type BdevEntry, type BdevHandover, BdevRegistry } from '../bdev/registry.ts';
 import { Dashboard } from '../dashboard/server.ts';
-import { type SampleCall, takeSample } from '../observe/take-sample.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
-import { Dispatcher } from '../rpc/dispatch.ts';
+import { RpcCallError } from '../rpc/client.ts';
+import { Dispatcher, type Response } from '../rpc/dispatch.ts';
 import { findMethod } from '../rpc/lookup.ts';
-import { type DaemonHandlers, METHODS, type RpcContext } from '../rpc/methods.ts';
+import type { Call, DaemonHandlers } from '../rpc/methods.ts';
 import { RpcServer } from '../rpc/server.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { allowedCores, clockNs } from '../sys/thread.ts';
@@ -98,7 +98,6 @@ export class Daemon {
   readonly vhost: VhostRegistry;
   /** Null without `--state-dir`. */
   readonly state: State | null;
-  readonly #handlers: DaemonHandlers;
   /** Makes the calls of configurations: what they change is kept by whoever asked for them. */
   readonly #dispatcher: Dispatcher;
   readonly #server: RpcServer;
@@ -134,8 +133,7 @@ export class Daemon {
       this.bdevs.keepChange = () => state.keep();
       this.discoveries.onChange = () => void state.keep().catch((error: Error) => log.error(error.message));
     }
-    this.#handlers = this.#makeHandlers();
-    const handlers = this.#handlers;
+    const handlers = this.#makeHandlers();
     this.#dispatcher = new Dispatcher({ handlers, log: log.room('rpc'), version: VERSION });
     this.#server = new RpcServer({
       handlers: this.#changes.guard(state === null ? handlers : keepChanges(handlers, state)),
@@ -214,6 +212,10 @@ export class Daemon {
     if (predecessor !== null) return await Daemon.#startAfter(predecessor, options, log, onReactorDeath);
     if (!existsSync(options.socketDirectory) || !statSync(options.socketDirectory).isDirectory()) {
       throw new TargetError('ENOENT', `-S ${options.socketDirectory} is not a directory: create it first`);
+    }
+    if (!mayMakeFilesIn(options.socketDirectory)) {
+      const text = `-S ${options.socketDirectory}: this user may not make sockets there: choose another directory`;
+      throw new TargetError('EACCES', text);
     }
     const { stateDirectory, account } = options;
     const state = stateDirectory === undefined ? null : State.open(stateDirectory, account, log);
@@ -484,18 +486,15 @@ export class Daemon {
   async #openDashboard(inheritedFd?: number): Promise<void> {
     const { http } = this.options;
     if (http === null) return;
-    const source = {
-      sample: () => takeSample(this.#askItself),
-      eventsSince: (id: number) => this.log.events.since(id),
-    };
+    const source = { call: this.#ask, eventsSince: (id: number) => this.log.events.since(id) };
     this.#dashboard = await Dashboard.listen({ ...http, source, inheritedFd, log: this.log.room('http') });
   }
 
-  /** Calls a handler as a client would. */
-  readonly #askItself: SampleCall = async (method, params) => {
-    const handler = this.#handlers[method] as (params: unknown, context: RpcContext) => never;
-    const context = { signal: new AbortController().signal, calledAs: method, connection: NO_CONNECTION };
-    return await handler(METHODS[method].params.parse(params), context);
+  /** Calls itself as a client would. */
+  readonly #ask: Call = async (method, params) => {
+    const response = await this.#request(method, params);
+    if ('error' in response) throw new RpcCallError({ ...response.error });
+    return response.result as never;
   };
 
   /** As if an operator had deleted it. */
@@ -540,16 +539,17 @@ export class Daemon {
     await applyConfig(config, (call) => this.#call(call), this.log);
   }
 
-  async #call({ method, params }: ConfigCall): Promise<CallFailure | null> {
+  async #call({ method, params = {} }: ConfigCall): Promise<CallFailure | null> {
+    const response = await this.#request(method, params);
+    return 'error' in response ? response.error : null;
+  }
+
+  async #request(method: string, params: object): Promise<Response> {
     const { signal } = new AbortController();
-    const request = { jsonrpc: '2.0', id: 1, method, params: params ?? {} };
-    const { answer } = this.#dispatcher.start(request, {
-      connection: NO_CONNECTION,
-      signal,
-      beginWait: () => () => undefined,
-    });
-    const response = await answer;
-    return response !== null && 'error' in response ? response.error : null;
+    const caller = { connection: NO_CONNECTION, signal, beginWait: () => () => undefined };
+    const { answer } = this.#dispatcher.start({ jsonrpc: '2.0', id: 1, method, params }, caller);
+    // One request with an id has one answer.
+    return (await answer) as Response;
   }
 }
 
@@ -571,6 +571,15 @@ async function startReactors(
   }
   for (const { core } of reactors) log.info(`Reactor started on core ${core}, socket ${socketOf(core)}`);
   return reactors;
+}
+
+function mayMakeFilesIn(directory: string): boolean {
+  try {
+    accessSync(directory, constants.W_OK | constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Number of the processor package of a core, as the guide's notices show it. */

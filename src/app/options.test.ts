@@ -82,8 +82,8 @@ describe('options', () => {
     for (const socketMode of ['', '0060', '400', '8', '0o660', '10660', 'rw', '-660']) {
       expect(refusal({ socketMode })).toMatch(/^EINVAL: --socket-mode .*: give an octal mode/);
     }
-    expect(refusal({ socketGroup: 'no-such-group' })).toBe(
-      'EINVAL: --socket-group no-such-group: this machine knows no such group',
+    expect(refusal({ socketGroup: 'no-group' })).toBe(
+      'EINVAL: --socket-group no-group: this machine knows no such group: groupadd --system no-group makes it',
     );
   });
 
@@ -93,7 +93,9 @@ describe('options', () => {
       access: { mode: 0o600, uid: 65_534, gid: 65_534 },
     });
     expect(check({ user: '65534' }).account?.name).toBe('nobody');
-    expect(refusal({ user: 'no-such-user' })).toBe('EINVAL: --user no-such-user: this machine knows no such user');
+    expect(refusal({ user: 'no-such-user' })).toBe(
+      'EINVAL: --user no-such-user: this machine knows no such user: useradd --system no-such-user makes it',
+    );
   });
 
   it('never serve RPC over TCP without TLS and a token', () => {

@@ -2,6 +2,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { parseCpuset } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
+import { fileProblem } from '../base/file-problem.ts';
 import { type NetworkAddress, parseNetworkAddress } from '../base/network-address.ts';
 import type { SocketAccess } from '../base/socket-access.ts';
 import { checkToken } from '../base/token.ts';
@@ -179,8 +180,9 @@ function readOptionFile(path: string, option: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    const { code = 'EIO', message } = error as NodeJS.ErrnoException;
-    throw new TargetError(code, `${option}: ${message}`);
+    const { code = 'EIO' } = error as NodeJS.ErrnoException;
+    const remedy = option.endsWith('-token-file') ? `: openssl rand -hex 32 > ${path} makes one` : '';
+    throw new TargetError(code, `${option}: ${fileProblem(path, error)}${code === 'ENOENT' ? remedy : ''}`);
   }
 }
 

@@ -30,7 +30,9 @@ function lookUp(database: 'passwd' | 'group', key: string, option: string): stri
   } catch {
     throw new TargetError(
       'EINVAL',
-      `${option} ${key}: this machine knows no such ${database === 'group' ? 'group' : 'user'}`,
+      database === 'group'
+        ? `${option} ${key}: this machine knows no such group: groupadd --system ${key} makes it`
+        : `${option} ${key}: this machine knows no such user: useradd --system ${key} makes it`,
     );
   }
 }

@@ -5,7 +5,7 @@ import { BlkInitiator } from '../initiator/blk-initiator.ts';
 import { OwnedMemory } from '../initiator/owned-memory.ts';
 import { type ReplayReport, type ReplayRequest, replay, replaySlotBytes } from '../initiator/replay.ts';
 
-export type { ReplayReport };
+export type { ReplayReport, ReplayRequest };
 
 export interface ReplayTarget {
   /** Of a vhost-user-blk target. */
@@ -50,7 +50,11 @@ async function connect(
   queues: number,
   options: { readonly memory: OwnedMemory; readonly queueSize: number; readonly poll: boolean },
 ): Promise<BlkInitiator> {
-  const disk = await BlkInitiator.connect(path, { ...options, queues: 1 });
+  const disk = await BlkInitiator.connect(path, { ...options, queues: 1 }).catch((error: Error) => {
+    if (!(error instanceof TargetError) || error.code !== 'VHOST_CLOSED') throw error;
+    const hint = 'give the socket of a vhost-user-blk controller to which no guest is connected';
+    throw new TargetError(error.code, `${path}: ${error.message}: ${hint}`, { cause: error });
+  });
   const offered = Math.max(1, disk.config.queueCount);
   if (queues === 1 || offered === 1) return disk;
   disk.close();

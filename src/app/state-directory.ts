@@ -20,6 +20,7 @@ import {
 import { open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoName, TargetError } from '../base/errors.ts';
+import { fileProblem } from '../base/file-problem.ts';
 import { lockFile } from '../sys/file-lock.ts';
 
 const FILE = 'state.json';
@@ -91,7 +92,12 @@ export class StateDirectory {
       lock = openSync(join(path, LOCK), 'a+', FILE_MODE);
       if (owner !== null && isRoot()) fchownSync(lock, owner.uid, owner.gid);
     } catch (error) {
-      throw fileError(`--state-dir ${path} cannot be used`, error);
+      const { path: file = path } = error as NodeJS.ErrnoException;
+      throw new TargetError(
+        (error as NodeJS.ErrnoException).code ?? 'EIO',
+        `--state-dir ${path}: ${fileProblem(file, error)}`,
+        { cause: error },
+      );
     }
     if (!lockFile(lock)) {
       closeSync(lock);

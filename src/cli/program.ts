@@ -1,4 +1,5 @@
 /** What `ringhost` takes: commands and options. Their help, completion, man pages and docs/cli.md come from here. */
+import { existsSync } from 'node:fs';
 import { Argument, Command, Option } from 'commander';
 import { ATTACH_FORMATS, type AttachFormat } from '../app/attach.ts';
 import { VERSION } from '../app/version.ts';
@@ -36,7 +37,20 @@ export function createProgram(): Command {
   program.command('rpc').description("call an RPC method, with the arguments of SPDK's rpc.py (ringhost rpc --help)");
   addConfig(program);
   addCompletion(program);
+  for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
+    if (command.name() !== 'serve') command.showHelpAfterError(`(${pathOf(command)} --help lists what it takes)`);
+  }
   return program;
+}
+
+/** `ringhost config apply`. */
+function pathOf(command: Command): string {
+  return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`;
+}
+
+/** A single word that names nothing: rather a command that is misspelt. */
+function isNoFile(word: string): boolean {
+  return /^[\w-]+$/.test(word) && !existsSync(word);
 }
 
 function addServe(program: Command): void {
@@ -86,6 +100,14 @@ function addServe(program: Command): void {
     .action(async (disk: string | undefined, pairs: readonly string[], options: ServeValues, command: Command) => {
       const isGiven = (name: string): boolean => command.getOptionValueSource(name) !== 'default';
       const hasOwnSockets = !isGiven('socketDirectory') && !isGiven('rpcSocket');
+      if (options.allowPath !== undefined && options.confine !== true) {
+        command.error('error: --allow-path is of use with --confine only: give both, or neither');
+      }
+      if (disk !== undefined && isNoFile(disk)) {
+        command.error(
+          `error: there is no command ${disk}, and no file with a disk: ringhost --help lists the commands`,
+        );
+      }
       const raw = { ...serveOptions(options), disk, diskOptions: pairs, hasOwnSockets };
       // Before the daemon's modules are loaded: the process may start again.
       if (options.confine === true) {
@@ -207,6 +229,7 @@ function addRecord(program: Command): void {
     .argument('<controller>', 'such as vhost.0');
   withDaemonAccess(command)
     .option('--seconds <seconds>', 'how long; default: until it is interrupted')
+    .option('--hash', 'add up what reads bring: replay --verify compares it')
     .requiredOption('-o, --output <file>', 'where to')
     .action(async (controller: string, options: RecordOptions) => {
       const { runRecordCommand } = await import('./record-command.ts');
@@ -224,6 +247,7 @@ function addReplay(program: Command): void {
     .option('--depth <number>', 'requests in flight at most', '128')
     .option('--write', 'carry out requests that write, with a pattern: destroys what is on the disk')
     .option('--reads-only', 'leave out requests that write')
+    .option('--verify', 'with --reads-only: compare what reads bring with what the guest read (record --hash)')
     .option('--json', 'the report as JSON')
     .action(async (file: string, socket: string, options: ReplayOptions) => {
       const { runReplayCommand } = await import('./replay-command.ts');

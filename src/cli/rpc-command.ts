@@ -8,6 +8,7 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../base/errors.ts';
+import { fileProblem } from '../base/file-problem.ts';
 import { argumentHelp, parseArguments, toParams, UsageError, usageLine } from '../rpc/arguments.ts';
 import { clientSocketPath, DEFAULT_SOCKET_PATH, RpcCallError, type RpcClient } from '../rpc/client.ts';
 import type { CliSpec, CliValues } from '../rpc/define.ts';
@@ -192,7 +193,8 @@ class RpcCommand {
       }
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
-      throw new UsageError(`${method}: ${error.message}\nusage: ringhost rpc ${usageLine(method, cli)}`);
+      const usage = `usage: ringhost rpc ${usageLine(method, cli)}`;
+      throw new UsageError(`${method}: ${error.message}${globalHint(error.message)}\n${usage}`);
     }
     const details = found.spec.details === undefined ? '' : `${found.spec.details}\n\n`;
     const head = `usage: ringhost rpc ${usageLine(method, cli)}\n\n${found.spec.summary}.\n${details}`;
@@ -209,7 +211,9 @@ class RpcCommand {
     try {
       value = JSON.parse(path === undefined ? await readAll(this.#io.stdin ?? []) : readFileSync(path, 'utf8'));
     } catch (error) {
-      throw new TargetError('EINVAL', `cannot read JSON from ${origin}: ${(error as Error).message}`);
+      const isOfFile = path !== undefined && !(error instanceof SyntaxError);
+      const problem = isOfFile ? fileProblem(path, error) : (error as Error).message;
+      throw new TargetError('EINVAL', `cannot read JSON from ${origin}: ${problem}`);
     }
     const object = (typeof value === 'object' ? value : null) ?? {};
     return Object.fromEntries(Object.entries(object).filter(([name]) => input.members.includes(name)));
@@ -257,6 +261,13 @@ function findMethodIndex(argv: readonly string[]): number {
   while (index < argv.length && (argv[index] as string).startsWith('-'))
     index += takesValue.has(argv[index] as string) ? 2 : 1;
   return Math.min(index, argv.length);
+}
+
+/** An option of all calls that stands behind the method is none. */
+function globalHint(message: string): string {
+  const [, flag] = /^unknown flag: (\S+)$/.exec(message) ?? [];
+  const isGlobal = RPC_OPTIONS.flags?.some(({ names }) => names.some((name) => name === flag)) === true;
+  return isGlobal ? `: it stands before the method: ringhost rpc ${flag} … METHOD` : '';
 }
 
 async function connectWithRetries(settings: Settings, env: RpcCommandIo['env']): Promise<RpcClient> {

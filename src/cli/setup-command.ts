@@ -51,6 +51,7 @@ export function runSetup(action: SetupAction, options: SetupOptions, host: Setup
     showStatus(devices, host);
     return;
   }
+  if (devices.length === 0 && options.hugepagesMib === undefined) host.print('no NVMe drives: nothing to do');
   if (options.hugepagesMib !== undefined) reserve(options.hugepagesMib, host);
   if (action === 'config' && devices.length > 0) loadModules(host);
   for (const device of devices) bind(device, action === 'config' ? VFIO : 'nvme', host);
@@ -66,8 +67,10 @@ function findDevices(wanted: readonly string[], { root }: SetupHost): Device[] {
   const all = existsSync(directory) ? readdirSync(directory).sort() : [];
   const read = (address: string, name: string): string => readFileSync(join(directory, address, name), 'utf8').trim();
   for (const address of wanted) {
-    if (!all.includes(address)) throw new TargetError('ENODEV', `there is no PCI device ${address}`);
-    if (read(address, 'class') !== NVME_CLASS) throw new TargetError('EINVAL', `${address} is no NVMe drive`);
+    if (!all.includes(address))
+      throw new TargetError('ENODEV', `there is no PCI device ${address}: ringhost setup status lists the NVMe drives`);
+    if (read(address, 'class') !== NVME_CLASS)
+      throw new TargetError('EINVAL', `${address} is no NVMe drive: ringhost setup status lists those`);
   }
   return (wanted.length > 0 ? wanted : all.filter((address) => read(address, 'class') === NVME_CLASS)).map(
     (address) => ({

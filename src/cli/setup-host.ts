@@ -33,7 +33,7 @@ export function setUpHost(action: string, devices: string | undefined, hugepages
   try {
     if (known === undefined) throw new TargetError('EINVAL', `"${action}" is not one of ${ACTIONS.join(', ')}`);
     if (mib !== undefined && !(Number.isSafeInteger(mib) && mib >= 0)) {
-      throw new TargetError('EINVAL', `--hugepages ${hugepages}: a number of MiB is wanted`);
+      throw new TargetError('EINVAL', `--hugepages ${hugepages}: give a number of MiB, such as 1024`);
     }
     runSetup(known, { devices: devices?.split(',') ?? [], hugepagesMib: mib }, HOST);
     return 0;

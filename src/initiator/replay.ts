@@ -3,6 +3,7 @@
  * fast as it can. What is written is a pattern: a recording holds no data.
  */
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
+import { crc32 } from 'node:zlib';
 import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';
 import { clockNs } from '../sys/thread.ts';
@@ -18,6 +19,8 @@ export interface ReplayRequest {
   readonly startNs: number;
   readonly offsetBytes: number;
   readonly lengthBytes: number;
+  /** Of a read: CRC-32 of what it should bring. Null: whatever it brings is right. */
+  readonly expectedHash: number | null;
 }
 
 export interface ReplayOptions {
@@ -38,6 +41,9 @@ export interface ReplayReport {
   readonly latencies: ReadonlyMap<ReplayRequest['type'], LatencyHistogram>;
   /** How much later than recorded requests were made: as many as allowed were in flight. */
   readonly lateness: LatencyHistogram;
+  /** Reads that brought what they should, and those that did not. */
+  readonly equalReads: number;
+  readonly differentReads: readonly ReplayRequest[];
 }
 
 const TYPE_CODE = {
@@ -99,6 +105,8 @@ class Replay {
   #ended = 0;
   #failed = 0;
   #bytes = 0;
+  #equalReads = 0;
+  readonly #differentReads: ReplayRequest[] = [];
   #error: Error | null = null;
   #wake: () => void = () => {};
 
@@ -148,6 +156,8 @@ class Replay {
       bytes: this.#bytes,
       latencies: this.#latencies,
       lateness: this.#lateness,
+      equalReads: this.#equalReads,
+      differentReads: this.#differentReads,
     };
   }
 
@@ -170,7 +180,10 @@ class Replay {
     const sinceNs = clockNs();
     try {
       await queue.submit(head, session.timeoutMs);
-      this.#count(request, clockNs() - sinceNs, memory.bytes(slot.status, 1)[0] === BlkStatus.OK);
+      const latencyNs = clockNs() - sinceNs;
+      const isGood = memory.bytes(slot.status, 1)[0] === BlkStatus.OK;
+      this.#count(request, latencyNs, isGood);
+      if (isGood) this.#compare(request, slot);
     } catch (error) {
       this.#error ??= error as Error;
     }
@@ -191,6 +204,13 @@ class Replay {
       this.#latencies.set(request.type, histogram);
     }
     histogram.record(latencyNs);
+  }
+
+  #compare(request: ReplayRequest, slot: Slot): void {
+    const { expectedHash, lengthBytes } = request;
+    if (expectedHash === null) return;
+    if (crc32(this.#disk.memory.bytes(slot.data, lengthBytes)) === expectedHash) this.#equalReads++;
+    else this.#differentReads.push(request);
   }
 
   #segments({ type, offsetBytes, lengthBytes }: ReplayRequest, slot: Slot): Segment[] {

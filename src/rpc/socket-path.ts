@@ -5,8 +5,9 @@
  * The socket is made under a temporary name, gets its mode, and is then linked to its path: link(2) fails when the path
  * exists, so of two daemons that start at once one loses, cleanly.
  */
-import { linkSync, lstatSync, renameSync, type Stats, unlinkSync } from 'node:fs';
+import { existsSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
+import { dirname } from 'node:path';
 import { TargetError } from '../base/errors.ts';
 import { bindWithAccess, giveAccess, type SocketAccess } from '../base/socket-access.ts';
 import { SOCKET_PATH_MAX_BYTES } from './limits.ts';
@@ -41,7 +42,10 @@ function unlinkIfThere(path: string): void {
 
 function asTargetError(error: unknown, path: string): TargetError {
   const { code, message } = error as NodeJS.ErrnoException;
-  const hint = code === 'ENOENT' ? 'its directory does not exist: create it, or choose another path with -r' : message;
+  let hint = message;
+  // Of a directory that is not there libuv says EACCES, too.
+  if (!existsSync(dirname(path))) hint = 'its directory does not exist: create it, or choose another path with -r';
+  else if (code === 'EACCES') hint = 'this user may not make sockets there: choose another path with -r';
   return new TargetError(code ?? 'EIO', `cannot use RPC socket ${path}: ${hint}`, { cause: error, fields: { path } });
 }
 
