@@ -28,8 +28,15 @@ export const NO_WAKE_FD = -1;
 /** `wakeFd` of a channel whose completions come from channels below, which the reactor polls or watches as well. */
 export const WOKEN_FROM_BELOW = -2;
 
+/** Counts how long requests took: in steps of the clock's stamps, and for how many requests each stands. */
+export interface LatencyCounter {
+  add(type: IoType, steps: number, weight: number): void;
+}
+
 /** Whoever submitted a request. Called on the reactor's thread, possibly from inside `submit`. */
 export interface IoOwner {
+  /** Where else the latencies of its requests are counted: those of a guest's queue. */
+  readonly latencies?: LatencyCounter | null;
   ioDone(io: BdevIo): void;
 }
 

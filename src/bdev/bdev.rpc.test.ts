@@ -170,13 +170,13 @@ describe('bdev_get_iostat', () => {
     const entry = create('A');
     const row = new StatsRow(entry.stats, 1);
     for (let i = 0; i < 3; i++) row.add(IoType.read, 512, false);
-    row.addLatency(IoType.read, 700 / STAMP_NS, 3);
+    row.latencies.add(IoType.read, 700 / STAMP_NS, 3);
     row.add(IoType.unmap, 512, false);
-    row.addLatency(IoType.unmap, 96 / STAMP_NS, 1);
+    row.latencies.add(IoType.unmap, 96 / STAMP_NS, 1);
     const before = { read_latency_ticks: 2100, write_latency_ticks: 0, unmap_latency_ticks: 96 };
     expect(await iostat({ reset_mode: 'all' })).toMatchObject({ bdevs: [before] });
     row.add(IoType.read, 512, false);
-    row.addLatency(IoType.read, 1024 / STAMP_NS, 1);
+    row.latencies.add(IoType.read, 1024 / STAMP_NS, 1);
     const after = { read_latency_ticks: 1024, write_latency_ticks: 0, unmap_latency_ticks: 0 };
     expect(await iostat()).toMatchObject({ bdevs: [after] });
   });

@@ -171,7 +171,9 @@ export class BdevChannel implements IoAccount {
     const { type, weight } = io;
     io.weight = 0;
     if (io.status !== SUCCESS) return;
-    this.#stats.addLatency(type, stepsBetween(io.stamp, clockStamp()), weight);
+    const steps = stepsBetween(io.stamp, clockStamp());
+    this.#stats.latencies.add(type, steps, weight);
+    io.owner.latencies?.add(type, steps, weight);
     if (type === FLUSH) return;
     // The disk may have become smaller meanwhile.
     const region = Math.floor((io.offsetBlocks / this.blockCount) * REGIONS);

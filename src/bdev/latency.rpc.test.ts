@@ -24,7 +24,7 @@ function create(name: string): BdevEntry {
 
 /** `weight` requests that took so long. */
 function took(entry: BdevEntry, type: IoType, ns: number, weight = 1, reactor = 0): void {
-  new StatsRow(entry.stats, reactor).addLatency(type, Math.round(ns / STAMP_NS), weight);
+  new StatsRow(entry.stats, reactor).latencies.add(type, Math.round(ns / STAMP_NS), weight);
 }
 
 describe('bdev_get_latency', () => {

@@ -1,19 +1,12 @@
 /** The RPC methods about how long requests take, and where on the disk they go. */
 import { TargetError } from '../base/errors.ts';
 import { percentileOf } from '../base/percentile.ts';
-import { TIMED_TYPES } from '../rpc/methods/bdev-latency.ts';
+import { TIMED_TYPES } from '../rpc/methods/latency.ts';
 import type { Handlers, Params, Result } from '../rpc/methods.ts';
 import { STAMP_NS } from '../sys/thread.ts';
 import { IoType } from './bdev-io.ts';
-import {
-  boundsOf,
-  type LatencyBuckets,
-  REGIONS,
-  readLatencies,
-  readRegions,
-  readStats,
-  statsRows,
-} from './bdev-stats.ts';
+import { REGIONS, readLatencies, readRegions, readStats, statsRows } from './bdev-stats.ts';
+import { boundsOf, type LatencyBuckets } from './latencies.ts';
 import type { BdevEntry, BdevRegistry } from './registry.ts';
 
 type LatencyHandlers = Pick<
@@ -70,22 +63,34 @@ export function latencyRpc(registry: BdevRegistry): LatencyHandlers {
   };
 }
 
-function latenciesOf({ stats }: BdevEntry): Result<'bdev_get_latency'>['bdevs'][number]['latencies'] {
-  return TIMED_TYPES.flatMap((type) => {
-    const ioType = TYPE_BY_NAME[type];
+function latenciesOf({ stats }: BdevEntry): DescribedLatency[] {
+  return describeLatencies((type) => {
     let sumNs = 0;
-    for (let row = 0; row < statsRows(stats); row++) sumNs += readStats(stats, row, ioType).latencyNs;
-    const buckets = notEmpty(readLatencies(stats, ioType)).map(([bucket, count]): [number, number] => {
+    for (let row = 0; row < statsRows(stats); row++) sumNs += readStats(stats, row, type).latencyNs;
+    return { sumNs, buckets: readLatencies(stats, type) };
+  });
+}
+
+type DescribedLatency = Result<'bdev_get_latency'>['bdevs'][number]['latencies'][number];
+
+/** On the wire: the types that there were. */
+export function describeLatencies(
+  read: (type: IoType) => { readonly sumNs: number; readonly buckets: LatencyBuckets },
+): DescribedLatency[] {
+  return TIMED_TYPES.flatMap((type) => {
+    const counted = read(TYPE_BY_NAME[type]);
+    const buckets = notEmpty(counted.buckets).map(([bucket, count]): [number, number] => {
       return [boundsOf(bucket).upper * STAMP_NS, count];
     });
     if (buckets.length === 0) return [];
     const count = buckets.reduce((sum, bucket) => sum + bucket[1], 0);
-    const [p50, p99, p999] = [50, 99, 99.9].map((percent) => percentileOf(buckets, percent)) as [
-      number,
-      number,
-      number,
+    const percentile = (percent: number): number => percentileOf(buckets, percent);
+    return [
+      {
+        ...{ type, count, sum_ns: Math.round(counted.sumNs), buckets },
+        ...{ p50_ns: percentile(50), p99_ns: percentile(99), p999_ns: percentile(99.9) },
+      },
     ];
-    return [{ type, count, sum_ns: Math.round(sumNs), p50_ns: p50, p99_ns: p99, p999_ns: p999, buckets }];
   });
 }
 

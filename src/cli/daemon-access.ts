@@ -2,7 +2,9 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { TargetError } from '../base/errors.ts';
+import { fileProblem } from '../base/file-problem.ts';
 import { clientSocketPath, RpcClient, type RpcClientOptions } from '../rpc/client.ts';
+import type { Call } from '../rpc/methods.ts';
 
 export const WHERE_HELP = 'RPC socket of the daemon, or https://HOST:PORT';
 export const CA_HELP = "for https: certificates (PEM) of who signed the daemon's; default: those that Node.js trusts";
@@ -37,12 +39,17 @@ export function connectTo(
   return RpcClient.connect(socket, { ...options, ca, token });
 }
 
+/** Its calls, for what takes those of a daemon as well. */
+export function callOf(client: RpcClient): Call {
+  return (method, ...params) => client.call(method, ...params);
+}
+
 function readOption(option: string, path: string | undefined): string | undefined {
   if (path === undefined) return undefined;
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    const { code = 'EIO', message } = error as NodeJS.ErrnoException;
-    throw new TargetError(code, `${option}: ${message}`);
+    const { code = 'EIO' } = error as NodeJS.ErrnoException;
+    throw new TargetError(code, `${option}: ${fileProblem(path, error)}`);
   }
 }

@@ -2,16 +2,17 @@
 import { closeSync, writeSync } from 'node:fs';
 import { TargetError } from '../base/errors.ts';
 import { RecordingWriter } from '../observe/recording.ts';
+import { streamRequests } from '../observe/request-stream.ts';
 import { RpcCallError, type RpcClient } from '../rpc/client.ts';
-import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
 import { parseSeconds } from './quantities.ts';
-import { streamRequests } from './request-stream.ts';
 import { openOutput } from './trace-command.ts';
 
 /** As typed. */
 export interface RecordOptions extends DaemonAccess {
   readonly seconds?: string;
   readonly output: string;
+  readonly hash?: boolean;
 }
 
 /** Of each reactor; 16 MiB. */
@@ -31,17 +32,18 @@ export async function runRecordCommand(controller: string, options: RecordOption
 
 async function record(controller: string, options: RecordOptions): Promise<void> {
   const seconds = options.seconds === undefined ? undefined : parseSeconds('--seconds', options.seconds);
+  const hasHashes = options.hash === true;
   const leaving = new AbortController();
   const leave = (): void => leaving.abort();
   using client = await connectTo(options);
-  const head = { controller, startedMs: Date.now(), diskBytes: await diskBytesOf(client, controller) };
+  const head = { controller, startedMs: Date.now(), diskBytes: await diskBytesOf(client, controller), hasHashes };
   const file = openOutput(options.output);
   process.on('SIGINT', leave);
   process.on('SIGTERM', leave);
   try {
     const writer = new RecordingWriter(head, (bytes) => writeSync(file, bytes));
-    const { dropped } = await streamRequests(client, {
-      filter: { controllers: [controller], entries: ENTRIES },
+    const { dropped } = await streamRequests(callOf(client), {
+      filter: { controllers: [controller], entries: ENTRIES, hash_reads: hasHashes },
       ...{ seconds, signal: leaving.signal },
       onRequests: (requests) => writer.add(requests),
     });

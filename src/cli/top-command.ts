@@ -6,7 +6,7 @@ import { TargetError } from '../base/errors.ts';
 import { type Rates, ratesBetween } from '../observe/rates.ts';
 import { takeSample } from '../observe/take-sample.ts';
 import type { RpcClient } from '../rpc/client.ts';
-import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
 import { NOTHING_CHOSEN, press, TopView } from './top-view.ts';
 
 export interface TopOptions {
@@ -48,7 +48,9 @@ async function runTop(options: TopOptions): Promise<void> {
     const text = options.isJson
       ? JSON.stringify(rates, null, 2)
       : (['controllers', 'queues', 'bdevs'] as const)
-          .map((table) => h(TopView, { rates, choice: { ...NOTHING_CHOSEN, table }, lines: LINES_MAX }))
+          .map((table) =>
+            h(TopView, { rates, choice: { ...NOTHING_CHOSEN, table }, lines: LINES_MAX, columns: COLUMNS }),
+          )
           .map((view) => renderToString(view, { columns: COLUMNS }))
           .join('\n\n');
     process.stdout.write(`${text}\n`);
@@ -60,7 +62,7 @@ async function runTop(options: TopOptions): Promise<void> {
 
 /** Each call waits an interval, and gives what happened in it. */
 async function rateReader(client: RpcClient, intervalMs: number): Promise<() => Promise<Rates>> {
-  const take = () => takeSample((method, ...params) => client.call(method, ...params));
+  const take = () => takeSample(callOf(client));
   let before = await take();
   return async () => {
     await sleep(intervalMs);
@@ -73,7 +75,7 @@ async function rateReader(client: RpcClient, intervalMs: number): Promise<() => 
 
 function Top({ first, next }: { first: Rates; next: () => Promise<Rates> }): ReactNode {
   const { exit } = useApp();
-  const { rows } = useWindowSize();
+  const { rows, columns } = useWindowSize();
   const [rates, setRates] = useState(first);
   const [choice, setChoice] = useState(NOTHING_CHOSEN);
   useEffect(() => {
@@ -91,5 +93,5 @@ function Top({ first, next }: { first: Rates; next: () => Promise<Rates> }): Rea
     if (input === 'q' && !choice.isTyping) exit();
     else setChoice(press(choice, input, key, rates));
   });
-  return h(TopView, { rates, choice, lines: rows });
+  return h(TopView, { rates, choice, lines: rows, columns });
 }

@@ -16,17 +16,21 @@ function bdev(name: string, iops: number): Rates['bdevs'][number] {
     sizeBytes: 2 ** 28,
     io: { read, write: none, unmap: none },
     errorsPerSecond: 0,
-    heat: [],
+    heat: [
+      [12, 90],
+      [14, 9],
+    ],
     places: { regions: 256, reads: [], writes: [] },
   };
 }
 
 function controller(name: string, iops: number): Rates['controllers'][number] {
+  const latency = { read: NO_LATENCY, write: NO_LATENCY };
   const queue = { index: 0, core: 0, inFlight: 4, requests: 10, iops, kicksPerSecond: 2, callsPerSecond: 3 };
   return {
-    ...{ name, kind: 'blk', socket: `/var/tmp/${name}`, mode: 'adaptive', bdevs: ['A'], isConnected: true },
-    ...{ iops, inFlight: 4, queues: [{ ...queue, callsSavedPerSecond: 1, faults: 0 }] },
-  } as Rates['controllers'][number];
+    ...{ name, kind: 'blk' as const, socket: `/var/tmp/${name}`, mode: 'adaptive', bdevs: ['A'], isConnected: true },
+    ...{ iops, inFlight: 4, queues: [{ ...queue, callsSavedPerSecond: 1, faults: 0, latency, heat: [] }], latency },
+  };
 }
 
 const RATES: Rates = {
@@ -38,8 +42,8 @@ const RATES: Rates = {
   latency: { read: NO_LATENCY, write: NO_LATENCY },
 };
 
-const lines = (choice: Choice, rates = RATES, height = 40): string[] =>
-  renderToString(h(TopView, { rates, choice, lines: height }), { columns: 200 }).split('\n');
+const lines = (choice: Choice, rates = RATES, height = 40, columns = 200): string[] =>
+  renderToString(h(TopView, { rates, choice, lines: height, columns }), { columns }).split('\n');
 const having = (...keys: (string | Parameters<typeof press>[2])[]): Choice => {
   return keys.reduce<Choice>((choice, key) => {
     return typeof key === 'string' ? press(choice, key, {}, RATES) : press(choice, '', key, RATES);
@@ -48,18 +52,19 @@ const having = (...keys: (string | Parameters<typeof press>[2])[]): Choice => {
 /** First cells of the table. */
 const rowNames = (choice: Choice): string[] => {
   const all = lines(choice);
-  const from = all.indexOf('') + 2;
+  const from = all.indexOf('') + 3;
   return all.slice(from, all.indexOf('', from)).map((line) => line.trim().split(/\s{2,}/)[0] ?? '');
 };
 
 describe('ringhost top', () => {
   it('shows totals, reactors and bdevs', () => {
-    const [first, second, , head] = lines(NOTHING_CHOSEN);
+    const [first, second, , groups, head] = lines(NOTHING_CHOSEN);
     expect(first).toContain('3.0 k IOPS');
     expect(first).toContain('8 in flight');
     expect(second).toMatch(/^core 0 +█{10}░{10} +50 % +awake +3\.0 k IOPS$/);
-    expect(head).toMatch(/^bdev▴ +kind +size +reads +read IOPS +read B\/s +read p50 +read p99 +read p99\.9/);
-    expect(lines(NOTHING_CHOSEN)[5]).toMatch(
+    expect(groups).toMatch(/^ +─+ read ─+ +─+ write ─+$/);
+    expect(head).toMatch(/^bdev▴ +kind +size +total +IOPS +B\/s +p50 +p99 +p99\.9 +total +IOPS/);
+    expect(lines(NOTHING_CHOSEN)[6]).toMatch(
       /^Beta +Malloc disk +256 MiB +9\.0 k +300 k +1\.1 GiB +12\.0 µs +1\.5 ms +200 ms/,
     );
   });
@@ -83,10 +88,43 @@ describe('ringhost top', () => {
     expect(lines(having('/', 'x')).join('\n')).toContain('none of the bdevs contains "x"');
   });
 
-  it('opens a controller: its queues', () => {
+  it('opens a controller: its queues, and not those of another whose name begins so', () => {
     const down = { downArrow: true };
     expect(rowNames(having('1', down, { return: true }))).toEqual(['vm-web queue 0']);
     expect(rowNames(having('1', down, { upArrow: true }, { return: true }, { escape: true }))).toHaveLength(2);
+    const rates = { ...RATES, controllers: [controller('vm', 1), controller('vm-1', 1)] };
+    const opened = press(press(NOTHING_CHOSEN, '1', {}, rates), '', { return: true }, rates);
+    expect(lines(opened, rates).join('\n')).not.toContain('vm-1');
+  });
+
+  it('opens a bdev: all that is known of it, and how long its requests took', () => {
+    const opened = having({ downArrow: true }, { return: true });
+    const text = lines(opened);
+    expect(text[3]).toMatch(/^Beta +requests by latency$/);
+    const figure = (name: string): string | undefined => text.find((line) => line.startsWith(name));
+    expect(figure('read p99.9')).toMatch(/^read p99\.9 +200 ms/);
+    expect(figure('errors/s')).toMatch(/^errors\/s +0/);
+    // 10 µs: 90 requests; a row further none; then 9.
+    expect(text.slice(4, 7).map((line) => line.slice(36))).toEqual([
+      ' 10.0 µs ████████████████████ 90',
+      ' 14.7 µs ░░░░░░░░░░░░░░░░░░░░ 0',
+      ' 21.5 µs ██░░░░░░░░░░░░░░░░░░ 9',
+    ]);
+    expect(rowNames(press(opened, '', { escape: true }, RATES))).toHaveLength(3);
+    expect(lines(opened, { ...RATES, bdevs: [] }).join('\n')).toContain('Beta is not there any more');
+  });
+
+  it('shows in a narrow terminal the columns that fit, and always the one that is sorted by', () => {
+    const right = { rightArrow: true };
+    const narrow = lines(NOTHING_CHOSEN, RATES, 24, 80);
+    expect(narrow[4]).toMatch(/^bdev▴ .*IOPS/);
+    const byErrors = { ...NOTHING_CHOSEN, order: { column: 15, isAscending: false } };
+    const moved = lines(byErrors, RATES, 24, 80);
+    expect(moved[4]).toMatch(/^bdev .* errors\/s▾$/);
+    expect(moved[5]).toMatch(/^Alpha /);
+    for (const line of [...narrow, ...moved, ...lines(having(right), RATES, 24, 20)]) {
+      expect(line.length).toBeLessThanOrEqual(80);
+    }
   });
 
   it('keeps the selected row in sight, whatever goes', () => {

@@ -1,13 +1,14 @@
 /** `ringhost trace`: requests of a running daemon, one by one, into a file for Perfetto. */
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { TargetError } from '../base/errors.ts';
+import { fileProblem } from '../base/file-problem.ts';
+import { streamRequests } from '../observe/request-stream.ts';
 import { TraceEvents } from '../observe/trace-events.ts';
 import { RpcCallError } from '../rpc/client.ts';
 import { REQUEST_TYPES } from '../rpc/methods/trace.ts';
 import type { CallParams } from '../rpc/methods.ts';
-import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
 import { parseCount, parseSeconds, parseSize, parseTime } from './quantities.ts';
-import { streamRequests } from './request-stream.ts';
 
 /** As typed. */
 export interface TraceOptions extends DaemonAccess {
@@ -45,7 +46,7 @@ async function trace(options: TraceOptions): Promise<void> {
   process.on('SIGINT', leave);
   try {
     writeSync(file, events.begin());
-    const { dropped } = await streamRequests(client, {
+    const { dropped } = await streamRequests(callOf(client), {
       ...{ filter, seconds, signal: leaving.signal },
       onRequests: (requests) => {
         count += requests.length;
@@ -84,7 +85,7 @@ export function openOutput(path: string): number {
   try {
     return openSync(path, 'w');
   } catch (error) {
-    const { code = 'EIO', message } = error as NodeJS.ErrnoException;
-    throw new TargetError(code, `-o ${path}: ${message}`);
+    const { code = 'EIO' } = error as NodeJS.ErrnoException;
+    throw new TargetError(code, `-o: ${fileProblem(path, error)}`);
   }
 }

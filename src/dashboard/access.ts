@@ -34,6 +34,13 @@ const loopbackOnly: MiddlewareHandler = async (context, next) => {
   return context.text(`this server answers to localhost, not to ${host}\n`, 403);
 };
 
+/** What costs the daemon something is not for pages of other sites, which a browser names. */
+export const sameOriginOnly: MiddlewareHandler = async (context, next) => {
+  const origin = context.req.header('origin');
+  if (origin === undefined || URL.parse(origin)?.host === context.req.header('host')) return await next();
+  return context.text(`this is not for pages of ${origin}\n`, 403);
+};
+
 function tokenHolders(token: string): MiddlewareHandler {
   return async (context, next) => {
     const offered = context.req.query('token');

@@ -20,11 +20,12 @@ const SCRIPT = 'text/javascript; charset=utf-8';
 const STYLE = 'text/css; charset=utf-8';
 /** What is served, and no other file: by the path of its URL, without the extension, where it is. */
 const SCRIPTS: ReadonlyMap<string, string> = new Map([
-  ...['main', 'charts', 'colors', 'heat-maps', 'house', 'tables'].map((name): [string, string] => [
-    `/page/${name}`,
-    `${PAGE}${name}`,
-  ]),
-  ...['format', 'heat', 'tables'].map((name): [string, string] => [`/observe/${name}`, `observe/${name}`]),
+  ...['main', 'charts', 'colors', 'heat-maps', 'house', 'requests', 'sorted-table', 'subject'].map(
+    (name): [string, string] => [`/page/${name}`, `${PAGE}${name}`],
+  ),
+  ...['observe/format', 'observe/heat', 'observe/latency', 'observe/tables', 'base/percentile'].map(
+    (name): [string, string] => [`/${name}`, name],
+  ),
 ]);
 const STILL_FILES: Readonly<Record<string, string>> = { 'style.css': STYLE, 'icon.svg': 'image/svg+xml' };
 const VENDOR: Readonly<Record<string, { readonly file: string; readonly type: string }>> = {

@@ -1,6 +1,7 @@
 /**
  * The HTTP server: the dashboard at `/`, its frames at `/frames` (server-sent events, one a second), the newest
- * sample at `/sample`, and `/metrics` for Prometheus. It only shows: nothing can be changed by it.
+ * sample at `/sample`, `/metrics` for Prometheus, and single requests for a while (POST `/trace`). It only shows:
+ * nothing can be changed by it.
  */
 import { once } from 'node:events';
 import type { Server } from 'node:http';
@@ -8,6 +9,7 @@ import type { AddressInfo } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import { Hono } from 'hono';
 import { streamSSE } from 'hono/streaming';
+import { z } from 'zod';
 import { TargetError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { hostInUrl, type NetworkAddress } from '../base/network-address.ts';
@@ -15,7 +17,9 @@ import { descriptorOf, startListening } from '../base/node-handle.ts';
 import { Feed, type FeedSource } from '../observe/feed.ts';
 import type { Frame } from '../observe/frame.ts';
 import { METRICS_CONTENT_TYPE, metricsText } from '../observe/metrics-text.ts';
-import { guard, requireToken } from './access.ts';
+import { takeSample } from '../observe/take-sample.ts';
+import { traceFor, traceRequest } from '../observe/trace-file.ts';
+import { guard, requireToken, sameOriginOnly } from './access.ts';
 import { findAsset } from './assets.ts';
 
 export interface DashboardOptions {
@@ -92,9 +96,22 @@ function routes(source: FeedSource, feed: Feed, tokenOf: () => string | null): H
   });
   app.use(guard(tokenOf));
   app.get('/metrics', async (context) => {
-    return context.body(await metricsText(await source.sample()), 200, { 'content-type': METRICS_CONTENT_TYPE });
+    return context.body(await metricsText(await takeSample(source.call)), 200, {
+      'content-type': METRICS_CONTENT_TYPE,
+    });
   });
-  app.get('/sample', async (context) => context.json(await source.sample()));
+  app.get('/sample', async (context) => context.json(await takeSample(source.call)));
+  app.post('/trace', sameOriginOnly, async (context) => {
+    const request = traceRequest.safeParse(await context.req.json().catch(() => null));
+    if (!request.success) return context.text(`${z.prettifyError(request.error)}\n`, 400);
+    try {
+      const text = await traceFor(source.call, request.data, context.req.raw.signal);
+      return context.body(text, 200, { 'content-type': 'application/json' });
+    } catch (error) {
+      if (!(error instanceof TargetError)) throw error;
+      return context.text(`${error.message}\n`, 409);
+    }
+  });
   app.get('/frames', (context) => {
     return streamSSE(context, async (stream) => {
       const queue: Frame[] = [];

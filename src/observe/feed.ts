@@ -2,13 +2,15 @@
  * One frame a second of what the daemon does, for whoever subscribes. While nobody does, nothing is measured: an idle
  * daemon stays idle.
  */
+import type { Call } from '../rpc/methods.ts';
 import type { LogEvent } from './event-log.ts';
 import type { Frame } from './frame.ts';
 import { ratesBetween } from './rates.ts';
 import type { Sample } from './sample.ts';
+import { takeSample } from './take-sample.ts';
 
 export interface FeedSource {
-  sample(): Promise<Sample>;
+  readonly call: Call;
   eventsSince(id: number): readonly LogEvent[];
 }
 
@@ -59,7 +61,7 @@ export class Feed {
   }
 
   async #tick(): Promise<void> {
-    const now = await this.#source.sample();
+    const now = await takeSample(this.#source.call);
     const before = this.#last;
     if (this.#timer === null) return;
     this.#last = now;

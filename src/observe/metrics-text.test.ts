@@ -1,7 +1,18 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { metricsText } from './metrics-text.ts';
-import type { Sample } from './sample.ts';
+import type { LatencyCounts, Sample } from './sample.ts';
+
+const LATENCIES: LatencyCounts = {
+  read: {
+    sumSeconds: 0.25,
+    buckets: [
+      [2000, 3],
+      [2600, 1],
+      [7_000_000_000, 1],
+    ],
+  },
+};
 
 const SAMPLE: Sample = {
   atSeconds: 1,
@@ -16,7 +27,19 @@ const SAMPLE: Sample = {
       mode: 'adaptive',
       bdevs: ['Malloc0'],
       isConnected: true,
-      queues: [{ index: 1, core: 0, requests: 7, inFlight: 2, kicks: 3, calls: 4, callsSaved: 1, faults: 0 }],
+      queues: [
+        {
+          index: 1,
+          core: 0,
+          requests: 7,
+          inFlight: 2,
+          kicks: 3,
+          calls: 4,
+          callsSaved: 1,
+          faults: 0,
+          latencies: LATENCIES,
+        },
+      ],
     },
   ],
   bdevs: [
@@ -30,16 +53,7 @@ const SAMPLE: Sample = {
         write: { operations: 2, bytes: 8192 },
         unmap: { operations: 0, bytes: 0 },
       },
-      latencies: {
-        read: {
-          sumSeconds: 0.25,
-          buckets: [
-            [2000, 3],
-            [2600, 1],
-            [7_000_000_000, 1],
-          ],
-        },
-      },
+      latencies: LATENCIES,
       places: { regions: 256, reads: [], writes: [] },
     },
   ],
@@ -77,6 +91,9 @@ describe('the metrics text', () => {
     }
     expect(lines).toContain('ringhost_bdev_latency_seconds_sum{bdev="Malloc0",type="read"} 0.25');
     expect(lines).toContain('ringhost_bdev_latency_seconds_count{bdev="Malloc0",type="read"} 5');
+    // The same of the queue that they came by.
+    const ofQueue = 'ringhost_queue_latency_seconds_count{controller="vhost \\"0\\"",queue="1",type="read"} 5';
+    expect((await metricsText(SAMPLE)).split('\n')).toContain(ofQueue);
     // None of a type that there was none of.
     expect(lines.filter((line) => line.includes('type="write"'))).toEqual([]);
   });

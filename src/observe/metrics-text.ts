@@ -3,7 +3,7 @@
  * sizes in bytes, as its conventions want. docs/observing.md lists the names.
  */
 import { Counter, collectDefaultMetrics, Gauge, type Metric, Registry } from 'prom-client';
-import { IO_KINDS, LATENCY_KINDS, type LatencyCount, type Sample } from './sample.ts';
+import { IO_KINDS, LATENCY_KINDS, type LatencyCount, type LatencyCounts, type Sample } from './sample.ts';
 
 export const METRICS_CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE;
 
@@ -24,7 +24,12 @@ export async function metricsText(sample: Sample): Promise<string> {
   addReactors(sample, counter, gauge);
   addControllers(sample, counter, gauge);
   addBdevs(sample, counter, gauge);
-  registry.registerMetric(latencyHistogram(sample));
+  const bdevs = sample.bdevs.map(({ name, latencies }) => ({ labels: { bdev: name }, latencies }));
+  const queues = sample.controllers.flatMap(({ name, queues: own }) => {
+    return own.map(({ index, latencies }) => ({ labels: { controller: name, queue: String(index) }, latencies }));
+  });
+  registry.registerMetric(latencyHistogram('bdev_latency_seconds', bdevs));
+  registry.registerMetric(latencyHistogram('queue_latency_seconds', queues));
   return `${await registry.metrics()}\n${await process.metrics()}`;
 }
 
@@ -91,14 +96,19 @@ interface MetricValue {
   readonly value: number;
 }
 
+interface Timed {
+  readonly labels: Readonly<Record<string, string>>;
+  readonly latencies: LatencyCounts;
+}
+
 /** The library's own histogram takes values one at a time: these are counted already. */
-function latencyHistogram({ bdevs }: Sample): Metric {
-  const name = 'ringhost_bdev_latency_seconds';
+function latencyHistogram(suffix: string, timed: readonly Timed[]): Metric {
+  const name = `ringhost_${suffix}`;
   const help = 'How long requests that succeeded took, estimated from those that were timed';
-  const values = bdevs.flatMap((bdev) => {
+  const values = timed.flatMap(({ labels, latencies }) => {
     return LATENCY_KINDS.flatMap((type): MetricValue[] => {
-      const latency = bdev.latencies[type];
-      return latency === undefined ? [] : histogramValues(name, { bdev: bdev.name, type }, latency);
+      const latency = latencies[type];
+      return latency === undefined ? [] : histogramValues(name, { ...labels, type }, latency);
     });
   });
   return { name, get: async () => ({ name, help, type: 'histogram', values, aggregator: 'sum' }) } as unknown as Metric;

@@ -19,7 +19,8 @@ function bdev(io: Partial<BdevSample['io']>, parts: Partial<BdevSample> = {}): B
 }
 
 function queue(requests: number, parts: Partial<QueueSample> = {}): QueueSample {
-  return { index: 0, core: 0, requests, inFlight: 0, kicks: 0, calls: 0, callsSaved: 0, faults: 0, ...parts };
+  const none = { inFlight: 0, kicks: 0, calls: 0, callsSaved: 0, faults: 0, latencies: {} };
+  return { index: 0, core: 0, requests, ...none, ...parts };
 }
 
 function controller(...queues: QueueSample[]): ControllerSample {
@@ -76,6 +77,19 @@ describe('rates between two samples', () => {
     const below = bdev({}, { name: 'Base0', latencies: { write: took(1, [1000, 1000]) } });
     const now = sample(2, { bdevs: [below, above], controllers: [controller()] });
     expect(ratesBetween(sample(1), now).latency.write).toMatchObject({ meanSeconds: 0.3, p50Seconds: 3e-3 });
+  });
+
+  it('have the latency of each queue, and of all queues of a controller', () => {
+    const timed = (...counts: number[]) =>
+      controller(
+        ...counts.map((count, index) => queue(0, { index, latencies: { read: took(0, [1000 * 10 ** index, count]) } })),
+      );
+    const rates = ratesBetween(sample(1, { controllers: [timed(5, 5)] }), sample(2, { controllers: [timed(105, 6)] }));
+    const [first] = rates.controllers;
+    expect(first?.queues.map(({ latency }) => latency.read.p50Seconds)).toEqual([1e-6, 1e-5]);
+    expect(first?.queues.map(({ heat }) => heat)).toEqual([[[6, 100]], [[12, 1]]]);
+    expect(first?.latency.read).toMatchObject({ p50Seconds: 1e-6, p999Seconds: 1e-5 });
+    expect(first?.latency.write.p50Seconds).toBe(0);
   });
 
   it('say where on the disk requests went in between, and begin anew with a bdev of the same name', () => {

@@ -12,6 +12,7 @@ import {
   type IoKind,
   LATENCY_KINDS,
   type LatencyCount,
+  type LatencyCounts,
   type QueueSample,
   type RegionCount,
   type Sample,
@@ -25,6 +26,8 @@ interface IoRate {
   readonly bytesPerSecond: number;
   readonly latency: LatencyRate;
 }
+
+type ReadWriteLatency = Readonly<Record<'read' | 'write', LatencyRate>>;
 
 interface BdevRates {
   readonly name: string;
@@ -50,11 +53,16 @@ interface QueueRates {
   readonly callsPerSecond: number;
   readonly callsSavedPerSecond: number;
   readonly faults: number;
+  readonly latency: ReadWriteLatency;
+  /** As of bdevs. */
+  readonly heat: readonly Bucket[];
 }
 
 interface ControllerRates extends Omit<ControllerSample, 'queues'> {
   readonly iops: number;
   readonly inFlight: number;
+  /** Of all its queues. */
+  readonly latency: ReadWriteLatency;
   readonly queues: readonly QueueRates[];
 }
 
@@ -75,7 +83,7 @@ export interface Rates {
   readonly controllers: readonly ControllerRates[];
   readonly bdevs: readonly BdevRates[];
   /** Of the bdevs that controllers serve, together. */
-  readonly latency: Readonly<Record<'read' | 'write', LatencyRate>>;
+  readonly latency: ReadWriteLatency;
 }
 
 export function ratesBetween(before: Sample, now: Sample): Rates {
@@ -111,21 +119,39 @@ export function ratesBetween(before: Sample, now: Sample): Rates {
         seconds,
       ),
     ),
-    latency: { read: servedLatency(earlier, now, 'read'), write: servedLatency(earlier, now, 'write') },
+    latency: servedLatency(earlier, now),
   };
 }
 
 /** Bdevs under those that guests use would count their requests again. */
-function servedLatency(before: Sample, now: Sample, kind: 'read' | 'write'): LatencyRate {
+function servedLatency(before: Sample, now: Sample): ReadWriteLatency {
   const served = new Set(now.controllers.flatMap(({ bdevs }) => bdevs));
-  const sum = ({ bdevs }: Sample): LatencyCount => {
-    const counts = bdevs.flatMap(({ name, latencies }) => (served.has(name) ? (latencies[kind] ?? []) : []));
+  const of = ({ bdevs }: Sample) => bdevs.filter(({ name }) => served.has(name));
+  return readWriteLatency(of(before), of(now));
+}
+
+interface Timed {
+  readonly latencies: LatencyCounts;
+}
+
+/** Of several, as one. */
+function readWriteLatency(before: readonly Timed[], now: readonly Timed[]): ReadWriteLatency {
+  const sum = (timed: readonly Timed[], kind: 'read' | 'write'): LatencyCount => {
+    const counts = timed.flatMap(({ latencies }) => latencies[kind] ?? []);
     return {
       sumSeconds: counts.reduce((total, { sumSeconds }) => total + sumSeconds, 0),
       buckets: mergeBuckets(counts.map(({ buckets }) => buckets)),
     };
   };
-  return latencyRate(sum(before), sum(now));
+  const rate = (kind: 'read' | 'write'): LatencyRate => latencyRate(sum(before, kind), sum(now, kind));
+  return { read: rate('read'), write: rate('write') };
+}
+
+function heatBetween(before: Timed | undefined, now: Timed): readonly Bucket[] {
+  const ended = LATENCY_KINDS.flatMap((kind) => {
+    return growthOf(before?.latencies[kind]?.buckets ?? [], now.latencies[kind]?.buckets ?? []);
+  });
+  return heatOf(ended);
 }
 
 function growth(before: number | undefined, now: number): number {
@@ -145,7 +171,8 @@ function controllerRates(
     );
   });
   const sum = (field: 'iops' | 'inFlight'): number => queues.reduce((total, queue) => total + queue[field], 0);
-  return { ...now, queues, iops: sum('iops'), inFlight: sum('inFlight') };
+  const latency = readWriteLatency(before?.queues ?? [], now.queues);
+  return { ...now, queues, iops: sum('iops'), inFlight: sum('inFlight'), latency };
 }
 
 function queueRates(before: QueueSample | undefined, now: QueueSample, seconds: number): QueueRates {
@@ -162,6 +189,8 @@ function queueRates(before: QueueSample | undefined, now: QueueSample, seconds: 
     callsPerSecond: rate('calls'),
     callsSavedPerSecond: rate('callsSaved'),
     faults: now.faults,
+    latency: readWriteLatency(before === undefined ? [] : [before], [now]),
+    heat: heatBetween(before, now),
   };
 }
 
@@ -184,13 +213,10 @@ function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: num
   const { name, product, condition, sizeBytes } = now;
   const state = condition === undefined ? {} : { condition };
   const errorsPerSecond = growth(before?.errors, now.errors) / seconds;
-  const ended = LATENCY_KINDS.flatMap((kind) => {
-    return growthOf(before?.latencies[kind]?.buckets ?? [], now.latencies[kind]?.buckets ?? []);
-  });
   const places = {
     regions: now.places.regions,
     reads: growthOf(before?.places.reads ?? [], now.places.reads),
     writes: growthOf(before?.places.writes ?? [], now.places.writes),
   };
-  return { name, product, ...state, sizeBytes, io, errorsPerSecond, heat: heatOf(ended), places };
+  return { name, product, ...state, sizeBytes, io, errorsPerSecond, heat: heatBetween(before, now), places };
 }

@@ -5,6 +5,7 @@
  *   for each request that succeeded, in the order in which they ended, as variable-length integers (LEB128):
  *     8 x queue + type   start: ns since that of the request before, zigzag   duration: ns
  *     first sector: since the end of the request before, zigzag               length: bytes
+ *     of a read, in version 2: 0, or 1 + CRC-32 of what it brought
  *   7   requests   dropped   failed   CRC-32 u32 of all bytes before it
  *
  * Integers of fixed size are little-endian. Sequential requests at depth 1 take about 9 bytes each.
@@ -23,6 +24,8 @@ export interface RecordingHead {
   readonly startedMs: number;
   /** Size of the disk; 0 when it is not known. */
   readonly diskBytes: number;
+  /** What reads brought is added up. */
+  readonly hasHashes: boolean;
 }
 
 export interface RecordedRequest {
@@ -33,6 +36,8 @@ export interface RecordedRequest {
   readonly durationNs: number;
   readonly offsetBytes: number;
   readonly lengthBytes: number;
+  /** CRC-32 of what a read brought; null: it is not known. */
+  readonly hash: number | null;
 }
 
 export interface Recording {
@@ -47,6 +52,7 @@ export interface Recording {
 
 const MAGIC = 'RHRECORD';
 const VERSION = 1;
+const VERSION_WITH_HASHES = 2;
 const HEAD_BYTES = 16;
 const END = 7;
 const CRC_BYTES = 4;
@@ -54,6 +60,7 @@ const SECTOR_BYTES = 512;
 
 export class RecordingWriter {
   readonly #write: (bytes: Uint8Array) => void;
+  readonly #hasHashes: boolean;
   #crc = 0;
   #count = 0;
   #failed = 0;
@@ -62,10 +69,11 @@ export class RecordingWriter {
 
   constructor(head: RecordingHead, write: (bytes: Uint8Array) => void) {
     this.#write = write;
+    this.#hasHashes = head.hasHashes;
     const json = Buffer.from(JSON.stringify(head));
     const fixed = Buffer.alloc(HEAD_BYTES);
     fixed.write(MAGIC, 'latin1');
-    fixed.writeUInt16LE(VERSION, 8);
+    fixed.writeUInt16LE(head.hasHashes ? VERSION_WITH_HASHES : VERSION, 8);
     fixed.writeUInt32LE(json.length, 12);
     this.#put(Buffer.concat([fixed, json]));
   }
@@ -90,7 +98,8 @@ export class RecordingWriter {
     this.#write(crc);
   }
 
-  #addOne(bytes: number[], { type, queue, startNs, durationNs, offsetBytes, lengthBytes, status }: Request): void {
+  #addOne(bytes: number[], request: Request): void {
+    const { type, queue, startNs, durationNs, offsetBytes, lengthBytes, status, hash } = request;
     const number = TYPES.indexOf(type as RecordedType);
     if (number < 0 || status !== 0) {
       this.#failed++;
@@ -104,6 +113,7 @@ export class RecordingWriter {
     putInteger(bytes, durationNs);
     putInteger(bytes, zigzag(sector - this.#lastEndSector));
     putInteger(bytes, lengthBytes);
+    if (this.#hasHashes && type === 'read') putInteger(bytes, hash === null ? 0 : hash + 1);
     this.#lastStartNs = startNs;
     this.#lastEndSector = sector + Math.floor(lengthBytes / SECTOR_BYTES);
   }
@@ -128,9 +138,10 @@ export function readRecording(bytes: Uint8Array): Recording {
     const lengthBytes = reader.next();
     const type = TYPES[code % 8];
     if (type === undefined || sector < 0) throw damaged();
+    const hash = head.value.hasHashes && type === 'read' ? reader.next() : 0;
     requests.push({
       ...{ type, queue: Math.floor(code / 8), startNs, durationNs },
-      ...{ offsetBytes: sector * SECTOR_BYTES, lengthBytes },
+      ...{ offsetBytes: sector * SECTOR_BYTES, lengthBytes, hash: hash === 0 ? null : hash - 1 },
     });
     endSector = sector + Math.floor(lengthBytes / SECTOR_BYTES);
     code = reader.next();
@@ -151,13 +162,14 @@ function readHead(bytes: Uint8Array): { value: RecordingHead; endsAt: number } {
   if (bytes.length < HEAD_BYTES) throw cutOff();
   const view = new DataView(bytes.buffer, bytes.byteOffset);
   const version = view.getUint16(8, true);
-  if (version !== VERSION) {
-    throw new TargetError('EINVAL', `it has version ${version} of the format, and this program knows ${VERSION}`);
+  if (version !== VERSION && version !== VERSION_WITH_HASHES) {
+    throw new TargetError('EINVAL', `it has version ${version} of the format, and this program knows 1 and 2`);
   }
   const endsAt = HEAD_BYTES + view.getUint32(12, true);
   if (bytes.length < endsAt) throw cutOff();
   try {
-    return { value: JSON.parse(Buffer.from(bytes.subarray(HEAD_BYTES, endsAt)).toString()), endsAt };
+    const json = JSON.parse(Buffer.from(bytes.subarray(HEAD_BYTES, endsAt)).toString());
+    return { value: { ...json, hasHashes: version === VERSION_WITH_HASHES }, endsAt };
   } catch {
     throw damaged();
   }

@@ -21,6 +21,9 @@ export interface LatencyCount {
   readonly buckets: readonly Bucket[];
 }
 
+/** Of kinds that there were. */
+export type LatencyCounts = Readonly<Partial<Record<LatencyKind, LatencyCount>>>;
+
 /** Requests by where on the disk they began: the number of the region, and how many. */
 export type Places = readonly (readonly [region: number, count: number])[];
 
@@ -39,8 +42,7 @@ export interface BdevSample {
   readonly sizeBytes: number;
   readonly io: Readonly<Record<IoKind, IoCount>>;
   readonly errors: number;
-  /** Of kinds that there were. */
-  readonly latencies: Readonly<Partial<Record<LatencyKind, LatencyCount>>>;
+  readonly latencies: LatencyCounts;
   readonly places: RegionCount;
 }
 
@@ -55,6 +57,8 @@ export interface QueueSample {
   readonly calls: number;
   readonly callsSaved: number;
   readonly faults: number;
+  /** Of its requests in the disk. */
+  readonly latencies: LatencyCounts;
 }
 
 export interface ControllerSample {

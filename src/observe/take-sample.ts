@@ -3,52 +3,43 @@
  * one moment, read by the RPC methods that everybody may call. So `ringhost top` sees a daemon from outside as
  * `/metrics` does from inside.
  */
-import type { CallParams, Result } from '../rpc/methods.ts';
+import type { Call, Result } from '../rpc/methods.ts';
 import type {
   BdevSample,
   ControllerSample,
   IoCount,
   LatencyCount,
+  LatencyCounts,
   ReactorSample,
   RegionCount,
   Sample,
 } from './sample.ts';
 
-type Method =
-  | 'bdev_get_iostat'
-  | 'bdev_get_bdevs'
-  | 'bdev_get_latency'
-  | 'bdev_get_regions'
-  | 'vhost_get_controllers'
-  | 'framework_get_reactors'
-  | 'spdk_get_version';
-
-/** Makes a call: an RPC client's, or the daemon's own handlers. */
-export type SampleCall = <N extends Method>(method: N, params: CallParams<N>) => Promise<Result<N>>;
-
 const NANO = 1e9;
 const NO_PLACES: RegionCount = { regions: 1, reads: [], writes: [] };
 
-/** Everything in seven calls. Counts of one bdev, queue or reactor are of one moment; those of two may not be. */
-export async function takeSample(call: SampleCall): Promise<Sample> {
-  const [iostat, bdevs, latency, regions, controllers, reactors, version] = await Promise.all([
+/** Everything in eight calls. Counts of one bdev, queue or reactor are of one moment; those of two may not be. */
+export async function takeSample(call: Call): Promise<Sample> {
+  const [iostat, bdevs, latency, regions, controllers, queueLatency, reactors, version] = await Promise.all([
     call('bdev_get_iostat', {}),
     call('bdev_get_bdevs', {}),
     call('bdev_get_latency', {}),
     call('bdev_get_regions', {}),
     call('vhost_get_controllers', {}),
+    call('vhost_get_latency', {}),
     call('framework_get_reactors', {}),
     call('spdk_get_version', {}),
   ]);
   const described = new Map(bdevs.map((bdev) => [bdev.name, bdev]));
   const latencies = new Map(latency.bdevs.map((bdev) => [bdev.name, toLatencies(bdev.latencies)]));
+  const byController = new Map(queueLatency.controllers.map(({ ctrlr, queues }) => [ctrlr, queues]));
   const places = new Map(regions.bdevs.map(({ name, ...counts }) => [name, counts]));
   return {
     atSeconds: iostat.ticks / iostat.tick_rate,
     pid: reactors.pid ?? 0,
     version: version.version,
     reactors: reactors.reactors.map((reactor) => toReactor(reactor, reactors.tick_rate)),
-    controllers: controllers.map(toController),
+    controllers: controllers.map((controller) => toController(controller, byController.get(controller.ctrlr) ?? [])),
     bdevs: ('bdevs' in iostat ? iostat.bdevs : []).map((counts) => {
       const bdev = described.get(counts.name);
       return {
@@ -81,7 +72,10 @@ function toReactor(
   return { core: lcore, busySeconds: busy / tickRate, idleSeconds: idle / tickRate, isSleeping: isSleeping === true };
 }
 
-function toController(controller: Result<'vhost_get_controllers'>[number]): ControllerSample {
+function toController(
+  controller: Result<'vhost_get_controllers'>[number],
+  latencies: Result<'vhost_get_latency'>['controllers'][number]['queues'],
+): ControllerSample {
   const { backend_specific: backend } = controller;
   const isBlk = 'block' in backend;
   const names = isBlk
@@ -104,13 +98,14 @@ function toController(controller: Result<'vhost_get_controllers'>[number]): Cont
       calls: queue.calls,
       callsSaved: queue.calls_saved,
       faults: queue.faults,
+      latencies: toLatencies(latencies.find(({ index }) => index === queue.index)?.latencies ?? []),
     })),
   };
 }
 
 type WireCounts = Extract<Result<'bdev_get_iostat'>, { bdevs: unknown }>['bdevs'][number];
 
-function toLatencies(latencies: Result<'bdev_get_latency'>['bdevs'][number]['latencies']): BdevSample['latencies'] {
+function toLatencies(latencies: Result<'bdev_get_latency'>['bdevs'][number]['latencies']): LatencyCounts {
   return Object.fromEntries(
     latencies.map(({ type, sum_ns: sumNs, buckets }): [string, LatencyCount] => {
       return [type, { sumSeconds: sumNs / NANO, buckets }];

@@ -28,6 +28,7 @@ const anyRequest = fc.record({
   offsetBytes: fc.integer({ min: 0, max: 2 ** 40 }),
   lengthBytes: fc.integer({ min: 0, max: 2 ** 20 }),
   status: fc.integer({ min: 0, max: 2 }),
+  hash: fc.constant(null),
 });
 
 describe('a trace file', () => {
@@ -56,7 +57,15 @@ describe('a trace file', () => {
   });
 
   it('says what a request was, in microseconds', () => {
-    const request = { controller: 'vm', queue: 2, type: 'write', offsetBytes: 4096, lengthBytes: 512, status: 1 };
+    const request = {
+      controller: 'vm',
+      queue: 2,
+      type: 'write',
+      offsetBytes: 4096,
+      lengthBytes: 512,
+      status: 1,
+      hash: null,
+    };
     const { traceEvents } = fileOf([{ ...request, startNs: 5_000_500, durationNs: 1250 }]);
     expect(traceEvents.map(({ ph, args }) => [ph, args])).toEqual([
       ['M', { name: 'vm' }],

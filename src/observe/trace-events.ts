@@ -15,6 +15,8 @@ export interface Request {
   readonly lengthBytes: number;
   /** 0: it succeeded. */
   readonly status: number;
+  /** CRC-32 of what a read brought, where that was asked for. */
+  readonly hash: number | null;
 }
 
 const NS_PER_US = 1000;

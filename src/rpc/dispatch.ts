@@ -17,7 +17,7 @@ import { checkParams } from './params.ts';
 
 type RequestId = string | number | bigint | null;
 
-type Response =
+export type Response =
   | { readonly jsonrpc: '2.0'; readonly id: RequestId; readonly result: unknown }
   | { readonly jsonrpc: '2.0'; readonly id: RequestId; readonly error: ErrorObject };
 

@@ -11,7 +11,6 @@ import { accelMethods } from './methods/accel.ts';
 import { bdevMethods } from './methods/bdev.ts';
 import { fileMethods } from './methods/bdev-file.ts';
 import { jobMethods } from './methods/bdev-jobs.ts';
-import { latencyMethods } from './methods/bdev-latency.ts';
 import { lvolMethods } from './methods/bdev-lvol.ts';
 import { moduleMethods } from './methods/bdev-module.ts';
 import { nbdMethods } from './methods/bdev-nbd.ts';
@@ -23,6 +22,7 @@ import { stackedMethods } from './methods/bdev-stacked.ts';
 import { virtioMethods } from './methods/bdev-virtio.ts';
 import { configMethods } from './methods/config.ts';
 import { frameworkMethods } from './methods/framework.ts';
+import { latencyMethods } from './methods/latency.ts';
 import { traceMethods } from './methods/trace.ts';
 import { vhostMethods } from './methods/vhost.ts';
 
@@ -56,6 +56,9 @@ export type Params<N extends MethodName> = z.output<(typeof METHODS)[N]['params'
 export type CallParams<N extends MethodName> = z.input<(typeof METHODS)[N]['params']>;
 
 export type Result<N extends MethodName> = z.output<(typeof METHODS)[N]['result']>;
+
+/** Makes a call: a client's, or the daemon's own. */
+export type Call = <N extends MethodName>(method: N, params: CallParams<N>) => Promise<Result<N>>;
 
 /** What a handler may know about the request besides its parameters. */
 export interface RpcContext {

@@ -7,7 +7,7 @@
  */
 import { assert } from '../base/assert.ts';
 import { DOUBLE } from '../base/double.ts';
-import { BdevIo, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
+import { BdevIo, type IoOwner, IoStatus, IoType, type LatencyCounter, NO_SEGMENTS } from '../bdev/bdev-io.ts';
 import { finishTask, setParameterData, setSense } from './answer.ts';
 import { type BounceWaiter, NO_BOUNCE } from './bounce-pool.ts';
 import { fieldPointer, NO_FIELD, NO_INFORMATION, Sense, WHOLE_BYTE } from './sense.ts';
@@ -87,6 +87,10 @@ export class Command implements IoOwner, BounceWaiter {
     this.owner = owner;
     this.task = task;
     this.io = new BdevIo(this);
+  }
+
+  get latencies(): LatencyCounter | null {
+    return this.task.transport.latencies ?? null;
   }
 
   get storage(): Uint8Array {

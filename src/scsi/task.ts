@@ -2,7 +2,7 @@
  * One SCSI command on its way through the target: what the transport gives (CDB, LUN, buffers), what the target answers
  * (status, sense, residual). The transport owns and pools it; the target never sees a virtqueue.
  */
-import type { BdevIo } from '../bdev/bdev-io.ts';
+import type { BdevIo, LatencyCounter } from '../bdev/bdev-io.ts';
 
 /** SAM-5 §5.3.1. */
 export const ScsiStatus = {
@@ -61,6 +61,8 @@ const SENSE_BYTES_MAX = 96;
 
 /** What a transport does for the task: bytes in and out of the initiator's buffers, segment lists, and the end. */
 export interface TaskTransport {
+  /** Where the latencies of its I/O are counted. */
+  readonly latencies?: LatencyCounter | null;
   /** Writes parameter data at `offset` of data-in, as far as it fits. Returns the bytes written. */
   writeDataIn(task: ScsiTask, source: Uint8Array, offset: number, lengthBytes: number): number;
   /** Reads parameter data at `offset` of data-out. Returns the bytes read, fewer when the buffers end. */

@@ -21,7 +21,7 @@ import type { SessionRecord } from '../vhost-user/session-record.ts';
 import { QUEUES_MAX } from '../virtio/features.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import { ControllerListener, type ListenerHandlers } from './controller-listener.ts';
-import { QUEUE_COUNTERS } from './queue-counters.ts';
+import { createQueueBlock } from './queue-counters.ts';
 import {
   type QueueDevice,
   type QueueSettings,
@@ -319,7 +319,7 @@ export abstract class DeviceSession implements SessionDevice {
     const { name, places, settings } = this.#host;
     let counters = this.counters.get(vring.index);
     if (counters === undefined) {
-      counters = new SharedArrayBuffer(QUEUE_COUNTERS * 8);
+      counters = createQueueBlock();
       this.counters.set(vring.index, counters);
     }
     const node = nodeOfMemory(vring.descriptorAddress);

@@ -3,13 +3,14 @@
  * exists while there is no trace. What a request is is read from the guest's memory a second time: a guest that changes
  * it meanwhile deceives whoever looks at the trace, and nobody else.
  */
+import { crc32 } from 'node:zlib';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { clockNs } from '../sys/thread.ts';
 import { BLK_HEADER_BYTES, BLK_RANGE_BYTES, BlkRequestType, SECTOR_BYTES } from '../virtio/blk.ts';
-import type { Chain } from '../virtio/chain.ts';
+import { Chain } from '../virtio/chain.ts';
 import { SCSI_REQUEST_BYTES, SCSI_RESPONSE_BYTES, ScsiRequestOffset, ScsiResponseOffset } from '../virtio/scsi.ts';
 import type { ChainData } from './chain-data.ts';
-import type { TraceWriter } from './trace-ring.ts';
+import { NO_HASH, type TraceWriter } from './trace-ring.ts';
 
 /** In the order of bdev I/O types. */
 export const TRACED_TYPES = ['read', 'write', 'flush', 'unmap', 'write_zeroes', 'other'] as const;
@@ -24,14 +25,23 @@ export interface RequestFilter {
   readonly toBytes: number;
   /** Requests that took at least so long. */
   readonly slowestNs: number;
+  /** What a read brought is added up, too. */
+  readonly hashesReads: boolean;
 }
 
-const SCRATCH = new Uint8Array(Math.max(SCSI_REQUEST_BYTES, BLK_HEADER_BYTES, BLK_RANGE_BYTES));
+const SCRATCH = new Uint8Array(4096);
 const VIEW = new DataView(SCRATCH.buffer);
 const TWO_32 = 2 ** 32;
 /** Of a slot whose request is not traced, or was taken before the trace began. */
 const NOT_TRACED = 0;
 const DEFAULT_BLOCK_BYTES = 512;
+/** Of a discard or write zeroes: what a device takes at most (blk), and what a UNMAP may have (scsi). */
+const RANGES_MAX = 256;
+const NO_RANGES: readonly number[] = [];
+const UNMAP_HEADER_BYTES = 8;
+const UNMAP_DESCRIPTOR_BYTES = 16;
+/** Descriptors that a kept chain has room for at least. */
+const DESCRIPTORS_MIN = 16;
 
 const { read: READ, write: WRITE, flush: FLUSH, unmap: UNMAP, writeZeroes: WRITE_ZEROES, other: OTHER } = TracedType;
 const TYPE_BY_OPCODE: Readonly<Record<number, number>> = {
@@ -61,10 +71,13 @@ export class QueueTrace {
   readonly #types: Uint8Array;
   /** Guest physical address of the status. */
   readonly #statusAt: Float64Array;
-  /** Of the last request. */
+  /** By head: offsets and lengths of a request's further ranges, where it has several. */
+  readonly #moreRanges: (readonly number[] | undefined)[] = [];
+  /** By head: the chain of a read whose data is added up. */
+  readonly #chains: (Chain | undefined)[] = [];
+  /** Of the last request: its type, and offset and length of each of its ranges. */
   #type: number = OTHER;
-  #offset = 0;
-  #length = 0;
+  readonly #ranges: number[] = [];
   /** Of the disk that the last read or write was for: other requests do not say. */
   #blockBytes = DEFAULT_BLOCK_BYTES;
 
@@ -80,20 +93,25 @@ export class QueueTrace {
   /** A request was taken from the ring. */
   taken(chain: Chain): void {
     const { head } = chain;
+    const { kind, filter } = this.#options;
     this.#startNs[head] = NOT_TRACED;
-    this.#offset = 0;
-    this.#length = 0;
     this.#type = OTHER;
-    if (this.#options.kind === 'blk') this.#readBlk(chain);
+    this.#ranges.length = 0;
+    if (kind === 'blk') this.#readBlk(chain);
     else this.#readScsi(chain);
-    if (!this.#isWanted()) return;
-    this.#offsets[head] = this.#offset;
-    this.#lengths[head] = this.#length;
+    if (this.#ranges.length === 0) this.#ranges.push(0, 0);
+    if (((filter.types >>> this.#type) & 1) === 0) return;
+    const [offset, length, ...more] = this.#ranges.length === 2 ? this.#ranges : this.#wantedRanges();
+    if (offset === undefined || length === undefined || !this.#isWanted(offset, length)) return;
+    this.#offsets[head] = offset;
+    this.#lengths[head] = length;
     this.#types[head] = this.#type;
+    this.#moreRanges[head] = more.length === 0 ? undefined : more;
+    if (filter.hashesReads && this.#type === READ) this.#keep(chain);
     this.#startNs[head] = clockNs();
   }
 
-  /** It was given back. */
+  /** It was given back: with several ranges, as one request for each. */
   completed(head: number): void {
     const startNs = this.#startNs[head] as number;
     if (startNs === NOT_TRACED) return;
@@ -102,14 +120,60 @@ export class QueueTrace {
     const endNs = clockNs();
     if (endNs - startNs < filter.slowestNs) return;
     const [type, offset, length] = [this.#types[head], this.#offsets[head], this.#lengths[head]];
-    writer.write(startNs, endNs, queue, type as number, offset as number, length as number, this.#statusOf(head));
+    const status = this.#statusOf(head);
+    const hash = filter.hashesReads && type === READ && status === 0 ? this.#hashOf(head) : NO_HASH;
+    writer.write(startNs, endNs, queue, type as number, offset as number, length as number, status, hash);
+    const more = this.#moreRanges[head] ?? NO_RANGES;
+    for (let i = 0; i < more.length; i += 2) {
+      writer.write(startNs, endNs, queue, type as number, more[i] as number, more[i + 1] as number, status, NO_HASH);
+    }
   }
 
-  #isWanted(): boolean {
-    const { types, fromBytes, toBytes } = this.#options.filter;
-    if (((types >>> this.#type) & 1) === 0) return false;
+  #isWanted(offset: number, length: number): boolean {
+    const { fromBytes, toBytes } = this.#options.filter;
     if (fromBytes === 0 && toBytes === Number.POSITIVE_INFINITY) return true;
-    return this.#offset < toBytes && this.#offset + this.#length > fromBytes;
+    return offset < toBytes && offset + length > fromBytes;
+  }
+
+  #wantedRanges(): number[] {
+    const wanted: number[] = [];
+    for (let i = 0; i < this.#ranges.length; i += 2) {
+      const [offset, length] = [this.#ranges[i] as number, this.#ranges[i + 1] as number];
+      if (this.#isWanted(offset, length)) wanted.push(offset, length);
+    }
+    return wanted;
+  }
+
+  #keep(chain: Chain): void {
+    let own = this.#chains[chain.head];
+    if (own === undefined || own.lengths.length < chain.count) own = new Chain(Math.max(chain.count, DESCRIPTORS_MIN));
+    own.copyFrom(chain);
+    this.#chains[chain.head] = own;
+  }
+
+  /** CRC-32 of what a read brought. The driver has not been told yet that it is there. */
+  #hashOf(head: number): number {
+    const { kind, memory } = this.#options;
+    const chain = this.#chains[head];
+    if (chain === undefined) return NO_HASH;
+    let skip = kind === 'scsi' ? SCSI_RESPONSE_BYTES : 0;
+    let left = this.#lengths[head] as number;
+    let hash = 0;
+    for (let i = chain.readableCount; i < chain.count && left > 0; i++) {
+      const length = chain.lengths[i] as number;
+      const end = Math.min(length, skip + left);
+      while (skip < end) {
+        const window = memory.locate(chain.addresses, i, skip, end - skip);
+        const take = window === null ? Math.min(SCRATCH.length, end - skip) : end - skip;
+        if (window !== null) hash = crc32(window.bytes.subarray(memory.offset, memory.offset + take), hash);
+        else if (memory.read(chain.addresses, i, skip, SCRATCH, 0, take)) hash = crc32(SCRATCH.subarray(0, take), hash);
+        else return NO_HASH;
+        skip += take;
+        left -= take;
+      }
+      skip -= Math.min(skip, length);
+    }
+    return left === 0 ? hash : NO_HASH;
   }
 
   #readBlk(chain: Chain): void {
@@ -119,28 +183,26 @@ export class QueueTrace {
     this.#statusAt[chain.head] = (chain.addresses[last] as number) + (chain.lengths[last] as number) - 1;
     if (chain.readableBytes < BLK_HEADER_BYTES || !data.gather(chain, 0, SCRATCH, 0, BLK_HEADER_BYTES)) return;
     const type = VIEW.getUint32(0, true);
-    this.#offset = readU64(8) * SECTOR_BYTES;
+    const offset = readU64(8) * SECTOR_BYTES;
     if (type === BlkRequestType.IN) {
       this.#type = READ;
-      this.#length = Math.max(0, chain.writableBytes - 1);
+      this.#ranges.push(offset, Math.max(0, chain.writableBytes - 1));
     } else if (type === BlkRequestType.OUT) {
       this.#type = WRITE;
-      this.#length = chain.readableBytes - BLK_HEADER_BYTES;
-    } else {
-      this.#offset = 0;
-      if (type === BlkRequestType.FLUSH) this.#type = FLUSH;
-      else if (type === BlkRequestType.DISCARD) this.#readRange(chain, UNMAP);
-      else if (type === BlkRequestType.WRITE_ZEROES) this.#readRange(chain, WRITE_ZEROES);
-    }
+      this.#ranges.push(offset, chain.readableBytes - BLK_HEADER_BYTES);
+    } else if (type === BlkRequestType.FLUSH) this.#type = FLUSH;
+    else if (type === BlkRequestType.DISCARD) this.#readRanges(chain, UNMAP);
+    else if (type === BlkRequestType.WRITE_ZEROES) this.#readRanges(chain, WRITE_ZEROES);
   }
 
-  /** The first of the ranges. */
-  #readRange(chain: Chain, type: number): void {
+  #readRanges(chain: Chain, type: number): void {
     this.#type = type;
-    if (chain.readableBytes < BLK_HEADER_BYTES + BLK_RANGE_BYTES) return;
-    if (!this.#options.data.gather(chain, BLK_HEADER_BYTES, SCRATCH, 0, BLK_RANGE_BYTES)) return;
-    this.#offset = readU64(0) * SECTOR_BYTES;
-    this.#length = VIEW.getUint32(8, true) * SECTOR_BYTES;
+    const count = Math.min(Math.floor((chain.readableBytes - BLK_HEADER_BYTES) / BLK_RANGE_BYTES), RANGES_MAX);
+    for (let i = 0; i < count; i++) {
+      const at = BLK_HEADER_BYTES + i * BLK_RANGE_BYTES;
+      if (!this.#options.data.gather(chain, at, SCRATCH, 0, BLK_RANGE_BYTES)) return;
+      this.#ranges.push(readU64(0) * SECTOR_BYTES, VIEW.getUint32(8, true) * SECTOR_BYTES);
+    }
   }
 
   #readScsi(chain: Chain): void {
@@ -157,15 +219,19 @@ export class QueueTrace {
     if ((this.#type === READ || this.#type === WRITE) && blocks > 0 && moved % blocks === 0) {
       this.#blockBytes = moved / blocks;
     }
-    if (this.#type === UNMAP) {
-      // One descriptor is 16 bytes, behind a header of 8.
-      if (out < 24 || !this.#options.data.gather(chain, SCSI_REQUEST_BYTES + 8, SCRATCH, 0, 16)) return;
-      this.#offset = (VIEW.getUint32(0) * TWO_32 + VIEW.getUint32(4)) * this.#blockBytes;
-      this.#length = VIEW.getUint32(8) * this.#blockBytes;
-      return;
+    if (this.#type === UNMAP) this.#readUnmap(chain, out);
+    else this.#ranges.push(lba * this.#blockBytes, blocks * this.#blockBytes);
+  }
+
+  /** The parameter list of an UNMAP (SBC-3 §5.28.2). */
+  #readUnmap(chain: Chain, lengthBytes: number): void {
+    const count = Math.min(Math.floor((lengthBytes - UNMAP_HEADER_BYTES) / UNMAP_DESCRIPTOR_BYTES), RANGES_MAX);
+    for (let i = 0; i < count; i++) {
+      const at = SCSI_REQUEST_BYTES + UNMAP_HEADER_BYTES + i * UNMAP_DESCRIPTOR_BYTES;
+      if (!this.#options.data.gather(chain, at, SCRATCH, 0, UNMAP_DESCRIPTOR_BYTES)) return;
+      const lba = VIEW.getUint32(0) * TWO_32 + VIEW.getUint32(4);
+      this.#ranges.push(lba * this.#blockBytes, VIEW.getUint32(8) * this.#blockBytes);
     }
-    this.#offset = lba * this.#blockBytes;
-    this.#length = blocks * this.#blockBytes;
   }
 
   /** 0 when all is well. For blk the status byte; for scsi the status, and the response 256 times. */

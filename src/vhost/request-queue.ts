@@ -6,6 +6,7 @@
 import { TargetError } from '../base/errors.ts';
 import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
 import type { LimitedLog } from '../base/log.ts';
+import type { LatencyCounter } from '../bdev/bdev-io.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Source } from '../reactor/reactor.ts';
 import { signalEventFd } from '../sys/events.ts';
@@ -37,6 +38,8 @@ export interface QueueOptions {
   /** False: the driver does not kick, so the queue is always polled. */
   readonly canSleep: boolean;
   readonly counters: QueueCounters;
+  /** Of its requests in the disk. Default: they are not counted. */
+  readonly latencies?: LatencyCounter;
   readonly faults: LimitedLog;
   /** The driver broke the ring. */
   readonly onBroken?: () => void;
@@ -53,6 +56,7 @@ export abstract class RequestQueue implements Source {
   isDetached = false;
   /** Set while its requests are traced. */
   trace: QueueTrace | null = null;
+  readonly latencies: LatencyCounter | null;
   protected readonly memory: GuestMemory;
   protected readonly arena: IovArena;
   protected readonly data: ChainData;
@@ -75,6 +79,7 @@ export abstract class RequestQueue implements Source {
   constructor(options: QueueOptions) {
     this.index = options.index;
     this.callFd = options.callFd;
+    this.latencies = options.latencies ?? null;
     this.memory = options.memory;
     this.arena = options.arena;
     this.data = new ChainData(options.memory, options.arena);

@@ -4,7 +4,7 @@ import { RequestTracer } from './request-tracer.ts';
 import { createTraceRing, TraceReader, TraceWriter } from './trace-ring.ts';
 import { type TraceCall, type TraceQueues, TraceServiceCall } from './trace-service.ts';
 
-const ALL = { types: 0xff, fromBytes: 0, toBytes: Number.POSITIVE_INFINITY, slowestNs: 0 };
+const ALL = { types: 0xff, fromBytes: 0, toBytes: Number.POSITIVE_INFINITY, slowestNs: 0, hashesReads: false };
 
 describe('the ring', () => {
   it('gives requests in their order, once, around its end and around the counts', () => {
@@ -14,7 +14,7 @@ describe('the ring', () => {
     const [writer, reader] = [new TraceWriter(ring), new TraceReader(ring)];
     const seen: number[] = [];
     for (let n = 0; n < 50; n++) {
-      writer.write(n, n + 1, 0, 1, 2 ** 45 + n, 4096, 0);
+      writer.write(n, n + 1, 0, 1, 2 ** 45 + n, 4096, 0, -1);
       if (n % 3 === 2) seen.push(...reader.read(2).map(({ startNs }) => startNs));
       if (n % 7 === 6) seen.push(...reader.read(100).map(({ startNs }) => startNs));
     }
@@ -26,11 +26,19 @@ describe('the ring', () => {
   it('drops the newest when it is full, and says how many', () => {
     const ring = createTraceRing(4);
     const [writer, reader] = [new TraceWriter(ring), new TraceReader(ring)];
-    for (let n = 0; n < 10; n++) writer.write(n, n + 1, 3, 1, 4096, 512, 2);
+    for (let n = 0; n < 10; n++) writer.write(n, n + 1, 3, 1, 4096, 512, 2, 77);
     expect(reader.dropped).toBe(6);
     const requests = reader.read(100);
     expect(requests.map(({ startNs }) => startNs)).toEqual([0, 1, 2, 3]);
-    expect(requests[0]).toMatchObject({ endNs: 1, queue: 3, type: 1, offsetBytes: 4096, lengthBytes: 512, status: 2 });
+    expect(requests[0]).toMatchObject({
+      endNs: 1,
+      queue: 3,
+      type: 1,
+      offsetBytes: 4096,
+      lengthBytes: 512,
+      status: 2,
+      hash: 77,
+    });
   });
 });
 
@@ -46,7 +54,7 @@ class FakeReactor {
   }
 
   write(queue: number, startNs: number): void {
-    this.writer?.write(startNs, startNs + 1, queue, 0, 0, 0, 0);
+    this.writer?.write(startNs, startNs + 1, queue, 0, 0, 0, 0, -1);
   }
 }
 

@@ -15,7 +15,11 @@ export interface TracedRequest {
   readonly offsetBytes: number;
   readonly lengthBytes: number;
   readonly status: number;
+  /** CRC-32 of what a read brought, or `NO_HASH`. */
+  readonly hash: number;
 }
+
+export const NO_HASH = -1;
 
 /** Doubles of a request. */
 const FIELDS = 8;
@@ -49,6 +53,7 @@ export class TraceWriter extends TraceRing {
     offsetBytes: number,
     lengthBytes: number,
     status: number,
+    hash: number,
   ): void {
     const { header, cells } = this;
     const written = header[Header.written] as number;
@@ -64,6 +69,7 @@ export class TraceWriter extends TraceRing {
     cells[at + 4] = offsetBytes;
     cells[at + 5] = lengthBytes;
     cells[at + 6] = status;
+    cells[at + 7] = hash;
     // What was written above is seen before this.
     Atomics.store(header, Header.written, (written + 1) | 0);
   }
@@ -91,6 +97,7 @@ export class TraceReader extends TraceRing {
         offsetBytes: cell(4),
         lengthBytes: cell(5),
         status: cell(6),
+        hash: cell(7),
       };
     });
     // Only now may the writer use their places again.

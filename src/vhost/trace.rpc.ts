@@ -27,8 +27,8 @@ export function traceRpc(tracer: RequestTracer, registry: VhostRegistry): TraceH
       return {
         types: [...TRACED_TYPES],
         queues: queues.map(([controller, queue]): [string, number] => [controller, queue]),
-        requests: requests.map(({ queue, type, startNs, endNs, offsetBytes, lengthBytes, status }) => {
-          return [queue, type, startNs, endNs - startNs, offsetBytes, lengthBytes, status];
+        requests: requests.map(({ queue, type, startNs, endNs, offsetBytes, lengthBytes, status, hash }) => {
+          return [queue, type, startNs, endNs - startNs, offsetBytes, lengthBytes, status, hash];
         }),
         dropped,
       };
@@ -42,7 +42,7 @@ export function traceRpc(tracer: RequestTracer, registry: VhostRegistry): TraceH
 }
 
 function filterOf(
-  params: Pick<Params<'trace_start_requests'>, 'types' | 'from_bytes' | 'to_bytes' | 'slower_than_us'>,
+  params: Pick<Params<'trace_start_requests'>, 'types' | 'from_bytes' | 'to_bytes' | 'slower_than_us' | 'hash_reads'>,
 ): RequestFilter {
   const { types = [...TRACED_TYPES], from_bytes: fromBytes, to_bytes: toBytes = Number.POSITIVE_INFINITY } = params;
   if (fromBytes >= toBytes)
@@ -52,5 +52,6 @@ function filterOf(
     fromBytes,
     toBytes,
     slowestNs: params.slower_than_us * NS_PER_US,
+    hashesReads: params.hash_reads,
   };
 }

@@ -1,13 +1,15 @@
 /** The RPC methods of vhost controllers. Field names of the wire are mapped here and nowhere else. */
 import { formatCpumask } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
+import type { IoType } from '../bdev/bdev-io.ts';
+import { describeLatencies } from '../bdev/latency.rpc.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import type { Handlers, Result } from '../rpc/methods.ts';
 import type { BlkController } from './blk-controller.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import type { DeviceSession } from './controller.ts';
-import { QUEUE_COUNTERS, QueueCounter } from './queue-counters.ts';
+import { countersOf, latenciesOf, QUEUE_COUNTERS, QueueCounter } from './queue-counters.ts';
 import { type AnyController, BLK_PLACEMENT, type VhostRegistry } from './registry.ts';
 import type { ScsiController } from './scsi-controller.ts';
 
@@ -25,6 +27,7 @@ type VhostHandlers = Pick<
   | 'vhost_delete_controller'
   | QueueMethod
   | 'vhost_get_controllers'
+  | 'vhost_get_latency'
 >;
 
 /** Cores and mode of a controller, where they are its own. */
@@ -90,6 +93,11 @@ export function vhostRpc(registry: VhostRegistry, bdevs: BdevRegistry): VhostHan
       const controllers = name === undefined ? registry.list() : [registry.get(name)];
       return controllers.map(describe);
     },
+
+    vhost_get_latency({ ctrlr }) {
+      const controllers = ctrlr === undefined ? registry.list() : [registry.get(ctrlr)];
+      return { controllers: controllers.map((one) => ({ ctrlr: one.name, queues: latenciesByQueue(one) })) };
+    },
   };
 }
 
@@ -145,7 +153,7 @@ function describe(controller: AnyController): Result<'vhost_get_controllers'>[nu
 function describeQueues({ places }: AnyController, session: DeviceSession) {
   return places.running().map(([index, { core }]) => {
     const block = session.counters.get(index);
-    const cells = block === undefined ? new Float64Array(QUEUE_COUNTERS) : new Float64Array(block);
+    const cells = block === undefined ? new Float64Array(QUEUE_COUNTERS) : countersOf(block);
     const cell = (counter: number): number => cells[counter] as number;
     const requests = cell(QueueCounter.requests);
     const inFlight = cell(QueueCounter.inFlight);
@@ -160,6 +168,16 @@ function describeQueues({ places }: AnyController, session: DeviceSession) {
       calls_saved: Math.max(0, requests - inFlight - calls),
       faults: cell(QueueCounter.faults),
     };
+  });
+}
+
+function latenciesByQueue({ places, session }: AnyController) {
+  return places.running().map(([index]) => {
+    const block = session?.counters.get(index);
+    if (block === undefined) return { index, latencies: [] };
+    const counted = latenciesOf(block);
+    const read = (type: IoType) => ({ sumNs: counted.sumNs(type), buckets: counted.buckets(type) });
+    return { index, latencies: describeLatencies(read) };
   });
 }
 

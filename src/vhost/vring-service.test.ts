@@ -17,7 +17,7 @@ import { closeFd, createEventFd, readEventFd, signalEventFd } from '../sys/event
 import { NO_FD } from '../vhost-user/device.ts';
 import { BlkRequestType, BlkStatus } from '../virtio/blk.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
-import { QUEUE_COUNTERS, QueueCounter } from './queue-counters.ts';
+import { countersOf, createQueueBlock, QueueCounter } from './queue-counters.ts';
 import { createVringService, type StartCall, VringService } from './vring-service.ts';
 
 const { IN, OUT, FLUSH } = BlkRequestType;
@@ -51,7 +51,7 @@ class Guest {
   readonly ring = new RingRig({ size: 16, regions: RIG_REGIONS });
   readonly kickFd = createEventFd();
   readonly callFd = createEventFd();
-  readonly counters = new SharedArrayBuffer(QUEUE_COUNTERS * 8);
+  readonly counters = createQueueBlock();
   readonly sessionId: number;
   readonly index: number;
   #next = DATA;
@@ -177,7 +177,7 @@ describe('a queue', () => {
       expect(await guest.perform(IN)).toBe(OK);
     }
     expect(await guest.stop()).toBe(4);
-    const counters = new Float64Array(guest.counters);
+    const counters = countersOf(guest.counters);
     expect([counters[QueueCounter.requests], counters[QueueCounter.kicks]]).toEqual([4, 3]);
     expect(readEventFd(guest.callFd)).toBeGreaterThan(0);
     // Nobody reads the kick descriptor: it is the driver's too.

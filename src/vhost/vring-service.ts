@@ -21,6 +21,7 @@ import { BlkQueue } from './blk-queue.ts';
 import { BlockService } from './block-service.ts';
 import type { CoalescingSettings } from './call-coalescing.ts';
 import { ChannelTable } from './channel-table.ts';
+import { countersOf, latenciesOf } from './queue-counters.ts';
 import type { OpenQueue, QueueOptions } from './request-queue.ts';
 import { type ScsiQueueParams, ScsiService } from './scsi-service.ts';
 import { type TraceableQueue, TraceService } from './trace-service.ts';
@@ -187,7 +188,8 @@ class Service {
         callFd: vring.callFd,
         errFd: vring.errFd,
         canSleep: vring.kickFd !== NO_FD,
-        counters: new Float64Array(call.counters),
+        counters: countersOf(call.counters),
+        latencies: latenciesOf(call.counters),
         log: vring.log,
         faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
         onBroken: () => this.#onQueueBroken({ sessionId: call.sessionId, index: vring.index }),

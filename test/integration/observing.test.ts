@@ -1,7 +1,7 @@
 /** A running daemon seen from outside: what `/metrics`, the page and `ringhost top` say is what an initiator did. */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -69,6 +69,10 @@ describe('/metrics', () => {
       `ringhost_queue_requests_total{controller="disk.1",queue="0",core="0"} ${READS}`,
       `ringhost_queue_requests_total{controller="disk.1",queue="1",core="0"} ${WRITES}`,
       'ringhost_controller_connected{controller="disk.1",kind="blk"} 1',
+      // Each is timed, in the queue that it came by as in the bdev.
+      `ringhost_queue_latency_seconds_count{controller="disk.1",queue="0",type="read"} ${READS}`,
+      `ringhost_queue_latency_seconds_count{controller="disk.1",queue="1",type="write"} ${WRITES}`,
+      `ringhost_bdev_latency_seconds_count{bdev="Test1",type="read"} ${READS}`,
     ]) {
       expect(lines).toContain(line);
     }
@@ -109,7 +113,12 @@ describe('ringhost top', () => {
     });
     await until(() => seen.includes('Test1'), 'table of bdevs');
     terminal.stdin.write('1');
-    await until(() => seen.includes('adaptive'), 'table of controllers');
+    await until(() => seen.includes('disk.1 '), 'table of controllers');
+    terminal.stdin.write('\r');
+    await until(() => seen.includes('disk.1 queue 1'), 'queues of the controller');
+    terminal.stdin.write('\r');
+    await until(() => seen.includes('requests by latency'), 'one queue');
+    terminal.stdin.write('\u001b');
     const exit = once(terminal, 'exit');
     terminal.stdin.write('q');
     expect(await exit).toEqual([0, null]);
@@ -234,6 +243,16 @@ describe('the HTTP server', () => {
     }
   });
 
+  it('traces for programs, and not for pages of other sites', async () => {
+    const post = (body: object, headers: Readonly<Record<string, string>> = {}) =>
+      fetch(`${url}trace`, { method: 'POST', body: JSON.stringify(body), headers });
+    const good = await post({ controllers: ['disk.1'], seconds: 0.1 });
+    expect(await good.json()).toMatchObject({ otherData: { dropped: 0 } });
+    expect((await post({ seconds: 0.1 }, { origin: 'http://elsewhere.example' })).status).toBe(403);
+    expect(await (await post({ controllers: ['none'], seconds: 0.1 })).text()).toContain('vhost_get_controllers lists');
+    expect((await post({ seconds: 1e9 })).status).toBe(400);
+  });
+
   it('asks for a token when it was given one', async () => {
     const directory = mkdtempSync(join(tmpdir(), 'ringhost-token-'));
     const token = 'f00dfeedf00dfeedf00dfeed';
@@ -272,16 +291,16 @@ describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
 
   afterAll(() => browser.close());
 
-  const cells = (row: string): Promise<string[]> =>
-    page.locator('tr', { hasText: row }).locator('td').allTextContents();
+  const cells = (table: string, row: string): Promise<string[]> =>
+    page.locator(`#${table} tr`, { hasText: row }).locator('td').allTextContents();
 
   it('shows what the initiator did', async () => {
-    const bdev = await cells('Test1');
+    const bdev = await cells('bdevs', 'Test1');
     expect(bdev.slice(0, 3)).toEqual(['Test1', 'Malloc disk', '16.0 MiB']);
     expect(bdev[3]).toBe(String(READS));
     expect(bdev[9]).toBe(String(WRITES));
-    expect((await cells('disk.1 queue 0')).slice(0, 3)).toEqual(['disk.1 queue 0', '0', String(READS)]);
-    expect((await cells('disk.1 queue 1')).slice(0, 3)).toEqual(['disk.1 queue 1', '0', String(WRITES)]);
+    expect((await cells('queues', 'disk.1 queue 0')).slice(0, 3)).toEqual(['disk.1 queue 0', '0', String(READS)]);
+    expect((await cells('queues', 'disk.1 queue 1')).slice(0, 3)).toEqual(['disk.1 queue 1', '0', String(WRITES)]);
   });
 
   it('draws the house: the guest, its queues, their reactor and the bdev', async () => {
@@ -309,7 +328,7 @@ describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
     const traffic = (async () => {
       while (!ending.signal.aborted) await disk.write(12 * 2048, new Uint8Array(BLOCK));
     })();
-    await page.locator('#heat-bdev').selectOption('Test1');
+    await page.locator('#subject').selectOption('bdev Test1');
     await page.locator('#hottest', { hasText: 'hottest: 12.0 MiB to 12.1 MiB' }).waitFor(LIMIT);
     // The same on the canvas: in that column, and not in those beside it, something is drawn.
     const columns = () =>
@@ -337,6 +356,44 @@ describe.skipIf(whyNoTool('chromium') !== null)('the page in a browser', () => {
     expect(await page.evaluate(isHeatDrawn)).toBe(true);
     ending.abort();
     await traffic;
+  });
+
+  it('shows a queue closely when it is clicked, and traces its requests on demand', async () => {
+    await page.locator('#house .subject', { hasText: 'disk.1 queue 1' }).click();
+    await page.locator('#queues tr[aria-selected="true"]', { hasText: 'disk.1 queue 1' }).waitFor(LIMIT);
+    const ending = new AbortController();
+    const traffic = (async () => {
+      while (!ending.signal.aborted) {
+        await disk.write(8, new Uint8Array(BLOCK), { queue: 1 });
+        await disk.read(0, BLOCK, { queue: 0 });
+      }
+    })();
+    await page.getByRole('button', { name: 'trace queue disk.1 1' }).click();
+    await page.locator('#trace-file:not([hidden])').waitFor(LIMIT);
+    ending.abort();
+    await traffic;
+    const rows = await page.locator('#requests tbody tr').allTextContents();
+    expect(rows.length).toBe(50);
+    for (const row of rows) expect(row).toMatch(/^[\d.]+ [µm]?swritedisk\.1140964\.0 KiBok$/);
+    // The file has them all, as Perfetto wants them.
+    const [download] = await Promise.all([page.waitForEvent('download', LIMIT), page.locator('#trace-file').click()]);
+    const file: { traceEvents: { ph: string; name: string }[]; otherData: { requests: number } } = JSON.parse(
+      readFileSync((await download.path()) ?? '', 'utf8'),
+    );
+    const traced = file.traceEvents.filter(({ ph }) => ph === 'X');
+    expect(traced.length).toBe(file.otherData.requests);
+    expect(new Set(traced.map(({ name }) => name))).toEqual(new Set(['write']));
+  });
+
+  it('fits the width of a laptop and of a telephone', async () => {
+    const tooWide = () =>
+      page.evaluate(`[document.documentElement, ...document.querySelectorAll('section')]
+        .filter((element) => element.scrollWidth > element.clientWidth + 1)
+        .map((element) => element.textContent.trim().slice(0, 20))`);
+    expect(await tooWide()).toEqual([]);
+    await page.setViewportSize({ width: 390, height: 844 });
+    expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(390);
+    await page.setViewportSize({ width: 1280, height: 1100 });
   });
 
   it('shows the log as events', async () => {

@@ -16,6 +16,8 @@ const run = promisify(execFile);
 let daemon: RinghostDaemon;
 let first: BlkTarget;
 let second: BlkTarget;
+/** Holds what the first held when the recording began. */
+let copy: BlkTarget;
 let file: string;
 let recording: Recording;
 
@@ -33,6 +35,9 @@ beforeAll(async () => {
   daemon = await RinghostDaemon.start();
   first = await daemon.create({ blockBytes: 512, sizeBytes: 16 << 20 });
   second = await daemon.create({ blockBytes: 512, sizeBytes: 16 << 20 });
+  copy = await daemon.create({ blockBytes: 512, sizeBytes: 16 << 20 });
+  await fill(first);
+  await fill(copy);
   file = join(daemon.directory, 'guest.rec');
   recording = await record();
 });
@@ -40,11 +45,26 @@ beforeAll(async () => {
 afterAll(async () => {
   await first.close();
   await second.close();
+  await copy.close();
   await daemon.close();
 });
 
+/** Every block with bytes of its own. */
+async function fill({ path }: BlkTarget): Promise<void> {
+  const disk = await BlkInitiator.connect(path);
+  const piece = new Uint8Array(256 * BLOCK);
+  for (let at = 0; at < 16 << 20; at += piece.length) {
+    for (let block = 0; block < 256; block++) {
+      const from = block * BLOCK;
+      piece.subarray(from, from + BLOCK).fill((at + from) / BLOCK + 1);
+    }
+    await disk.write(at / 512, piece);
+  }
+  disk.close();
+}
+
 async function record(): Promise<Recording> {
-  const args = [RINGHOST, 'record', 'disk.1', '-s', join(daemon.directory, 'rpc.sock'), '-o', file];
+  const args = [RINGHOST, 'record', 'disk.1', '-s', join(daemon.directory, 'rpc.sock'), '-o', file, '--hash'];
   const child = spawn(process.execPath, args, { stdio: 'inherit' });
   const exit = once(child, 'exit');
   const disk = await BlkInitiator.connect(first.path, { queues: 2 });
@@ -122,6 +142,23 @@ describe('ringhost replay', () => {
     expect(stdout).toMatch(/^read +\d+ requests +p50 .*p99.9 .*max /m);
   });
 
+  it('compares what a copy of the disk brings with what the guest read', async () => {
+    const verify = ['--speed', 'max', '--reads-only', '--verify'];
+    const reads = recording.requests.filter(({ type }) => type === 'read').length;
+    const { stdout } = await replay(file, copy.path, ...verify);
+    // The last read was of what the guest had written over.
+    expect(stdout).toContain(`${reads - 1} reads compared: ${reads - 1} equal, 0 different\n1 reads not compared`);
+    const disk = await BlkInitiator.connect(copy.path);
+    const offset = 20 * 37 * BLOCK;
+    const [was] = await disk.read(offset / 512, 512);
+    await disk.write(offset / 512, new Uint8Array(512).fill(~(was ?? 0)));
+    disk.close();
+    const answer = await replay(file, copy.path, ...verify).catch((error: { code: number; stdout: string }) => error);
+    expect(answer).toMatchObject({ code: 1 });
+    expect(answer.stdout).toContain(`${reads - 2} equal, 1 different\n  different: 4096 bytes from ${offset} on`);
+    expect(await refusal(file, copy.path, '--verify', '--write')).toContain('give --reads-only, too');
+  });
+
   it('does not write unless it is told to', async () => {
     expect(await refusal(file, second.path)).toContain('12 requests of the recording write: --write carries them out');
   });
@@ -131,7 +168,9 @@ describe('ringhost replay', () => {
     const other = join(daemon.directory, 'other.rec');
     writeFileSync(other, bytes.subarray(0, bytes.length / 2));
     expect(await refusal(other, second.path)).toContain(`${other}: it ends in the middle`);
-    expect(await refusal('/nowhere.rec', second.path)).toContain('no such file');
+    expect(await refusal('/nowhere.rec', second.path)).toContain(
+      'there is no file /nowhere.rec: ringhost record makes',
+    );
   });
 
   it('refuses a disk that is too small, before it does anything', async () => {

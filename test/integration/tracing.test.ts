@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { ScsiInitiator } from '../../src/initiator/scsi-initiator.ts';
@@ -38,6 +39,18 @@ async function traced(filter: CallParams<'trace_start_requests'>, work: () => Pr
     return `${queues[queue]?.join(' ')} ${types[type]} ${offset} ${length} ${status}`;
   });
   return { lines, requests, dropped };
+}
+
+/** The parameter list of an UNMAP of these ranges: first block, and how many. */
+function unmapList(...ranges: readonly (readonly [lba: number, blocks: number])[]): Uint8Array {
+  const list = Buffer.alloc(8 + 16 * ranges.length);
+  list.writeUInt16BE(list.length - 2, 0);
+  list.writeUInt16BE(list.length - 8, 2);
+  ranges.forEach(([lba, blocks], index) => {
+    list.writeUInt32BE(lba, 8 + 16 * index + 4);
+    list.writeUInt32BE(blocks, 8 + 16 * index + 8);
+  });
+  return list;
 }
 
 describe('a trace of requests', () => {
@@ -87,6 +100,33 @@ describe('a trace of requests', () => {
     await expect(daemon.rpc.call('trace_start_requests', { controllers: ['x'] })).rejects.toThrow();
   });
 
+  it('has each range of a discard, and of these what the filter names', async () => {
+    const ranges = [0, 160, 320].map((sector) => ({ sector, sectors: 16 }));
+    const discard = () => disk.discard(ranges);
+    expect((await traced({}, discard)).lines).toEqual([
+      'disk.1 0 unmap 0 8192 0',
+      'disk.1 0 unmap 81920 8192 0',
+      'disk.1 0 unmap 163840 8192 0',
+    ]);
+    const { lines } = await traced({ from_bytes: 81_920, to_bytes: 81_921 }, discard);
+    expect(lines).toEqual(['disk.1 0 unmap 81920 8192 0']);
+  });
+
+  it('adds up what reads bring, when it is told to', async () => {
+    const bytes = Uint8Array.from({ length: 3 * BLOCK }, (_, index) => index % 251);
+    await disk.write(0, bytes);
+    const hashes = async (filter: CallParams<'trace_start_requests'>) => {
+      const { requests } = await traced(filter, async () => {
+        await disk.read(0, 3 * BLOCK);
+        await disk.write(800, new Uint8Array(BLOCK));
+        await disk.read(1 << 30, BLOCK).catch(() => undefined);
+      });
+      return requests.map((request) => request[7]);
+    };
+    expect(await hashes({ hash_reads: true })).toEqual([crc32(bytes), -1, -1]);
+    expect(await hashes({})).toEqual([-1, -1, -1]);
+  });
+
   it('has the slow ones of a disk that is slow now and then', async () => {
     await daemon.rpc.call('bdev_null_create', { name: 'Base', num_blocks: 2048, block_size: 512 });
     const latencies = { avg_read_latency: 0, p99_read_latency: 0, avg_write_latency: 5000, p99_write_latency: 5000 };
@@ -132,7 +172,7 @@ describe('a trace of requests', () => {
     const host = await ScsiInitiator.connect(join(daemon.directory, 'scsi'));
     // The first command is answered with a unit attention.
     await host.command({ target: 0, cdb: [0, 0, 0, 0, 0, 0] });
-    const { lines } = await traced({ controllers: ['scsi'] }, async () => {
+    const { lines, requests } = await traced({ controllers: ['scsi'], hash_reads: true }, async () => {
       await host.command({ target: 0, cdb: [0x28, 0, 0, 0, 0, 5, 0, 0, 2, 0], inBytes: 2 * BLOCK });
       const write16 = [0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0];
       await host.command({ target: 0, cdb: write16, out: new Uint8Array(BLOCK) });
@@ -140,6 +180,7 @@ describe('a trace of requests', () => {
       await host.command({ target: 0, cdb: [0x12, 0, 0, 0, 36, 0], inBytes: 36 });
       await host.command({ target: 0, cdb: [0x28, 0, 0, 1, 0, 0, 0, 0, 1, 0], inBytes: BLOCK });
       await host.command({ target: 3, cdb: [0, 0, 0, 0, 0, 0] });
+      await host.command({ target: 0, cdb: [0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0], out: unmapList([1, 2], [9, 4]) });
     });
     // The last but one is past the end: CHECK CONDITION; the last has no target.
     expect(lines).toEqual([
@@ -149,7 +190,11 @@ describe('a trace of requests', () => {
       'scsi 2 other 0 0 0',
       `scsi 2 read ${65_536 * BLOCK} 4096 2`,
       'scsi 2 other 0 0 768',
+      'scsi 2 unmap 4096 8192 0',
+      'scsi 2 unmap 36864 16384 0',
     ]);
+    expect(requests.map((request) => request[7] ?? 0).map((hash) => hash >= 0)).toEqual(lines.map((_, at) => at === 0));
+    expect(requests[0]?.[7]).toBe(crc32(new Uint8Array(2 * BLOCK)));
     host.close();
     await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'scsi', force: true });
     await daemon.rpc.call('delete_bdev', { name: 'S' });

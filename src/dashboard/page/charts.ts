@@ -8,7 +8,6 @@ import { resolveColor } from './colors.ts';
 declare const uPlot: typeof import('uplot');
 type Plot = InstanceType<typeof uPlot>;
 
-const FRAMES_MAX = 300;
 const HEIGHT = 200;
 const BINARY_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const LINE_COLORS = ['--read', '--write', '--good', '--bad', '--faint'] as const;
@@ -51,7 +50,6 @@ const LATENCY_LINES = [
 ];
 
 export class Charts {
-  readonly #frames: Frame[] = [];
   readonly #charts: Chart[];
 
   constructor() {
@@ -70,31 +68,25 @@ export class Charts {
         }));
       }),
     ];
-    addEventListener('resize', () => this.draw());
   }
 
-  add(frame: Frame): void {
-    this.#frames.push(frame);
-    if (this.#frames.length > FRAMES_MAX) this.#frames.shift();
-  }
-
-  draw(): void {
-    const newest = this.#frames.at(-1);
+  draw(frames: readonly Frame[]): void {
+    const newest = frames.at(-1);
     if (newest === undefined) return;
-    for (const chart of this.#charts) this.#drawOne(chart, chart.lines(newest));
+    for (const chart of this.#charts) drawOne(chart, chart.lines(newest), frames);
   }
+}
 
-  #drawOne(chart: Chart, lines: readonly Line[]): void {
-    const labels = lines.map(({ label }) => label).join(' ');
-    if (chart.plot === null || chart.labels !== labels) {
-      chart.plot?.destroy();
-      chart.plot = makePlot(chart, lines);
-      chart.labels = labels;
-    }
-    const times = this.#frames.map(({ timeMs }) => timeMs / 1000);
-    chart.plot.setSize({ width: chart.element.clientWidth, height: HEIGHT });
-    chart.plot.setData([times, ...lines.map(({ value }) => this.#frames.map(value))]);
+function drawOne(chart: Chart, lines: readonly Line[], frames: readonly Frame[]): void {
+  const labels = lines.map(({ label }) => label).join(' ');
+  if (chart.plot === null || chart.labels !== labels) {
+    chart.plot?.destroy();
+    chart.plot = makePlot(chart, lines);
+    chart.labels = labels;
   }
+  const times = frames.map(({ timeMs }) => timeMs / 1000);
+  chart.plot.setSize({ width: chart.element.clientWidth, height: HEIGHT });
+  chart.plot.setData([times, ...lines.map(({ value }) => frames.map(value))]);
 }
 
 function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]): Plot {

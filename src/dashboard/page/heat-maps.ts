@@ -1,15 +1,17 @@
 /**
- * Two heat maps of one bdev over the last minutes: how long its requests took, and where on the disk they went. The
- * darker a cell, the more requests, on a logarithmic scale.
+ * Two heat maps over the last minutes: how long the requests of a bdev, controller or queue took, and where on the disk
+ * they went. The darker a cell, the more requests, on a logarithmic scale.
  */
+import type { Bucket } from '../../base/percentile.ts';
 
 import { formatBytes, formatCount, formatSeconds } from '../../observe/format.ts';
 import type { Frame } from '../../observe/frame.ts';
 import { HEAT_ROWS, heatRowSeconds } from '../../observe/heat.ts';
-import type { Places } from '../../observe/sample.ts';
+import { mergeBuckets } from '../../observe/latency.ts';
+import type { Rates } from '../../observe/rates.ts';
+import type { Places, RegionCount } from '../../observe/sample.ts';
 import { resolveColor } from './colors.ts';
-
-type Bdev = Frame['rates']['bdevs'][number];
+import { parseSubject } from './subject.ts';
 
 const FRAMES_MAX = 300;
 /** Of the map of places: newest at the bottom. */
@@ -19,100 +21,83 @@ const LABEL_ROWS = 6;
 const TEXT_HEIGHT = 12;
 const ALPHA_MIN = 0.15;
 
+/** What is drawn of a frame. */
+interface Heat {
+  readonly heat: readonly Bucket[];
+  readonly places: RegionCount | null;
+  readonly sizeBytes: number;
+}
+
 export class HeatMaps {
-  readonly #frames: Frame[] = [];
-  readonly #choice = document.getElementById('heat-bdev') as HTMLSelectElement;
   readonly #latency = new Grid('heat-latency');
   readonly #places = new Grid('heat-places');
   readonly #hottest = document.getElementById('hottest') as HTMLElement;
-  #isChosen = false;
 
-  constructor() {
-    this.#choice.addEventListener('change', () => {
-      this.#isChosen = true;
-      this.draw();
-    });
-    addEventListener('resize', () => this.draw());
-  }
-
-  add(frame: Frame): void {
-    this.#frames.push(frame);
-    if (this.#frames.length > FRAMES_MAX) this.#frames.shift();
-  }
-
-  draw(): void {
-    const newest = this.#frames.at(-1);
-    if (newest === undefined) return;
-    this.#offer(newest.rates.bdevs);
-    const name = this.#choice.value;
-    const bdevs = this.#frames.map(({ rates }) => rates.bdevs.find((bdev) => bdev.name === name));
-    this.#drawLatency(bdevs);
-    this.#drawPlaces(bdevs.slice(-PLACE_FRAMES_MAX));
-  }
-
-  /** Until somebody chooses, the busiest bdev is shown. */
-  #offer(bdevs: readonly Bdev[]): void {
-    const names = bdevs.map(({ name }) => name);
-    if ([...this.#choice.options].map(({ value }) => value).join('\n') !== names.join('\n')) {
-      const before = this.#choice.value;
-      this.#choice.replaceChildren(...names.map((name) => new Option(name, name)));
-      if (names.includes(before)) this.#choice.value = before;
-    }
-    if (this.#isChosen) return;
-    const load = (bdev: Bdev): number => bdev.heat.reduce((sum, [, count]) => sum + count, 0);
-    const busiest = bdevs.reduce<Bdev | null>(
-      (most, bdev) => (load(bdev) > (most ? load(most) : 0) ? bdev : most),
-      null,
-    );
-    if (busiest !== null) this.#choice.value = busiest.name;
+  draw(subject: string, frames: readonly Frame[]): void {
+    const heats = frames.map(({ rates }) => heatOf(subject, rates));
+    this.#drawLatency(heats);
+    this.#drawPlaces(heats.slice(-PLACE_FRAMES_MAX));
   }
 
   /** Time to the right, latency upwards. */
-  #drawLatency(bdevs: readonly (Bdev | undefined)[]): void {
+  #drawLatency(heats: readonly (Heat | null)[]): void {
     const grid = this.#latency;
     grid.begin(FRAMES_MAX, HEAT_ROWS);
     const color = grid.color('--read');
-    const most = Math.max(1, ...bdevs.flatMap((bdev) => bdev?.heat.map(([, count]) => count) ?? []));
-    bdevs.forEach((bdev, index) => {
-      const column = FRAMES_MAX - bdevs.length + index;
-      for (const [row, count] of bdev?.heat ?? []) grid.cell(column, HEAT_ROWS - 1 - row, color, count / most);
+    const most = Math.max(1, ...heats.flatMap((one) => one?.heat.map(([, count]) => count) ?? []));
+    heats.forEach((one, index) => {
+      const column = FRAMES_MAX - heats.length + index;
+      for (const [row, count] of one?.heat ?? []) grid.cell(column, HEAT_ROWS - 1 - row, color, count / most);
     });
     for (let row = 0; row < HEAT_ROWS; row += LABEL_ROWS)
       grid.label(HEAT_ROWS - row, formatSeconds(heatRowSeconds(row)));
   }
 
   /** The disk from left to right, time downwards. Writes lie over reads. */
-  #drawPlaces(bdevs: readonly (Bdev | undefined)[]): void {
+  #drawPlaces(heats: readonly (Heat | null)[]): void {
     const grid = this.#places;
-    const regions = bdevs.at(-1)?.places.regions ?? 1;
+    const regions = heats.at(-1)?.places?.regions ?? 1;
     grid.begin(regions, PLACE_FRAMES_MAX);
     const [read, write] = [grid.color('--read'), grid.color('--write')];
-    const counts = bdevs.flatMap((bdev) => [...(bdev?.places.reads ?? []), ...(bdev?.places.writes ?? [])]);
+    const counts = heats.flatMap((one) => [...(one?.places?.reads ?? []), ...(one?.places?.writes ?? [])]);
     const most = Math.max(1, ...counts.map(([, count]) => count));
-    bdevs.forEach((bdev, index) => {
-      const row = PLACE_FRAMES_MAX - bdevs.length + index;
-      for (const [region, count] of bdev?.places.reads ?? []) grid.cell(region, row, read, count / most);
-      for (const [region, count] of bdev?.places.writes ?? []) grid.cell(region, row, write, count / most);
+    heats.forEach((one, index) => {
+      const row = PLACE_FRAMES_MAX - heats.length + index;
+      for (const [region, count] of one?.places?.reads ?? []) grid.cell(region, row, read, count / most);
+      for (const [region, count] of one?.places?.writes ?? []) grid.cell(region, row, write, count / most);
     });
     grid.label(1, '1 min ago');
     grid.label(PLACE_FRAMES_MAX, 'now');
-    this.#hottest.textContent = hottest(bdevs, regions);
+    this.#hottest.textContent = hottest(heats, regions);
   }
 }
 
+/** Of a controller or queue: its requests, and the places of its first bdev, which may have others' requests, too. */
+function heatOf(id: string, rates: Rates): Heat | null {
+  const { kind, name, index } = parseSubject(id);
+  const controller = kind === 'bdev' ? null : rates.controllers.find((one) => one.name === name);
+  const bdevName = kind === 'bdev' ? name : controller?.bdevs[0];
+  const bdev = rates.bdevs.find((one) => one.name === bdevName);
+  const { places = null, sizeBytes = 0 } = bdev ?? {};
+  if (kind === 'bdev') return bdev ?? null;
+  const queues = (controller?.queues ?? []).filter((queue) => kind === 'controller' || queue.index === index);
+  const heat = mergeBuckets(queues.map((queue) => queue.heat));
+  return { heat, places, sizeBytes };
+}
+
 /** In words: where most of the last minute's requests went. */
-function hottest(bdevs: readonly (Bdev | undefined)[], regions: number): string {
+function hottest(heats: readonly (Heat | null)[], regions: number): string {
   const sums = new Map<number, number>();
   const add = (places: Places): void => {
     for (const [region, count] of places) sums.set(region, (sums.get(region) ?? 0) + count);
   };
-  for (const bdev of bdevs) {
-    add(bdev?.places.reads ?? []);
-    add(bdev?.places.writes ?? []);
+  for (const one of heats) {
+    add(one?.places?.reads ?? []);
+    add(one?.places?.writes ?? []);
   }
   const total = [...sums.values()].reduce((sum, count) => sum + count, 0);
   const [top] = [...sums].sort(([, a], [, b]) => b - a);
-  const size = bdevs.at(-1)?.sizeBytes ?? 0;
+  const size = heats.at(-1)?.sizeBytes ?? 0;
   if (top === undefined) return 'no requests in the last minute';
   const [region, count] = top;
   const at = (index: number): string => formatBytes((size / regions) * index);

@@ -16,20 +16,31 @@ interface Box {
   readonly isActive: boolean;
 }
 
+interface Place {
+  readonly x: number;
+  readonly y: number;
+}
+
 interface Wire {
   readonly from: string;
   readonly to: string;
   readonly iops: number;
 }
 
-export function drawHouse(svg: SVGSVGElement, rates: Rates): void {
+export interface HouseOptions {
+  /** Id of the box that the page shows closely. */
+  readonly chosen: string;
+  readonly onChoice: (id: string) => void;
+}
+
+export function drawHouse(svg: SVGSVGElement, rates: Rates, options: HouseOptions): void {
   const columns = boxesOf(rates);
   const rows = Math.max(1, ...columns.map((column) => column.length));
   const height = TOP + rows * (BOX.height + BOX.gap);
   const width = COLUMN_STEP * (COLUMNS.length - 1) + BOX.width + 2;
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
   svg.style.maxWidth = `${width}px`;
-  const places = new Map<string, { x: number; y: number }>();
+  const places = new Map<string, Place>();
   columns.forEach((column, index) => {
     const offset = ((rows - column.length) * (BOX.height + BOX.gap)) / 2;
     column.forEach(({ id }, row) => {
@@ -40,7 +51,7 @@ export function drawHouse(svg: SVGSVGElement, rates: Rates): void {
     const [from, to] = [places.get(wire.from), places.get(wire.to)];
     return from === undefined || to === undefined ? [] : [drawWire(from, to, wire)];
   });
-  const boxes = columns.flat().map((box) => drawBox(box, places.get(box.id) as { x: number; y: number }));
+  const boxes = columns.flat().map((box) => drawBox(box, places.get(box.id) as Place, options));
   svg.replaceChildren(
     ...COLUMNS.map((name, index) => label(name, 1 + index * COLUMN_STEP, 14, 'column')),
     ...wires,
@@ -81,6 +92,11 @@ function boxesOf({ controllers, reactors, bdevs }: Rates): readonly (readonly Bo
   ];
 }
 
+/** A reactor's own figures are in the picture. */
+function isSubject(id: string): boolean {
+  return !id.startsWith('reactor ');
+}
+
 function wiresOf({ controllers }: Rates): readonly Wire[] {
   const wires = new Map<string, Wire>();
   const add = (from: string, to: string, iops: number): void => {
@@ -109,8 +125,14 @@ function label(text: string, x: number, y: number, className: string): SVGElemen
   return made;
 }
 
-function drawBox({ title, detail, isActive }: Box, { x, y }: { x: number; y: number }): SVGElement {
-  const group = element('g', { class: isActive ? 'active' : '', transform: `translate(${x} ${y})` });
+function drawBox(
+  { id, title, detail, isActive }: Box,
+  { x, y }: Place,
+  { chosen, onChoice }: HouseOptions,
+): SVGElement {
+  const classes = [isActive ? 'active' : '', id === chosen ? 'chosen' : '', isSubject(id) ? 'subject' : ''];
+  const group = element('g', { class: classes.join(' '), transform: `translate(${x} ${y})` });
+  if (isSubject(id)) group.addEventListener('click', () => onChoice(id));
   const tooltip = element('title', {});
   tooltip.textContent = `${title}: ${detail}`;
   group.append(
@@ -122,7 +144,7 @@ function drawBox({ title, detail, isActive }: Box, { x, y }: { x: number; y: num
   return group;
 }
 
-function drawWire(from: { x: number; y: number }, to: { x: number; y: number }, { iops }: Wire): SVGElement {
+function drawWire(from: Place, to: Place, { iops }: Wire): SVGElement {
   const [x1, y1, x2, y2] = [from.x + BOX.width, from.y + BOX.height / 2, to.x, to.y + BOX.height / 2];
   const middle = (x1 + x2) / 2;
   const width = iops > 0 ? Math.min(8, 1 + Math.log10(1 + iops)) : 1;

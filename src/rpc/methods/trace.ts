@@ -10,10 +10,11 @@ const READ_MAX = 16_384;
 
 const request = z
   .array(z.number())
-  .length(7)
+  .length(8)
   .describe(
     'Number of its queue in `queues`, of its type in `types`, when it was taken from the ring (nanoseconds of ' +
-      'CLOCK_MONOTONIC), how long it took until it was given back, its first byte, how many, and 0 when it succeeded.',
+      'CLOCK_MONOTONIC), how long it took until it was given back, its first byte, how many, 0 when it succeeded, ' +
+      'and the CRC-32 of what a read brought (-1: it was not asked for).',
   );
 
 export const traceMethods = {
@@ -30,6 +31,7 @@ export const traceMethods = {
       from_bytes: uint53.default(0).describe('Only what touches the disk from this byte on. Default: 0.'),
       to_bytes: uint53.optional().describe('Only what touches the disk below this byte. Default: no limit.'),
       slower_than_us: uint32.default(0).describe('Only what took at least so many microseconds. Default: 0.'),
+      hash_reads: z.boolean().default(false).describe('Add up (CRC-32) what reads bring. Default: false.'),
       entries: z
         .int()
         .min(1)
@@ -51,6 +53,7 @@ export const traceMethods = {
         { names: ['--from-bytes'], dest: 'from_bytes', kind: 'int', help: 'only what touches the disk from here on' },
         { names: ['--to-bytes'], dest: 'to_bytes', kind: 'int', help: 'only what touches the disk below this' },
         { names: ['--slower-than-us'], dest: 'slower_than_us', kind: 'int', help: 'only what took so long' },
+        { names: ['--hash-reads'], dest: 'hash_reads', kind: 'switch', help: 'add up what reads bring' },
         { names: ['--entries'], dest: 'entries', kind: 'int', help: 'room of each reactor' },
       ],
       print: 'nothing',
@@ -77,7 +80,7 @@ export const traceMethods = {
       result: {
         types: [...REQUEST_TYPES],
         queues: [['vhost.0', 0]],
-        requests: [[0, 0, 81_204_961_204, 12_480, 4096, 4096, 0]],
+        requests: [[0, 0, 81_204_961_204, 12_480, 4096, 4096, 0, -1]],
         dropped: 0,
       },
     },

@@ -1,4 +1,4 @@
-/** The methods of the RPC table about how long requests of bdevs take, and where on the disk they go. */
+/** The methods of the RPC table about how long requests take, and where on the disk they go. */
 import { z } from 'zod';
 import { type CliSpec, type CliValues, defineMethod, uint53 } from '../define.ts';
 import { bdevName, ENODEV, IO_TYPE_NAMES } from './bdev.ts';
@@ -12,6 +12,20 @@ const namesParams = z.strictObject({
 const namesCli: CliSpec = {
   flags: [{ names: ['--names'], dest: 'names', kind: 'list', help: 'only these bdevs, separated by commas' }],
   print: 'json',
+};
+
+const EXAMPLE_LATENCY = {
+  type: 'read' as const,
+  count: 100,
+  sum_ns: 145_920,
+  p50_ns: 1279,
+  p99_ns: 2047,
+  p999_ns: 4095,
+  buckets: [
+    [1279, 80],
+    [2047, 19],
+    [4095, 1],
+  ] as [number, number][],
 };
 
 const latency = z.object({
@@ -50,28 +64,36 @@ export const latencyMethods = {
     cli: namesCli,
     example: {
       params: { names: ['Malloc0'] },
-      result: {
-        bdevs: [
-          {
-            name: 'Malloc0',
-            latencies: [
-              {
-                type: 'read',
-                count: 100,
-                sum_ns: 145_920,
-                p50_ns: 1279,
-                p99_ns: 2047,
-                p999_ns: 4095,
-                buckets: [
-                  [1279, 80],
-                  [2047, 19],
-                  [4095, 1],
-                ],
-              },
-            ],
-          },
-        ],
-      },
+      result: { bdevs: [{ name: 'Malloc0', latencies: [EXAMPLE_LATENCY] }] },
+    },
+  }),
+
+  vhost_get_latency: defineMethod({
+    summary: 'Show how long requests of queues took',
+    details:
+      'What the requests of each running queue took in the disk, since its front-end connected. They are timed as ' +
+      'those of bdevs are (`bdev_get_latency`). An addition of Ringhost.',
+    params: z.strictObject({
+      ctrlr: z.string().min(1).optional().describe('Only this controller. Default: all.'),
+    }),
+    result: z.object({
+      controllers: z.array(
+        z.object({
+          ctrlr: z.string(),
+          queues: z.array(
+            z.object({ index: z.int(), latencies: z.array(latency).describe('Of types that there were.') }),
+          ),
+        }),
+      ),
+    }),
+    errors: [{ code: 'ENODEV', when: 'there is no such controller' }],
+    cli: {
+      flags: [{ names: ['-n', '--ctrlr'], dest: 'ctrlr', kind: 'string', help: 'only this controller' }],
+      print: 'json',
+    },
+    example: {
+      params: { ctrlr: 'vhost.0' },
+      result: { controllers: [{ ctrlr: 'vhost.0', queues: [{ index: 0, latencies: [EXAMPLE_LATENCY] }] }] },
     },
   }),
 

@@ -1,8 +1,7 @@
-/** The requests of a running daemon as they end, for a while. */
+/** The requests of a daemon as they end, for a while. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Request } from '../observe/trace-events.ts';
-import type { RpcClient } from '../rpc/client.ts';
-import type { CallParams } from '../rpc/methods.ts';
+import type { Call, CallParams } from '../rpc/methods.ts';
+import type { Request } from './trace-events.ts';
 
 export interface StreamOptions {
   readonly filter: CallParams<'trace_start_requests'>;
@@ -18,17 +17,26 @@ const BATCH_MAX = 16_384;
 const PAUSE_MS = 100;
 
 /** Resolves, when the time is over, with how many were dropped. */
-export async function streamRequests(client: RpcClient, options: StreamOptions): Promise<{ dropped: number }> {
+export async function streamRequests(call: Call, options: StreamOptions): Promise<{ dropped: number }> {
   const { filter, seconds = Number.POSITIVE_INFINITY, signal, onRequests } = options;
-  await client.call('trace_start_requests', filter);
+  await call('trace_start_requests', filter);
   let dropped = 0;
   /** True when there may be more. */
   const take = async (): Promise<boolean> => {
-    const batch = await client.call('trace_read_requests', { max: BATCH_MAX });
+    const batch = await call('trace_read_requests', { max: BATCH_MAX });
     dropped = batch.dropped;
     onRequests(
       batch.requests.map(
-        ([queue = 0, type = 0, startNs = 0, durationNs = 0, offsetBytes = 0, lengthBytes = 0, status = 0]) => {
+        ([
+          queue = 0,
+          type = 0,
+          startNs = 0,
+          durationNs = 0,
+          offsetBytes = 0,
+          lengthBytes = 0,
+          status = 0,
+          hash = -1,
+        ]) => {
           const [controller, index] = batch.queues[queue] ?? ['', 0];
           return {
             controller,
@@ -39,6 +47,7 @@ export async function streamRequests(client: RpcClient, options: StreamOptions):
             offsetBytes,
             lengthBytes,
             status,
+            hash: hash < 0 ? null : hash,
           };
         },
       ),
@@ -53,7 +62,7 @@ export async function streamRequests(client: RpcClient, options: StreamOptions):
       if (!isMore && restMs > 0) await sleep(Math.min(PAUSE_MS, restMs), undefined, { signal }).catch(() => undefined);
     }
   } finally {
-    await client.call('trace_stop_requests');
+    await call('trace_stop_requests', {});
   }
   while (await take());
   return { dropped };
