@@ -7,7 +7,15 @@
  */
 
 import { DOUBLE } from '../base/double.ts';
-import { BdevIo, type BdevIo as Io, type IoOwner, IoStatus, IoType, NO_SEGMENTS } from '../bdev/bdev-io.ts';
+import {
+  BdevIo,
+  type BdevIo as Io,
+  type IoOwner,
+  IoStatus,
+  IoType,
+  type LatencyCounter,
+  NO_SEGMENTS,
+} from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
 import { NOWHERE } from '../memory/guest-memory.ts';
 import { BUFFER_WORDS, BufferWord, RECORDS, RecordWord } from '../sys/chain-gather.ts';
@@ -71,6 +79,10 @@ class Request implements IoOwner {
   constructor(queue: BlkQueue, slot: number) {
     this.#queue = queue;
     this.slot = slot;
+  }
+
+  get latencies(): LatencyCounter | null {
+    return this.#queue.latencies;
   }
 
   ioDone(io: Io): void {
