@@ -92,12 +92,7 @@ export class StateDirectory {
       lock = openSync(join(path, LOCK), 'a+', FILE_MODE);
       if (owner !== null && isRoot()) fchownSync(lock, owner.uid, owner.gid);
     } catch (error) {
-      const { path: file = path } = error as NodeJS.ErrnoException;
-      throw new TargetError(
-        (error as NodeJS.ErrnoException).code ?? 'EIO',
-        `--state-dir ${path}: ${fileProblem(file, error)}`,
-        { cause: error },
-      );
+      throw fileError(`--state-dir ${path} cannot be used`, error);
     }
     if (!lockFile(lock)) {
       closeSync(lock);
@@ -150,6 +145,7 @@ export class StateDirectory {
 }
 
 function fileError(what: string, error: unknown): TargetError {
-  const { errno = 0, message } = error as NodeJS.ErrnoException;
-  return new TargetError(errnoName(errno), `${what}: ${message}`, { errno, cause: error });
+  const { errno = 0, path, message } = error as NodeJS.ErrnoException;
+  const problem = path === undefined ? message : fileProblem(path, error);
+  return new TargetError(errnoName(errno), `${what}: ${problem}`, { errno, cause: error });
 }
