@@ -6,7 +6,7 @@ import type { TargetKind } from './targets/target.ts';
 export const HELP = `npm run bench -- [OPTIONS]
 
   --only PATTERN     scenarios whose "GROUP: NAME" matches this regular expression; brings in
-                     disks that take a server (RBD image, NBD export, NVMe/TCP)
+                     disks that take a server (RBD image, NBD export, NVMe/TCP, vhost-user target)
   --targets PATTERN  targets whose name matches; brings in those that are not measured by default, too
   --rounds N         rounds, in which every scenario is measured once on every target (default 5; 2 with --quick)
   --seconds S        length of one measurement (default 0.5; 0.2 with --quick)

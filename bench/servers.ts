@@ -6,6 +6,7 @@ import { withLimit } from '../test/e2e/wait.ts';
 import { NbdServer } from '../test/support/nbd-servers.ts';
 import { makeImage } from './image.ts';
 import type { Backing } from './scenarios/scenario.ts';
+import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
 import { DISK_MIB, type Place } from './targets/target.ts';
 
 const START_MS_MAX = 60_000;
@@ -13,17 +14,21 @@ const NVME_TARGET = new URL('nvme-target-main.ts', import.meta.url).pathname;
 
 export interface Servers {
   /** Where they are. */
-  readonly place: Pick<Place, 'image' | 'nbdSocket' | 'nvmePort'>;
+  readonly place: Pick<Place, 'image' | 'nbdSocket' | 'nvmePort' | 'virtioSocket'>;
   close(): Promise<void>;
 }
 
 /** They take their time from the target's core. */
-export async function startServers(needs: ReadonlySet<Backing>, { client, target }: Place): Promise<Servers> {
+export async function startServers(needs: ReadonlySet<Backing>, place: Place): Promise<Servers> {
+  const { client, target } = place;
   if (needs.has('image') && isToolMissing(TOOLS.ceph)) {
     throw new Error(`RBD images want a cluster: ${installHint(TOOLS.ceph)}`);
   }
   if (needs.has('nbd') && isToolMissing(TOOLS.nbd)) {
     throw new Error(`NBD exports want a server: ${installHint(TOOLS.nbd)}`);
+  }
+  if (needs.has('vhost-user') && QEMU_STORAGE_DAEMON.unavailable() !== null) {
+    throw new Error(`a vhost-user target is wanted: ${QEMU_STORAGE_DAEMON.unavailable()}`);
   }
   const closing: (() => Promise<unknown>)[] = [];
   const close = async (): Promise<void> => {
@@ -37,7 +42,10 @@ export async function startServers(needs: ReadonlySet<Backing>, { client, target
     if (nbd !== undefined) closing.push(() => nbd.close());
     const nvme = needs.has('nvme') ? await startNvmeTarget() : undefined;
     if (nvme !== undefined) closing.push(() => nvme.child.stop('SIGKILL'));
-    return { place: { image, nbdSocket: nbd?.socketPath, nvmePort: nvme?.port }, close };
+    const virtio = needs.has('vhost-user') ? await QEMU_STORAGE_DAEMON.start(place) : undefined;
+    if (virtio !== undefined) closing.push(() => virtio.stop());
+    const virtioSocket = virtio?.path({ protocol: 'blk', disk: 'ram' });
+    return { place: { image, nbdSocket: nbd?.socketPath, nvmePort: nvme?.port, virtioSocket }, close };
   } catch (error) {
     await close();
     throw error;

@@ -73,6 +73,12 @@ static napi_value clock_stamp(napi_env env, napi_callback_info info) {
   return ADDON_RESULT((int32_t)(uint32_t)(((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec) >> 4));
 }
 
+// yieldCore(): 0. Whoever waits for this core runs first.
+static napi_value yield_core(napi_env env, napi_callback_info info) {
+  (void)info;
+  return ADDON_RESULT(sched_yield());
+}
+
 void thread_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "setAffinity", set_affinity);
   addon_export(env, exports, "getAffinity", get_affinity);
@@ -81,4 +87,5 @@ void thread_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "threadId", thread_id);
   addon_export(env, exports, "clockNs", clock_ns);
   addon_export(env, exports, "clockStamp", clock_stamp);
+  addon_export(env, exports, "yieldCore", yield_core);
 }

@@ -20,7 +20,7 @@ export interface Metric {
 }
 
 /** A file of this machine, an image of a Ceph cluster, an NBD server, an NVMe/TCP target. */
-export type Backing = 'file' | 'image' | 'nbd' | 'nvme';
+export type Backing = 'file' | 'image' | 'nbd' | 'nvme' | 'vhost-user';
 
 export interface Effort {
   /** Length of one measurement in milliseconds. */

@@ -30,6 +30,7 @@ const ALL: readonly Storage[] = [
   { title: 'RBD image', disk: 'rbd', needs: 'image', readDepths: [1, 32], writeDepths: [32] },
   { title: 'NBD export', disk: 'nbd', needs: 'nbd', readDepths: [1, 32], writeDepths: [32] },
   { title: 'NVMe/TCP', disk: 'nvme', needs: 'nvme', readDepths: [1, 32], writeDepths: [32] },
+  { title: 'vhost-user target', disk: 'virtio', needs: 'vhost-user', readDepths: [1, 32], writeDepths: [32] },
 ];
 
 function rowsOf({ title, disk, needs, readDepths, writeDepths, ...rest }: Storage): Scenario[] {

@@ -16,6 +16,13 @@ import {
 const PROGRAM = 'qemu-storage-daemon';
 /** How long the iothread polls before it sleeps: long, so that it never does under load. */
 const POLL_MAX_NS = 1_000_000;
+/** What it is itself, and what other targets reach through it, is one disk. */
+const DISKS = [
+  { disk: 'ram', node: 'disk0' },
+  { disk: 'null', node: 'disk1' },
+  { disk: 'file', node: 'disk2' },
+  { disk: 'virtio', node: 'disk0' },
+] as const;
 
 export const QEMU_STORAGE_DAEMON: TargetKind = {
   name: PROGRAM,
@@ -29,11 +36,12 @@ export const QEMU_STORAGE_DAEMON: TargetKind = {
     writeFileSync(file, '');
     truncateSync(file, DISK_BYTES);
     const { nbdSocket } = place;
-    const disks = ['ram', 'null', 'file', ...(nbdSocket === undefined ? [] : (['nbd'] as const))] as const;
-    const paths = disks.map((disk) => join(directory, socketName({ protocol: 'blk', disk })));
-    const exports = paths.flatMap((path, i) => [
+    const nbd = nbdSocket === undefined ? [] : [{ disk: 'nbd', node: 'disk3' } as const];
+    const disks = [...DISKS, ...nbd];
+    const paths = disks.map(({ disk }) => join(directory, socketName({ protocol: 'blk', disk })));
+    const exports = disks.flatMap(({ node }, i) => [
       '--export',
-      `type=vhost-user-blk,id=e${i},node-name=disk${i},addr.type=unix,addr.path=${path},writable=on,` +
+      `type=vhost-user-blk,id=e${i},node-name=${node},addr.type=unix,addr.path=${paths[i]},writable=on,` +
         `num-queues=${QUEUES_MAX},iothread=io`,
     ]);
     return await launch({

@@ -72,9 +72,12 @@ export async function createDisks(socket: string, file: string): Promise<void> {
 }
 
 /** The disks of servers, where there are any. */
-async function createServedDisks(socket: string, { image, target, nbdSocket, nvmePort }: Place): Promise<void> {
+async function createServedDisks(
+  socket: string,
+  { image, target, nbdSocket, nvmePort, virtioSocket }: Place,
+): Promise<void> {
   using rpc = await RpcClient.connect(socket);
-  const serve = async (disk: 'rbd' | 'nbd' | 'nvme', name: string): Promise<void> => {
+  const serve = async (disk: 'rbd' | 'nbd' | 'nvme' | 'virtio', name: string): Promise<void> => {
     await rpc.call('vhost_create_blk_controller', { ctrlr: socketName({ protocol: 'blk', disk }), dev_name: name });
   };
   if (nbdSocket !== undefined) {
@@ -85,6 +88,11 @@ async function createServedDisks(socket: string, { image, target, nbdSocket, nvm
     const where = { traddr: '127.0.0.1', trsvcid: String(nvmePort), subnqn: TARGET_NQN };
     await rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', trtype: 'TCP', ...where });
     await serve('nvme', 'Nvme0n1');
+  }
+  if (virtioSocket !== undefined) {
+    const where = { trtype: 'user', traddr: virtioSocket, dev_type: 'blk' } as const;
+    await rpc.call('bdev_virtio_attach_controller', { name: 'Virtio0', ...where });
+    await serve('virtio', 'Virtio0');
   }
   if (image === undefined) return;
   // librbd's threads where the reactor is, as those of fio are where fio is.

@@ -12,11 +12,11 @@ import type { Effort, Sample } from '../scenarios/scenario.ts';
 /**
  * What a target serves: `ram` keeps its contents in memory, `null` neither reads nor writes, `file` is a file on the
  * disk of this machine, past the page cache; `rbd` is an image of a Ceph cluster, `nbd` an export and `nvme` a
- * subsystem over TCP, from servers on the target's core.
+ * subsystem over TCP, from servers on the target's core; `virtio` is what qemu-storage-daemon serves, there too.
  */
 export interface Endpoint {
   readonly protocol: 'blk' | 'scsi';
-  readonly disk: 'ram' | 'null' | 'file' | 'rbd' | 'nbd' | 'nvme';
+  readonly disk: 'ram' | 'null' | 'file' | 'rbd' | 'nbd' | 'nvme' | 'virtio';
 }
 
 export const DISK_MIB = 256;
@@ -74,6 +74,8 @@ export interface Place {
   readonly image?: ClusterImage | undefined;
   /** The socket of the NBD server, where one is measured. */
   readonly nbdSocket?: string | undefined;
+  /** The socket of the vhost-user target, where one is measured. */
+  readonly virtioSocket?: string | undefined;
   /** The port of the NVMe/TCP target on this machine, where one is measured. */
   readonly nvmePort?: number | undefined;
 }

@@ -84,8 +84,8 @@ export interface IoChannel {
   /** Carries out what was submitted since the last call and reaps completions. Returns how many. */
   poll(): number;
   /**
-   * Threads of this process do its work: who spins while it has requests takes the cores from them. Default: false.
-   * Such a channel has a `wakeFd`.
+   * Threads of this machine do its work, of this process or another: who spins while it has requests may take their
+   * core from them. Default: false. Such a channel has a `wakeFd`.
    */
   readonly sharesCores?: boolean;
   /**

@@ -9,7 +9,7 @@
  * that something completed (`wakeFd`). When nothing is left the thread sleeps in its event loop.
  */
 import { FdSet, LoopTurn } from '../sys/events.ts';
-import { clockNs } from '../sys/thread.ts';
+import { clockNs, clockStamp, STAMP_NS, stepsBetween, yieldCore } from '../sys/thread.ts';
 
 /** What takes part in the rounds while it is awake. */
 interface Member {
@@ -44,7 +44,10 @@ export interface Drive extends Member {
    * with those of another drive.
    */
   readonly wakeFd: number;
-  /** Other threads of this machine do its work: nobody spins while it has requests. Default: false. */
+  /**
+   * Other threads of this machine do its work, perhaps on this core: while it has requests nobody spins without
+   * offering them the core. Default: false.
+   */
   readonly sharesCores?: boolean;
   /** Asks for `wakeFd`. True when there is something to poll for already. */
   arm(): boolean;
@@ -58,6 +61,15 @@ export type ReactorMode = 'poll' | 'adaptive' | 'interrupt';
 export const SPIN_NS = 500_000;
 /** The clock is read, and silence judged, once in so many rounds: a look costs as much as an empty round. */
 const ROUNDS_PER_CLOCK = 32;
+/**
+ * While threads of this machine carry out a request, and nothing else is to be done, every round ends with an offer of
+ * the core to them: their answer is there at the next look, and nobody was put to sleep for it. Rounds without work, as
+ * many as between two looks at the clock, or a thread that keeps the core for so long, show that offers are of no use:
+ * for a while the reactor sleeps instead. With more requests it sleeps at once, so that more of them end together.
+ */
+const OFFER_REQUESTS_MAX = 1;
+const OFFER_NS_MAX = 1_000_000;
+const OFFERS_PAUSE_NS = 100_000_000;
 /** A burst ends after so long, so that the event loop has its turn. */
 const BURST_NS = 500_000;
 /** Sleepers beside busy ones are looked after as often. */
@@ -110,6 +122,8 @@ export class Reactor {
   #spinning = 0;
   /** Drives with `sharesCores`. */
   #sharers: readonly Drive[] = [];
+  /** From when on the core is offered to them. */
+  #offersFromNs = 0;
   #isTurning = false;
   /** It was woken and has not had a burst since. */
   #isRoused = false;
@@ -223,8 +237,7 @@ export class Reactor {
     let lookedNs = start;
     counters[ReactorCounter.turns] = (counters[ReactorCounter.turns] as number) + 1;
     for (;;) {
-      let work = 0;
-      for (let i = 0; i < ROUNDS_PER_CLOCK; i++) work += this.round();
+      const work = this.#rounds(last);
       const now = clockNs();
       const counter = work > 0 ? ReactorCounter.busyNs : ReactorCounter.idleNs;
       counters[counter] = (counters[counter] as number) + (now - last);
@@ -245,31 +258,61 @@ export class Reactor {
     return this.#awake.length < this.#sources.size || this.#driven.length < this.#drives.size;
   }
 
+  /** As many rounds as between two looks at the clock, or until others want the core. Returns the work done. */
+  #rounds(nowNs: number): number {
+    let work = 0;
+    let isOffering = false;
+    let isUseful = true;
+    for (let i = 0; i < ROUNDS_PER_CLOCK && isUseful; i++) {
+      const done = this.round();
+      work += done;
+      if (done > 0 || this.#spinning === 0) continue;
+      const elsewhere = this.#requestsElsewhere();
+      if (elsewhere === 0) continue;
+      isOffering = this.#mayOffer(elsewhere, nowNs);
+      if (!isOffering) break;
+      isUseful = offerCore();
+    }
+    if (isOffering && (work === 0 || !isUseful)) this.#offersFromNs = nowNs + OFFERS_PAUSE_NS;
+    return work;
+  }
+
   /** Lets silent sources wait for their kicks. */
   #settleSources(nowNs: number): void {
     const awake = this.#awake;
-    const isSharing = this.#isSharing();
+    const isWanted = this.#isWanted(nowNs);
     let kept = 0;
     for (let i = 0; i < awake.length; i++) {
       const slot = awake[i] as SourceSlot;
-      if (!this.#leaves(slot, nowNs, isSharing)) awake[kept++] = slot;
+      if (!this.#leaves(slot, nowNs, isWanted)) awake[kept++] = slot;
     }
     awake.length = kept;
   }
 
-  /** Somebody else wants this core for requests of ours. */
-  #isSharing(): boolean {
-    for (let i = 0; i < this.#sharers.length; i++) if ((this.#sharers[i] as Drive).inFlight > 0) return true;
-    return false;
+  /** Requests that other threads of this machine carry out. */
+  #requestsElsewhere(): number {
+    let requests = 0;
+    for (let i = 0; i < this.#sharers.length; i++) requests += (this.#sharers[i] as Drive).inFlight;
+    return requests;
   }
 
-  #leaves(slot: SourceSlot, nowNs: number, isSharing: boolean): boolean {
+  #mayOffer(requestsElsewhere: number, nowNs: number): boolean {
+    return requestsElsewhere <= OFFER_REQUESTS_MAX && nowNs >= this.#offersFromNs;
+  }
+
+  /** Somebody else wants this core for requests of ours. */
+  #isWanted(nowNs: number): boolean {
+    const elsewhere = this.#requestsElsewhere();
+    return elsewhere > 0 && !this.#mayOffer(elsewhere, nowNs);
+  }
+
+  #leaves(slot: SourceSlot, nowNs: number, isWanted: boolean): boolean {
     const { source, mode } = slot;
     if (slot.didWork) {
       slot.didWork = false;
       slot.lastWorkNs = nowNs;
     }
-    const spinNs = mode === 'interrupt' || isSharing ? 0 : SPIN_NS;
+    const spinNs = mode === 'interrupt' || isWanted ? 0 : SPIN_NS;
     if (mode === 'poll' || nowNs - slot.lastWorkNs < spinNs || source.isBusy) return false;
     if (source.arm()) {
       source.disarm();
@@ -283,21 +326,22 @@ export class Reactor {
   /** Lets drives go that have nothing to do, or that will say so when they have. */
   #settleDrives(nowNs: number): void {
     const driven = this.#driven;
+    const mayOffer = this.#mayOffer(this.#requestsElsewhere(), nowNs);
     let kept = 0;
     for (let i = 0; i < driven.length; i++) {
       const slot = driven[i] as DriveSlot;
-      if (!this.#isSilent(slot, nowNs)) driven[kept++] = slot;
+      if (!this.#isSilent(slot, nowNs, mayOffer)) driven[kept++] = slot;
     }
     driven.length = kept;
   }
 
-  #isSilent(slot: DriveSlot, nowNs: number): boolean {
+  #isSilent(slot: DriveSlot, nowNs: number, mayOffer: boolean): boolean {
     const { drive } = slot;
     if (slot.didWork) {
       slot.didWork = false;
       slot.lastWorkNs = nowNs;
     }
-    const mayWait = drive.sharesCores !== true && this.#spinning > 0;
+    const mayWait = (drive.sharesCores !== true || mayOffer) && this.#spinning > 0;
     if (mayWait && nowNs - slot.lastWorkNs < SPIN_NS) return false;
     if (drive.inFlight > 0 && drive.wakeFd !== WOKEN_FROM_BELOW) {
       // While a source is polled, polling the drive too costs less than being woken.
@@ -364,6 +408,13 @@ export class Reactor {
     this.counters[ReactorCounter.sleeping] = 1;
     this.#turn.stop();
   }
+}
+
+/** False when whoever took the core kept it for long. */
+function offerCore(): boolean {
+  const start = clockStamp();
+  yieldCore();
+  return stepsBetween(start, clockStamp()) * STAMP_NS < OFFER_NS_MAX;
 }
 
 function doNothing(): void {}

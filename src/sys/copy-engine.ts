@@ -21,7 +21,7 @@ const { read: READ, write: WRITE, zero: ZERO, stream: STREAM, fill: FILL } = Kin
  */
 const STREAM_DISK_BYTES_MIN = 64 * 2 ** 20;
 
-/** Where the entries of segment lists are: an arena, or a list of our own. */
+/** Where the entries of segment lists are: an arena, perhaps of another thread. */
 export interface IovMemory {
   readonly address: number;
   readonly capacity: number;

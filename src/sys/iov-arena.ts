@@ -30,6 +30,8 @@ export class IovArena {
   readonly address: number;
   /** Entries in all. */
   readonly capacity: number;
+  /** The entries as bytes, for native calls. */
+  readonly bytes: Uint8Array;
   readonly #words: Uint32Array;
   readonly #memory: Mapping;
   readonly #views = new MappingViews();
@@ -46,7 +48,9 @@ export class IovArena {
     this.capacity = shortLists * SHORT_ENTRIES + longLists * LONG_ENTRIES;
     this.#memory = Mapping.anonymous(this.capacity * IOVEC_BYTES);
     this.address = this.#memory.address;
-    this.#words = new Uint32Array(this.#views.view(this.#memory, 0, this.#memory.lengthBytes));
+    const buffer = this.#views.view(this.#memory, 0, this.#memory.lengthBytes);
+    this.bytes = new Uint8Array(buffer);
+    this.#words = new Uint32Array(buffer);
     this.#freeShort = new Int32Array(shortLists);
     this.#freeLong = new Int32Array(longLists);
     // The last freed list is the next one taken: its entries are still in the cache.

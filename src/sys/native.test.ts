@@ -5,7 +5,7 @@ import { native } from './native.ts';
 type Call = (...args: readonly unknown[]) => unknown;
 const CALLS = Object.entries(native as unknown as Record<string, Call>);
 /** Calls without arguments. */
-const BARE = ['guardEventFd', 'eventFdCreate', 'epollCreate', 'threadId', 'clockNs', 'clockStamp'];
+const BARE = ['guardEventFd', 'eventFdCreate', 'epollCreate', 'threadId', 'clockNs', 'clockStamp', 'yieldCore'];
 const ARGUMENTS_MAX = 7;
 /** Nothing that is one of these is right for any argument of any call, but for the callbacks and the texts below. */
 const WRONG: readonly (readonly [string, unknown])[] = [

@@ -96,6 +96,7 @@ export interface Native {
   threadId(): number;
   clockNs(): number;
   clockStamp(): number;
+  yieldCore(): number;
 }
 
 function load(): Native {

@@ -10,9 +10,9 @@ import { Errno } from '../base/errors.ts';
 import { closeFd } from './events.ts';
 import { IoUring, NO_FILE } from './io-uring.ts';
 import { IovArena } from './iov-arena.ts';
-import { Mapping, MappingViews } from './mapping.ts';
+import { createMemoryFile, Mapping, MappingViews, truncateFile, truncationEventFd } from './mapping.ts';
 import { socketPair } from './socket.ts';
-import { STREAM_TAGS, type StreamAddress, StreamSocket } from './stream-socket.ts';
+import { isOnThisMachine, STREAM_TAGS, type StreamAddress, StreamSocket } from './stream-socket.ts';
 
 const KIB = 1024;
 const MEMORY_BYTES = 1024 * KIB;
@@ -249,5 +249,79 @@ describe('a stream socket', () => {
     [{ path: 'x'.repeat(108) }, /too long/],
   ])('refuses %j as an address', (address, message) => {
     expect(() => stream.open(address)).toThrow(message);
+  });
+});
+
+describe('memory that a guest takes away', () => {
+  const LENGTH = 64 * KIB;
+
+  /** A list whose second half is gone. */
+  function halfList(): { first: number; bytes: Uint8Array; close: () => void } {
+    truncationEventFd();
+    const fd = createMemoryFile('test', LENGTH);
+    const mapping = Mapping.file(fd, 0, LENGTH, { guarded: true });
+    const ownViews = new MappingViews();
+    const guestBytes = new Uint8Array(ownViews.view(mapping, 0, LENGTH)).fill(7);
+    const first = arena.takeShort();
+    arena.set(first, mapping.address + LENGTH / 2, LENGTH / 2);
+    arena.set(first + 1, mapping.address, LENGTH / 2);
+    truncateFile(fd, LENGTH / 2);
+    const close = (): void => {
+      ownViews.close();
+      mapping.close();
+      closeFd(fd);
+    };
+    return { first, bytes: guestBytes, close };
+  }
+
+  it('is sent as zeroes, and the stream goes on', async () => {
+    const peer = await connect();
+    let received = Buffer.alloc(0);
+    peer.on('data', (data) => {
+      received = Buffer.concat([received, data]);
+    });
+    const { first, close } = halfList();
+    stream.bytes.set(Buffer.from('head'));
+    stream.queue(0, 4);
+    stream.queueSegments(arena, first, 2, 0, LENGTH);
+    stream.queue(0, 4);
+    await polled(() => received.length === LENGTH + 8, 'everything');
+    const wanted = ['head', Buffer.alloc(LENGTH / 2), Buffer.alloc(LENGTH / 2, 7), 'head'];
+    expect(received.equals(Buffer.concat(wanted.map((part) => Buffer.from(part))))).toBe(true);
+    expect(stream.error).toBe(0);
+    close();
+  });
+
+  it('is received into, and the stream goes on', async () => {
+    const peer = await connect();
+    const { first, bytes: guestBytes, close } = halfList();
+    peer.write(Buffer.concat([Buffer.alloc(LENGTH, 9), Buffer.from('next')]));
+    let placed = 0;
+    await polled(() => {
+      placed += stream.placed;
+      stream.placed = 0;
+      if (placed < LENGTH && !stream.isReceiving) stream.expect(arena, first, 2, placed, LENGTH - placed);
+      if (placed < LENGTH) stream.receive();
+      return placed === LENGTH;
+    }, 'all of the payload');
+    await polled(() => {
+      if (stream.available < 4) stream.receive();
+      return stream.available === 4;
+    }, 'what follows');
+    expect([stream.error, guestBytes.every((byte) => byte === 9)]).toEqual([0, true]);
+    expect(Buffer.from(stream.input.subarray(stream.start, stream.end)).toString()).toBe('next');
+    close();
+  });
+});
+
+describe('an address', () => {
+  it.each([
+    [{ path: '/run/server.sock' }, true],
+    [{ host: '127.0.0.9', port: 1 }, true],
+    [{ host: '::1', port: 1 }, true],
+    [{ host: '192.0.2.1', port: 1 }, false],
+    [{ host: '2001:db8::1', port: 1 }, false],
+  ])('%j is on this machine: %s', (address, isLocal) => {
+    expect(isOnThisMachine(address)).toBe(isLocal);
   });
 });

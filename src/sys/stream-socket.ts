@@ -10,17 +10,26 @@
  * before the ring's `enter`. An end, an error or a failed connection shows in `error`.
  */
 import { isIPv4, isIPv6 } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { assert } from '../base/assert.ts';
 import { checkErrno, Errno, TargetError } from '../base/errors.ts';
 import { CopyEngine } from './copy-engine.ts';
 import { closeFd } from './events.ts';
 import type { IoUring } from './io-uring.ts';
-import { IOV_LONG_ENTRIES, IovArena } from './iov-arena.ts';
+import { IOV_LONG_ENTRIES, type IovArena } from './iov-arena.ts';
+import { IovList } from './iov-list.ts';
 import { Mapping, MappingViews } from './mapping.ts';
 import { native } from './native.ts';
 
 /** Where a peer listens: a socket file, or a numeric address and a port. */
 export type StreamAddress = { readonly path: string } | { readonly host: string; readonly port: number };
+
+/** Whether a peer's threads run on the cores of this machine, as far as its address shows. */
+export function isOnThisMachine(address: StreamAddress): boolean {
+  if ('path' in address || address.host.startsWith('127.')) return true;
+  const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
+  return own.some((one) => one.address === address.host);
+}
 
 export interface StreamOptions {
   /** The first of `STREAM_TAGS` tags of the ring. */
@@ -75,17 +84,21 @@ export class StreamSocket {
   readonly #views = new MappingViews();
   readonly #words: Uint32Array;
   readonly #ownBytes: number;
-  readonly #out = new IovArena(0, OUT_LISTS);
-  #outStart = 0;
-  #outEnd = 0;
-  /** One list to receive with, one for parts of others. */
-  readonly #in = new IovArena(0, 2);
-  readonly #engine = new CopyEngine(this.#in, 1);
+  readonly #out = new IovList(OUT_LISTS * IOV_LONG_ENTRIES);
+  /** Entries that were sent. */
+  #sent = 0;
+  /** What is received: where the owner expects it, then into `input`. */
+  readonly #in = new IovList(ENTRIES_MAX + 1);
+  /** What is copied between our memory and others. */
+  readonly #part = new IovList(IOV_LONG_ENTRIES);
+  readonly #engine = new CopyEngine(this.#part.entries, 1);
   #expectedEntries = 0;
   #expectedBytes = 0;
   #fd = NO_FD;
   #isSending = false;
   #isReceiving = false;
+  /** By tag: memory that was not there was replaced since something moved last. */
+  #mended = 0;
   /** Requests in the ring. */
   #inFlight = 0;
   #isClosing = false;
@@ -141,17 +154,17 @@ export class StreamSocket {
 
   /** Entries that can be queued now. */
   get room(): number {
-    return this.#out.capacity - this.#outEnd;
+    return this.#out.capacity - this.#out.count;
   }
 
   /** Sends a part of `bytes`, which stays as it is until it was sent. */
   queue(offset: number, lengthBytes: number): void {
-    this.#out.set(this.#outEnd++, this.#memory.address + OWN + offset, lengthBytes);
+    this.#out.add(this.#memory.address + OWN + offset, lengthBytes);
   }
 
   /** Sends `lengthBytes` of the segments of a list, `skipBytes` from its start. There is `room` for all its entries. */
   queueSegments(arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): void {
-    this.#outEnd += this.#out.setPart(this.#outEnd, count, arena, first, count, skipBytes, lengthBytes);
+    this.#out.addPart(arena, first, count, skipBytes, lengthBytes);
   }
 
   /** Asked for more, and nothing came yet. */
@@ -161,23 +174,22 @@ export class StreamSocket {
 
   /** True when everything queued was handed to the kernel. */
   get isFlushed(): boolean {
-    return this.#outEnd === 0;
+    return this.#out.count === 0;
   }
 
   /** Hands what was queued to the ring, unless it still sends. */
   flush(): void {
-    if (this.#isSending || this.#outEnd === this.#outStart || !this.#canMove()) return;
+    if (this.#isSending || this.isFlushed || !this.#canMove()) return;
     this.#isSending = true;
-    const count = Math.min(this.#outEnd - this.#outStart, ENTRIES_MAX);
-    this.#transfer(true, SEND_HEADER, this.#out, this.#outStart, count);
+    this.#transfer(true, SEND_HEADER, this.#out, this.#sent, Math.min(this.#out.count - this.#sent, ENTRIES_MAX));
   }
 
   /** Where the next bytes of the stream go, after those in `input`: it is empty now. Until they are there. */
   expect(arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): void {
     assert(this.available === 0 && !this.#isReceiving, 'what was received is taken before more is placed');
-    this.#expectedEntries = this.#in.setPart(0, ENTRIES_MAX, arena, first, count, skipBytes, lengthBytes);
-    this.#expectedBytes = 0;
-    for (let i = 0; i < this.#expectedEntries; i++) this.#expectedBytes += this.#in.lengthOf(i);
+    this.#in.count = this.#in.entries.setPart(0, ENTRIES_MAX, arena, first, count, skipBytes, lengthBytes);
+    this.#expectedEntries = this.#in.count;
+    this.#expectedBytes = this.#in.lengthBytes;
   }
 
   /** Asks the ring for more, unless it is asked already. */
@@ -193,10 +205,10 @@ export class StreamSocket {
     }
     const room = this.input.length - this.end;
     assert(room > 0 || this.#expectedEntries > 0, 'what was received is taken');
-    let count = this.#expectedEntries;
-    this.#in.set(count++, this.#memory.address + OWN + this.#ownBytes + this.end, room);
+    this.#in.count = this.#expectedEntries;
+    this.#in.add(this.#memory.address + OWN + this.#ownBytes + this.end, room);
     this.#isReceiving = true;
-    this.#transfer(false, RECEIVE_HEADER, this.#in, 0, count);
+    this.#transfer(false, RECEIVE_HEADER, this.#in, 0, this.#in.count);
   }
 
   /** Takes `lengthBytes` of `input` into the segments of a list, `skipBytes` from its start. */
@@ -219,16 +231,18 @@ export class StreamSocket {
   completed(tag: number, result: number): void {
     this.#inFlight--;
     const which = tag - this.#firstTag;
+    const isAgain = result === Errno.EFAULT && this.#mend(which);
     if (which === Tag.send) {
       this.#isSending = false;
-      if (result >= 0) this.#sent(result);
+      if (result >= 0) this.#advance(result);
     } else if (which === Tag.receive) {
       this.#isReceiving = false;
-      this.#received(result);
+      if (!isAgain) this.#received(result);
     } else if (which === Tag.connect) {
       this.isConnected = result >= 0;
     }
-    const isFailure = result < 0 && which !== Tag.cancelSend && which !== Tag.cancelReceive;
+    if (result >= 0) this.#mended &= ~(1 << which);
+    const isFailure = result < 0 && !isAgain && which !== Tag.cancelSend && which !== Tag.cancelReceive;
     if (isFailure && this.error === 0) this.error = result;
     if (this.#isClosing && this.#inFlight === 0) this.#ended();
   }
@@ -254,6 +268,7 @@ export class StreamSocket {
     this.#fd = NO_FD;
     this.#engine.close();
     this.#in.close();
+    this.#part.close();
     this.#out.close();
     this.#views.close();
     this.#memory.close();
@@ -267,8 +282,9 @@ export class StreamSocket {
     this.start = 0;
     this.end = 0;
     this.placed = 0;
-    this.#outStart = 0;
-    this.#outEnd = 0;
+    this.#sent = 0;
+    this.#out.count = 0;
+    this.#mended = 0;
     this.#expectedEntries = 0;
     this.#expectedBytes = 0;
     this.#isClosing = false;
@@ -284,8 +300,8 @@ export class StreamSocket {
     return this.isConnected && this.error === 0;
   }
 
-  #transfer(isSend: boolean, header: number, arena: IovArena, first: number, count: number): void {
-    arena.copyEntryAddress(first, this.#words, header / 4 + MsgWord.iov);
+  #transfer(isSend: boolean, header: number, list: IovList, first: number, count: number): void {
+    list.entries.copyEntryAddress(first, this.#words, header / 4 + MsgWord.iov);
     this.#words[header / 4 + MsgWord.iovCount] = count;
     this.#inFlight++;
     const tag = this.#firstTag + (isSend ? Tag.send : Tag.receive);
@@ -293,20 +309,29 @@ export class StreamSocket {
     this.#ring.transferMessage(isSend, tag, this.#fd, this.#memory.address + header);
   }
 
-  #sent(count: number): void {
-    let left = count;
+  #advance(bytes: number): void {
+    let left = bytes;
     while (left > 0) {
-      const length = this.#out.lengthOf(this.#outStart);
+      const length = this.#out.lengthOf(this.#sent);
       if (left < length) {
-        this.#out.set(this.#outStart, this.#out.addressOf(this.#outStart) + left, length - left);
+        this.#out.advance(this.#sent, left);
         break;
       }
       left -= length;
-      this.#outStart++;
+      this.#sent++;
     }
-    if (this.#outStart < this.#outEnd) return;
-    this.#outStart = 0;
-    this.#outEnd = 0;
+    if (this.#sent < this.#out.count) return;
+    this.#sent = 0;
+    this.#out.count = 0;
+  }
+
+  /** A guest took memory away that is sent from or received into. True when the transfer can be done again. */
+  #mend(which: number): boolean {
+    if ((this.#mended & (1 << which)) !== 0 || (which !== Tag.send && which !== Tag.receive)) return false;
+    this.#mended |= 1 << which;
+    if (which === Tag.send) this.#out.touch(this.#sent, this.#out.count - this.#sent);
+    else this.#in.touch(0, this.#expectedEntries);
+    return true;
   }
 
   #received(result: number): void {
@@ -322,8 +347,8 @@ export class StreamSocket {
   }
 
   #copy(from: number, arena: IovArena, first: number, count: number, skipBytes: number, lengthBytes: number): void {
-    const entries = this.#in.setPart(IOV_LONG_ENTRIES, IOV_LONG_ENTRIES, arena, first, count, skipBytes, lengthBytes);
-    this.#engine.read(from, lengthBytes, IOV_LONG_ENTRIES, entries);
+    this.#part.count = 0;
+    this.#engine.read(from, lengthBytes, 0, this.#part.addPart(arena, first, count, skipBytes, lengthBytes));
     this.#engine.run();
   }
 }

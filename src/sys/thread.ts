@@ -45,6 +45,9 @@ export const threadId = native.threadId;
 /** CLOCK_MONOTONIC in nanoseconds. */
 export const clockNs = native.clockNs;
 
+/** Lets other threads run that wait for this core. Nothing happens when none does. */
+export const yieldCore = native.yieldCore;
+
 /** Nanoseconds of a step of `clockStamp`. */
 export const STAMP_NS = 16;
 

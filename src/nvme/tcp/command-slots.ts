@@ -4,7 +4,8 @@
  * is long over, is told from one that is waited for.
  */
 import type { IovArena } from '../../sys/iov-arena.ts';
-import type { IovList, OwnMemory } from '../../sys/tcp-socket.ts';
+import type { IovList } from '../../sys/iov-list.ts';
+import type { OwnMemory } from '../../sys/tcp-socket.ts';
 
 /** A queue has at most so many: ten bits of the command identifier. */
 export const SLOTS_MAX = 1024;
@@ -112,7 +113,7 @@ export class CommandSlots {
     const skip = this.skip[slot] as number;
     const count = this.iovCount[slot] as number;
     if (count === 0 || arena === null) {
-      list.add(memory, skip + fromBytes, lengthBytes);
+      list.add(memory.address + skip + fromBytes, lengthBytes);
       return 1;
     }
     return list.addPart(arena, this.iovFirst[slot] as number, count, skip + fromBytes, lengthBytes);

@@ -9,7 +9,8 @@
 import { Errno } from '../../base/errors.ts';
 import { CopyEngine } from '../../sys/copy-engine.ts';
 import { IOV_LONG_ENTRIES, type IovArena } from '../../sys/iov-arena.ts';
-import { IovList, type OwnMemory } from '../../sys/tcp-socket.ts';
+import { IovList } from '../../sys/iov-list.ts';
+import type { OwnMemory } from '../../sys/tcp-socket.ts';
 import { type CommandSlots, Direction, NO_SLOT } from './command-slots.ts';
 import { At, DIGEST_BYTES, FatalError, IC_BYTES, PduFlag, PduType, SHORT_HEADER_BYTES } from './pdu.ts';
 import type { Agreement } from './pdu-sender.ts';
@@ -75,7 +76,7 @@ export class PduReceiver {
     this.#arena = arena;
     this.#agreed = agreed;
     this.#handler = handler;
-    this.#engine = new CopyEngine(this.#list, 1);
+    this.#engine = new CopyEngine(this.#list.entries, 1);
     this.#engine.setDisk(memory.address, 1, STAGING_BYTES);
   }
 
@@ -88,11 +89,11 @@ export class PduReceiver {
       const data =
         direct > 0 ? this.#slots.addData(this.#slot, this.#moved, direct, list, this.#memory, this.#arena) : 0;
       const wanted = this.#wanted();
-      list.add(this.#memory, this.#to, wanted);
+      list.add(this.#memory.address + this.#to, wanted);
       let result = list.receive(fd, 0, list.count);
       // A guest took its memory away: reading it here puts zeroes in its place.
       if (result === Errno.EFAULT && data > 0) {
-        list.crc32c(0, data, direct, 0);
+        list.touch(0, data);
         result = list.receive(fd, 0, list.count);
       }
       if (result === Errno.EAGAIN || result === Errno.EINTR) return 0;
@@ -221,7 +222,7 @@ export class PduReceiver {
 
   #isIntact(at: number): boolean {
     this.#sum.count = 0;
-    this.#sum.add(this.#memory, at, SHORT_HEADER_BYTES);
+    this.#sum.add(this.#memory.address + at, SHORT_HEADER_BYTES);
     const sum = this.#sum.crc32c(0, 1, SHORT_HEADER_BYTES, 0);
     return this.#view.getInt32(at + SHORT_HEADER_BYTES, true) === sum;
   }

@@ -10,7 +10,8 @@ import { assert } from '../../base/assert.ts';
 import { Errno } from '../../base/errors.ts';
 import { CopyEngine } from '../../sys/copy-engine.ts';
 import { IOV_LONG_ENTRIES, type IovArena } from '../../sys/iov-arena.ts';
-import { IovList, OwnMemory } from '../../sys/tcp-socket.ts';
+import { IovList } from '../../sys/iov-list.ts';
+import { OwnMemory } from '../../sys/tcp-socket.ts';
 import { type CommandSlots, Direction, SlotState } from './command-slots.ts';
 import {
   CAPSULE_CMD_BYTES,
@@ -59,7 +60,7 @@ export class PduSender {
   readonly #list = new IovList(LIST_ENTRIES);
   /** First entry that is not sent; and by entry: the slot whose PDU ends with it. */
   #first = 0;
-  readonly #owner = new Int32Array(LIST_ENTRIES).fill(NO_OWNER);
+  readonly #owner = new Int32Array(this.#list.capacity).fill(NO_OWNER);
   /** Slots with a PDU to send, in order: a ring. */
   readonly #waiting: Int32Array;
   #waitingFirst = 0;
@@ -91,7 +92,7 @@ export class PduSender {
   /** Bytes of our own, before any command. */
   addRaw(offsetBytes: number, lengthBytes: number): void {
     this.#owner[this.#list.count] = NO_OWNER;
-    this.#list.add(this.#memory, offsetBytes, lengthBytes);
+    this.#list.add(this.#memory.address + offsetBytes, lengthBytes);
   }
 
   /** The next PDU of a slot is due: its command, or data that an R2T asked for. */
@@ -120,7 +121,7 @@ export class PduSender {
       let result = list.send(fd, this.#first, list.count - this.#first);
       // A guest took its memory away: reading it here puts zeroes in its place.
       if (result === Errno.EFAULT) {
-        list.crc32c(this.#first, list.count - this.#first, Number.MAX_SAFE_INTEGER, 0);
+        list.touch(this.#first, list.count - this.#first);
         result = list.send(fd, this.#first, list.count - this.#first);
       }
       if (result === Errno.EAGAIN || result === Errno.EINTR) return 0;
@@ -219,10 +220,10 @@ export class PduSender {
     const list = this.#list;
     const start = list.count;
     const area = this.#areaOf(slot);
-    list.add(this.#memory, area, headerBytes);
+    list.add(this.#memory.address + area, headerBytes);
     if (length > 0 && this.#agreed.dataDigest) {
       this.#addCopy(slot, from, length);
-      list.add(this.#memory, area + DATA_DIGEST_AT, DIGEST_BYTES);
+      list.add(this.#memory.address + area + DATA_DIGEST_AT, DIGEST_BYTES);
     } else if (length > 0) {
       this.#slots.addData(slot, from, length, list, this.#memory, this.#arena);
     }
@@ -234,7 +235,7 @@ export class PduSender {
   #addCopy(slot: number, from: number, length: number): void {
     if (this.#copies === null) {
       this.#copies = new OwnMemory(this.#slots.count * COPY_BYTES);
-      this.#engine = new CopyEngine(this.#copyList, 1);
+      this.#engine = new CopyEngine(this.#copyList.entries, 1);
       this.#engine.setDisk(this.#copies.address, 1, this.#copies.lengthBytes);
     }
     const engine = this.#engine as CopyEngine;
@@ -244,14 +245,14 @@ export class PduSender {
     engine.write(slot * COPY_BYTES, length, 0, parts.count);
     engine.run();
     const list = this.#list;
-    list.add(this.#copies, slot * COPY_BYTES, length);
+    list.add((this.#copies as OwnMemory).address + slot * COPY_BYTES, length);
     const word = (this.#areaOf(slot) + DATA_DIGEST_AT) / 4;
     this.#memory.words[word] = list.crc32c(list.count - 1, 1, length, 0);
   }
 
   #setHeaderDigest(area: number, headerBytes: number): void {
     this.#sum.count = 0;
-    this.#sum.add(this.#memory, area, headerBytes);
+    this.#sum.add(this.#memory.address + area, headerBytes);
     this.#memory.words[(area + headerBytes) / 4] = this.#sum.crc32c(0, 1, headerBytes, 0);
   }
 

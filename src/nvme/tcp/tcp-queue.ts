@@ -8,7 +8,8 @@ import { assert } from '../../base/assert.ts';
 import { strerror } from '../../base/errors.ts';
 import { closeFd } from '../../sys/events.ts';
 import type { IovArena } from '../../sys/iov-arena.ts';
-import { connectTcp, IovList, OwnMemory } from '../../sys/tcp-socket.ts';
+import { IovList } from '../../sys/iov-list.ts';
+import { connectTcp, OwnMemory } from '../../sys/tcp-socket.ts';
 import { encodeCommand } from '../command.ts';
 import { Status, statusCode, statusText } from '../status.ts';
 import { CommandSlots, Direction, NO_SLOT, SLOTS_MAX, SlotState } from './command-slots.ts';
@@ -239,7 +240,7 @@ export class TcpQueue implements PduHandler {
       TERM_AT,
     );
     const list = new IovList(1);
-    list.add(this.#memory, TERM_AT, SHORT_HEADER_BYTES);
+    list.add(this.#memory.address + TERM_AT, SHORT_HEADER_BYTES);
     list.send(this.fd, 0, 1);
     list.close();
   }

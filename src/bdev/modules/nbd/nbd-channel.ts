@@ -12,7 +12,7 @@
  */
 import { IoUring, NO_FILE } from '../../../sys/io-uring.ts';
 import type { IovArena } from '../../../sys/iov-arena.ts';
-import { STREAM_TAGS } from '../../../sys/stream-socket.ts';
+import { isOnThisMachine, STREAM_TAGS } from '../../../sys/stream-socket.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
 import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
 import { claimExport, type NbdChannelParams, readAddress, releaseExport } from './channel-params.ts';
@@ -57,6 +57,7 @@ const SUCCESS = IoStatus.success;
 const FAILED = IoStatus.failed;
 
 export class NbdChannel implements IoChannel {
+  readonly sharesCores: boolean;
   readonly wakeFd: number;
   letGo?: () => void;
   readonly #ring: IoUring;
@@ -114,7 +115,9 @@ export class NbdChannel implements IoChannel {
       throw error;
     }
     this.wakeFd = this.#ring.wakeFd;
-    this.#connection = new NbdConnection(this.#ring, readAddress(this.#params), SLOTS * REQUEST_BYTES, 0);
+    const address = readAddress(this.#params);
+    this.sharesCores = isOnThisMachine(address.server);
+    this.#connection = new NbdConnection(this.#ring, address, SLOTS * REQUEST_BYTES, 0);
     // Of several, connected by the time the first request comes, if the server is quick. The only one waits until it is
     // needed: for an upgrade another daemon may have it.
     if (this.#params.isShared) this.#open(Date.now());

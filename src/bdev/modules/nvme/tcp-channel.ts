@@ -14,6 +14,7 @@ import { Direction, NO_SLOT } from '../../../nvme/tcp/command-slots.ts';
 import { Access, PATHS_MAX, PathState, PathTable } from '../../../nvme/tcp/path-table.ts';
 import { TcpQueue, type TcpQueueOwner } from '../../../nvme/tcp/tcp-queue.ts';
 import { closeFd, createEventFd, readEventFd, signalEventFd } from '../../../sys/events.ts';
+import { isOnThisMachine } from '../../../sys/stream-socket.ts';
 import { ReadySet } from '../../../sys/tcp-socket.ts';
 import { clockNs } from '../../../sys/thread.ts';
 import type { BdevDescription, ChannelContext, PlainParams } from '../../bdev.ts';
@@ -97,6 +98,7 @@ class PathQueue implements TcpQueueOwner {
 export class TcpChannel implements IoChannel {
   readonly #ready = new ReadySet();
   readonly wakeFd: number = this.#ready.fd;
+  readonly sharesCores: boolean;
   /** Wakes who sleeps on `wakeFd` when a request ended in the event loop. */
   readonly #nudge = createEventFd();
   readonly #params: TcpChannelParams;
@@ -124,6 +126,10 @@ export class TcpChannel implements IoChannel {
     this.#blockSizeBytes = description.blockSizeBytes;
     this.#table = new PathTable(params.table);
     this.#paths = Array.from({ length: PATHS_MAX }, (_, path) => new PathQueue(path, this));
+    this.sharesCores = this.#paths.some(({ path }) => {
+      const isUsed = this.#table.state(path) !== PathState.gone;
+      return isUsed && isOnThisMachine({ host: this.#table.address(path), port: this.#table.port(path) });
+    });
     this.#ready.add(this.#nudge);
     this.#ready.watch(this.#nudge, true, false);
     void this.#hearChanges();

@@ -15,6 +15,8 @@ const SUCCESS = IoStatus.success;
 const FAILED = IoStatus.failed;
 
 export abstract class VirtioChannel implements IoChannel, QueueUser {
+  /** A vhost-user target is a program of this machine. */
+  readonly sharesCores = true;
   readonly wakeFd: number;
   readonly arena: IovArena;
   readonly blockSizeBytes: number;
