@@ -181,7 +181,7 @@ test(
     await expect(run('erase', 'C')).rejects.toThrow(/ringhost erase: No such device: there is no bdev "C"/);
 
     const { output, ended, interrupt } = begin('copy', 'A', 'B', '--limit', '1');
-    await waitUntil(() => output().includes('copy A → B: 0 %'), LONG_MS, 'the first line');
+    await waitUntil(() => output().includes('copy A → B: '), LONG_MS, 'the first line');
     interrupt();
     expect(await ended).toBe(130);
     expect(output()).toMatch(/copy A → B: cancelled at \d+ %/);
