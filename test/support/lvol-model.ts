@@ -38,16 +38,16 @@ export class ModelVolume {
     this.#follower?.may(block, count, value);
   }
 
-  /** What a block had before its value number `index` is not there any more. */
-  settle(block: number, index = (this.blocks[block] as number[]).length - 1): void {
-    const values = this.blocks[block] as number[];
-    let first = index;
+  /** What a block had before `value` is not there any more; nothing happens when that is not there either. */
+  settle(block: number, value: number): void {
+    const values = this.blocks[block] ?? [];
+    let first = values.indexOf(value);
     while (values[first] === DISCARDED && first > 0) first--;
-    this.blocks[block] = values.slice(first);
+    if (first > 0) this.blocks[block] = values.slice(first);
   }
 
   settleAll(): void {
-    for (const block of this.blocks.keys()) this.settle(block);
+    for (const [block, values] of this.blocks.entries()) this.settle(block, values.at(-1) as number);
   }
 
   allows(block: number, value: number): boolean {

@@ -42,7 +42,8 @@ const step = (kind: Kind): fc.Arbitrary<Step> =>
   fc.record({
     kind: fc.constant(kind),
     pick: fc.nat(1000),
-    block: fc.nat(VOLUME_BLOCKS - 1),
+    // Mostly where something is already.
+    block: fc.oneof({ weight: 3, arbitrary: fc.nat(6 * CLUSTER_BLOCKS) }, fc.nat(VOLUME_BLOCKS - 1)),
     count: fc.oneof(fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 3 * CLUSTER_BLOCKS })),
     turns: fc.nat(25),
     isCut: fc.nat(9).map((number) => number === 0),
@@ -125,15 +126,14 @@ class CutRun extends LvolModel {
 
   /** What had been written before it began is stable after it. */
   async #flush(name: string): Promise<void> {
-    const before = new Map(
-      [...this.volumes.values()].map((volume) => [volume, volume.blocks.map(({ length }) => length)]),
+    const before = [...this.volumes.values()].map(
+      (volume) => [volume, volume.blocks.map((all) => all.at(-1))] as const,
     );
     const settled = this.#settledBlocks();
     await this.rig.blocks().flush(this.entry(name));
-    for (const [volume, lengths] of before) {
-      for (const [block, length] of lengths.entries()) {
-        if (volume.blocks[block] === undefined || !settled.get(volume)?.has(block)) continue;
-        volume.settle(block, length - 1);
+    for (const [volume, latest] of before) {
+      for (const [block, value] of latest.entries()) {
+        if (settled.get(volume)?.has(block) === true) volume.settle(block, value as number);
       }
     }
   }
