@@ -422,10 +422,11 @@ export class Daemon {
     this.virtio.checkHandOver();
     const calls = currentConfig(this, false).subsystems.flatMap((one) => one.config ?? []);
     // What stands on it is found by itself; it may have no disks.
-    const attached = calls.find(({ method }) => method.startsWith('bdev_lvol_'));
-    if (attached !== undefined) {
-      const name = String(attached.params?.['name']);
-      throw new TargetError('ENOTSUP', `"${name}" of ${attached.method} cannot be had by two daemons: detach it first`);
+    const store = calls.find(({ method }) => method.startsWith('bdev_lvol_'));
+    if (store !== undefined) {
+      const name = String(store.params?.['bdev_name']);
+      const advice = 'unload it (bdev_lvol_unload_lvstore), or restart the daemon instead';
+      throw new TargetError('ENOTSUP', `two daemons cannot have the lvol store on "${name}": ${advice}`);
     }
     const [job] = this.jobs.running;
     if (job === undefined) return;
