@@ -65,6 +65,7 @@ class Job {
 }
 
 export class MirrorChannel implements IoChannel, IoOwner, LogHost {
+  wake: () => void = () => {};
   readonly state: MirrorState;
   readonly legs: (BaseChannel | null)[] = Array.from({ length: LEGS_MAX }, () => null);
   readonly #bdevId: number;
@@ -425,6 +426,8 @@ export class MirrorChannel implements IoChannel, IoOwner, LogHost {
   #wait(job: Job): void {
     job.waitsSince = clockStamp();
     this.#waiting.push(job);
+    // Nobody may have polled since the legs were given their requests.
+    this.wake();
   }
 
   /** In their order, once each; again when one that ended made room meanwhile. */

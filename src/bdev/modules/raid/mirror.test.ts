@@ -1,7 +1,7 @@
 /** Mirrors: legs that fail, come back, and are told apart after a crash. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, MirrorRig } from '../../../../test/support/mirror-rig.ts';
-import { IoStatus, IoType } from '../../bdev-io.ts';
+import { IoStatus, IoType, NO_WAKE_FD, WOKEN_FROM_BELOW } from '../../bdev-io.ts';
 import type { BdevEntry } from '../../registry.ts';
 import { assemble } from './mirror-assembly.ts';
 import { MAP_OFFSET_BYTES } from './superblock.ts';
@@ -185,6 +185,29 @@ describe.each([true, false])('a mirror (superblocks: %s)', (hasSuperblock) => {
     await rig.disk.polled(rig.mirror.removeLeg(a));
     expect(await rig.disk.polled(writing)).toBe(success);
     expect(closed).toEqual(['later']);
+  });
+
+  it('asks to be polled for a write that waits until it is recorded who missed it', async () => {
+    const { rig, a } = await twoLegs(hasSuperblock);
+    await rig.settled();
+    expect(await rig.write(0, 8, 1)).toBe(success);
+    rig.hold(a, [IoType.write]);
+    const writing = rig.write(0, 8, 2);
+    const legs = [...rig.disk.below].filter(({ name }) => name === 'A');
+    await rig.until(() => rig.disk.inFlight === 1 && legs.every(({ inFlight }) => inFlight === 1));
+    for (let i = 0; i < 10; i++) rig.disk.poll();
+    // As a reactor that is busy with nothing: the channel sleeps until one below has something.
+    const { channel } = rig.disk;
+    expect(channel.wakeFd).toBe(WOKEN_FROM_BELOW);
+    let woken = 0;
+    channel.isAwake = false;
+    channel.wake = () => {
+      woken++;
+      channel.isAwake = true;
+    };
+    for (const leg of legs) leg.abandon();
+    expect([woken, rig.disk.inFlight, channel.wakeFd]).toEqual([1, 1, NO_WAKE_FD]);
+    expect(await rig.disk.polled(writing)).toBe(success);
   });
 
   it('keeps its last leg in sync', async () => {
