@@ -15,6 +15,7 @@ import { BdevRegistry } from '../../src/bdev/registry.ts';
 import { whyNoTool } from '../e2e/requirements.ts';
 import { DiskRig } from '../support/disk-rig.ts';
 import { NbdServer } from '../support/nbd-servers.ts';
+import { pause } from '../support/processes.ts';
 import { VerifiedLoad } from '../support/verified-load.ts';
 
 const MIB = 1 << 20;
@@ -69,7 +70,7 @@ describe.skipIf(whyNoTool('nbd') !== null)('an NBD disk', () => {
     const rig = await open(server);
     const load = new VerifiedLoad(rig, { depth: 16, seed: 9 });
     await load.run(100);
-    process.kill(server.pid, 'SIGSTOP');
+    await during(rig, pause(server.pid));
     load.begin(16);
     await during(rig, sleep(300));
     expect(rig.inFlight).toBeGreaterThan(0);

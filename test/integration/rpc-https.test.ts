@@ -462,7 +462,7 @@ describe.skipIf(missing !== null)('the daemon', () => {
       const spoil: readonly (readonly [() => void, RegExp])[] = [
         [() => put(files.key, own.key), /stay as they are: .*the key is not that of the certificate/],
         [() => put(files.token, TOKEN, 0o644), /stay as they are: .*every user of this machine can read it/],
-        [() => rmSync(files.cert), /stay as they are: --rpc-cert: ENOENT/],
+        [() => rmSync(files.cert), /stay as they are: --rpc-cert: there is no file/],
       ];
       for (const [spoilIt, reason] of spoil) {
         put3(next, TOKEN);

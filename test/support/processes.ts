@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
+import { until } from './waiting.ts';
 
 const ROOT = new URL('../../', import.meta.url);
 const LIMIT_MS = 30_000;
@@ -15,6 +16,13 @@ export function sourceUrl(path: string): string {
 export function threadNames(): string[] {
   const tasks = readdirSync('/proc/self/task');
   return tasks.map((task) => readFileSync(`/proc/self/task/${task}/comm`, 'utf8').trim()).toSorted();
+}
+
+/** Stops a process (SIGSTOP), and returns when all its threads stand still: until then they go on working. */
+export async function pause(pid: number): Promise<void> {
+  process.kill(pid, 'SIGSTOP');
+  const isStopped = (task: string): boolean => / T [^)]*$/.test(readFileSync(`/proc/${pid}/task/${task}/stat`, 'utf8'));
+  await until(() => readdirSync(`/proc/${pid}/task`).every(isStopped), `stop of process ${pid}`);
 }
 
 export interface Outcome {
