@@ -12,17 +12,27 @@ export function sourceUrl(path: string): string {
   return new URL(`src/${path}`, ROOT).href;
 }
 
+/** A file of every thread of a process. Threads that end meanwhile are left out. */
+function readTasks(pid: number, name: 'comm' | 'stat'): string[] {
+  return readdirSync(`/proc/${pid}/task`).flatMap((task) => {
+    try {
+      return [readFileSync(`/proc/${pid}/task/${task}/${name}`, 'utf8').trim()];
+    } catch (error) {
+      if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return [];
+      throw error;
+    }
+  });
+}
+
 /** Names of this process's threads, sorted. */
 export function threadNames(): string[] {
-  const tasks = readdirSync('/proc/self/task');
-  return tasks.map((task) => readFileSync(`/proc/self/task/${task}/comm`, 'utf8').trim()).toSorted();
+  return readTasks(process.pid, 'comm').toSorted();
 }
 
 /** Stops a process (SIGSTOP), and returns when all its threads stand still: until then they go on working. */
 export async function pause(pid: number): Promise<void> {
   process.kill(pid, 'SIGSTOP');
-  const isStopped = (task: string): boolean => / T [^)]*$/.test(readFileSync(`/proc/${pid}/task/${task}/stat`, 'utf8'));
-  await until(() => readdirSync(`/proc/${pid}/task`).every(isStopped), `stop of process ${pid}`);
+  await until(() => readTasks(pid, 'stat').every((line) => / T [^)]*$/.test(line)), `stop of process ${pid}`);
 }
 
 export interface Outcome {
