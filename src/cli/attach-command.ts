@@ -1,24 +1,17 @@
 /** `ringhost qemu|libvirt|cloud-hypervisor|systemd CONTROLLER`: how to attach a controller of a running daemon. */
 import { type AttachFormat, type Attachment, attachText } from '../app/attach.ts';
 import { TargetError } from '../base/errors.ts';
-import { RpcCallError, type RpcClient } from '../rpc/client.ts';
+import type { RpcClient } from '../rpc/client.ts';
 import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { reporting } from './reporting.ts';
 
 /** Prints it. Resolves with the exit code. */
-export async function runAttachCommand(
-  format: AttachFormat,
-  controller: string,
-  daemon: DaemonAccess,
-): Promise<number> {
-  try {
+export function runAttachCommand(format: AttachFormat, controller: string, daemon: DaemonAccess): Promise<number> {
+  return reporting(format, async () => {
     using client = await connectTo(daemon);
     process.stdout.write(attachText(format, await findController(client, controller)));
     return 0;
-  } catch (error) {
-    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
-    process.stderr.write(`ringhost ${format}: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 async function findController(client: RpcClient, name: string): Promise<Attachment> {

@@ -1,9 +1,8 @@
 /** `ringhost config apply FILE`: what a configuration has otherwise than the daemon, a line each, and done. */
 import { readConfigFile } from '../app/config-file.ts';
-import { TargetError } from '../base/errors.ts';
-import { RpcCallError } from '../rpc/client.ts';
 import type { Result } from '../rpc/methods.ts';
 import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { reporting } from './reporting.ts';
 
 export interface ApplyFlags {
   readonly dryRun?: true;
@@ -18,19 +17,15 @@ type Change = Applied['changes'][number];
 const SIGNS: Readonly<Record<Change['action'], string>> = { add: '+', set: '~', replace: '!', remove: '-' };
 
 /** Resolves with the exit code: 1 when it was not done. */
-export async function runApplyCommand(file: string, options: DaemonAccess & ApplyFlags): Promise<number> {
+export function runApplyCommand(file: string, options: DaemonAccess & ApplyFlags): Promise<number> {
   const { dryRun = false, prune = false, replace = false, json = false } = options;
-  try {
+  return reporting('config apply', async () => {
     const { subsystems } = readConfigFile(file);
     using client = await connectTo(options);
     const applied = await client.call('config_apply', { subsystems, dry_run: dryRun, prune, replace });
     process.stdout.write(json ? `${JSON.stringify(applied, null, 2)}\n` : appliedText(applied, dryRun));
     return 0;
-  } catch (error) {
-    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
-    process.stderr.write(`ringhost config apply: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 /** A line for each change, and what was done. */

@@ -1,11 +1,11 @@
 /** `ringhost erase`, `copy` and `jobs`: long work that the daemon does, with a bar that shows how far it is. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TargetError } from '../base/errors.ts';
-import { RpcCallError, type RpcClient } from '../rpc/client.ts';
+import type { RpcClient } from '../rpc/client.ts';
 import type { Result } from '../rpc/methods.ts';
 import { connectTo, type DaemonAccess } from './daemon-access.ts';
 import { Progress, sizeText, timeText } from './progress.ts';
 import { parseCount } from './quantities.ts';
+import { reporting } from './reporting.ts';
 
 /** As typed. */
 export interface CopyOptions extends DaemonAccess {
@@ -58,16 +58,6 @@ export function runJobsCommand(options: JobsOptions): Promise<number> {
       await untilEnded(client, running, new AbortController().signal);
     }
   });
-}
-
-async function reporting(name: string, run: () => Promise<number>): Promise<number> {
-  try {
-    return await run();
-  } catch (error) {
-    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
-    process.stderr.write(`ringhost ${name}: ${error.message}\n`);
-    return 1;
-  }
 }
 
 function limitOf({ limit }: CopyOptions) {

@@ -1,11 +1,11 @@
 /** `ringhost record`: what a guest asks of its disk and when, without the data, in a file for `ringhost replay`. */
 import { closeSync, writeSync } from 'node:fs';
-import { TargetError } from '../base/errors.ts';
 import { RecordingWriter } from '../observe/recording.ts';
 import { streamRequests } from '../observe/request-stream.ts';
-import { RpcCallError, type RpcClient } from '../rpc/client.ts';
+import type { RpcClient } from '../rpc/client.ts';
 import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
 import { parseSeconds } from './quantities.ts';
+import { reporting } from './reporting.ts';
 import { openOutput } from './trace-command.ts';
 
 /** As typed. */
@@ -19,15 +19,11 @@ export interface RecordOptions extends DaemonAccess {
 const ENTRIES = 262_144;
 
 /** Resolves with the exit code. */
-export async function runRecordCommand(controller: string, options: RecordOptions): Promise<number> {
-  try {
+export function runRecordCommand(controller: string, options: RecordOptions): Promise<number> {
+  return reporting('record', async () => {
     await record(controller, options);
     return 0;
-  } catch (error) {
-    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
-    process.stderr.write(`ringhost record: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 async function record(controller: string, options: RecordOptions): Promise<void> {

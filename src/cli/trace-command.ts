@@ -4,11 +4,11 @@ import { TargetError } from '../base/errors.ts';
 import { fileProblem } from '../base/file-problem.ts';
 import { streamRequests } from '../observe/request-stream.ts';
 import { TraceEvents } from '../observe/trace-events.ts';
-import { RpcCallError } from '../rpc/client.ts';
 import { REQUEST_TYPES } from '../rpc/methods/trace.ts';
 import type { CallParams } from '../rpc/methods.ts';
 import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
 import { parseCount, parseSeconds, parseSize, parseTime } from './quantities.ts';
+import { reporting } from './reporting.ts';
 
 /** As typed. */
 export interface TraceOptions extends DaemonAccess {
@@ -23,15 +23,11 @@ export interface TraceOptions extends DaemonAccess {
 }
 
 /** Resolves with the exit code. */
-export async function runTraceCommand(options: TraceOptions): Promise<number> {
-  try {
+export function runTraceCommand(options: TraceOptions): Promise<number> {
+  return reporting('trace', async () => {
     await trace(options);
     return 0;
-  } catch (error) {
-    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
-    process.stderr.write(`ringhost trace: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 async function trace(options: TraceOptions): Promise<void> {

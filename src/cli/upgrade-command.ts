@@ -1,7 +1,7 @@
 /** `ringhost upgrade`: has a running daemon hand everything over to a new one. */
 import { TargetError } from '../base/errors.ts';
-import { RpcCallError } from '../rpc/client.ts';
 import { connectTo, type DaemonAccess } from './daemon-access.ts';
+import { reporting } from './reporting.ts';
 
 export interface UpgradeCommandOptions {
   readonly daemon: DaemonAccess;
@@ -16,8 +16,8 @@ export interface UpgradeCommandOptions {
 const ANSWER_MS_MAX = 10 * 60_000;
 
 /** Prints what came of it. Resolves with the exit code. */
-export async function runUpgradeCommand({ daemon, exec, args, maxPause }: UpgradeCommandOptions): Promise<number> {
-  try {
+export function runUpgradeCommand({ daemon, exec, args, maxPause }: UpgradeCommandOptions): Promise<number> {
+  return reporting('upgrade', async () => {
     using client = await connectTo(daemon, { timeoutMs: ANSWER_MS_MAX });
     const result = await client.call('framework_upgrade', {
       ...(exec === undefined ? {} : { exec }),
@@ -27,11 +27,7 @@ export async function runUpgradeCommand({ daemon, exec, args, maxPause }: Upgrad
     const { pid, sessions, pause_ms: pauseMs } = result;
     process.stdout.write(`process ${pid} has taken over ${sessions} sessions, which paused for ${pauseMs} ms\n`);
     return 0;
-  } catch (error) {
-    if (!(error instanceof TargetError || error instanceof RpcCallError)) throw error;
-    process.stderr.write(`ringhost upgrade: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 function parseMs(text: string): number {

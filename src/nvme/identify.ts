@@ -1,5 +1,6 @@
 /** What a controller and its namespaces say of themselves (NVMe base 2.0 §5.17.2; NVM command set 1.0 §4.1.5). */
 import { addr64 } from '../base/struct.ts';
+import { withDashes } from '../base/uuid.ts';
 
 export interface ControllerIdentity {
   readonly vendorId: number;
@@ -101,11 +102,6 @@ function uuidOf(list: Buffer): string {
     at += 4 + length;
   }
   return '';
-}
-
-/** 32 hexadecimal digits as a UUID. */
-export function withDashes(digits: string): string {
-  return digits.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
 /** Ascending; the list ends with the first 0. */

@@ -23,12 +23,12 @@ const SOCKET_PATH_BYTES_MAX = 107;
 
 /**
  * A guest that has many queues has them to use many cores; one that shares its reactor with others loses nothing by it
- * (docs/decisions/queue-placement.md).
+ * (docs/decisions/0006-queues-are-spread.md).
  */
 export const BLK_PLACEMENT: QueuePlacement = 'spread';
-/** Task management, reservations and unit attentions are one state of a target, which lives in one reactor. */
 /** A reactor that turns at all answers sooner. */
 const PING_MS_MAX = 1_000;
+/** Task management, reservations and unit attentions are one state of a target, which lives in one reactor. */
 const SCSI_SPREAD =
   'the queues of a scsi controller share the state of its targets and run on one reactor: leave queue_placement out, ' +
   'or use a blk controller';

@@ -5,6 +5,7 @@
 import { crc32 } from 'node:zlib';
 import { assert } from '../../../base/assert.ts';
 import { addr64, type FieldType, struct, u32 } from '../../../base/struct.ts';
+import { readUuid, writeUuid } from '../../../base/uuid.ts';
 import { CLUSTERS_MAX } from './entries.ts';
 import { type LogRecord, RecordKind } from './volumes.ts';
 
@@ -38,11 +39,10 @@ const u53 = addr64;
 const uuidField: FieldType<string> = {
   size: 16,
   read(view, offset) {
-    const hex = Buffer.from(view.buffer, view.byteOffset + offset, 16).toString('hex');
-    return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+    return readUuid(Buffer.from(view.buffer, view.byteOffset + offset, 16), 0);
   },
   write(view, offset, value) {
-    Buffer.from(view.buffer, view.byteOffset + offset, 16).write(value.replaceAll('-', ''), 'hex');
+    writeUuid(Buffer.from(view.buffer, view.byteOffset + offset, 16), 0, value);
   },
 };
 

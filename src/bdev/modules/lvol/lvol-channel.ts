@@ -4,10 +4,10 @@
  * the time have together.
  */
 import { CopyEngine } from '../../../sys/copy-engine.ts';
-import { IOV_LONG_ENTRIES, IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../../../sys/iov-arena.ts';
 import { Mapping } from '../../../sys/mapping.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
 import { type BaseChannel, type BdevIo, IoStatus, IoType } from '../../bdev-io.ts';
+import { PieceLists } from '../../piece-lists.ts';
 import { NO_ROOM, PiecewiseChannel } from '../../piecewise-channel.ts';
 import { type Change, ClusterBatch } from './cluster-batch.ts';
 import { clusterOf, HOLE, isInherited, isMapped, isOwn, NOTHING, ownEntry } from './entries.ts';
@@ -23,7 +23,6 @@ const ZEROES = HOLE;
 
 export class LvolChannel extends PiecewiseChannel {
   readonly #id: number;
-  readonly #arena: IovArena;
   readonly #base: BaseChannel;
   readonly #tell: (bdevId: number, what: unknown) => void;
   readonly #store: StoreMemory;
@@ -35,8 +34,7 @@ export class LvolChannel extends PiecewiseChannel {
   readonly #dataBlock: number;
   readonly #holesMax: number;
   readonly #baseCanUnmap: boolean;
-  /** By slot: the segments of its piece, or `NO_LIST`. */
-  readonly #lists = new Int32Array(SLOTS).fill(NO_LIST);
+  readonly #lists: PieceLists;
   readonly #batch: ClusterBatch;
   /** Never written. */
   readonly #zeroes: Mapping;
@@ -56,7 +54,7 @@ export class LvolChannel extends PiecewiseChannel {
     super(description, context, SLOTS);
     const { params, blockSizeBytes, bases } = description;
     this.#id = description.id;
-    this.#arena = context.arena;
+    this.#lists = new PieceLists(context.arena, SLOTS);
     this.#base = this.bases[0] as BaseChannel;
     this.#tell = context.tell ?? (() => {});
     this.#store = new StoreMemory(params['store'] as SharedArrayBuffer);
@@ -98,19 +96,12 @@ export class LvolChannel extends PiecewiseChannel {
     below.countBlocks = blocks;
     below.lengthBytes = bytes;
     if (io.type !== READ && io.type !== WRITE) return progress + blocks;
-    const list = io.iovCount <= IOV_SHORT_ENTRIES ? this.#arena.takeShort() : this.#arena.takeLong();
-    if (list === NO_LIST) return NO_ROOM;
-    this.#lists[slot] = list;
-    const skip = progress * this.#blockBytes;
-    below.iovFirst = list;
-    below.iovCount = this.#arena.setPart(list, IOV_LONG_ENTRIES, this.#arena, io.iovFirst, io.iovCount, skip, bytes);
-    return progress + blocks;
+    const hasList = this.#lists.give(slot, below, io, progress * this.#blockBytes, bytes);
+    return hasList ? progress + blocks : NO_ROOM;
   }
 
   protected override pieceOver(slot: number): void {
-    const list = this.#lists[slot] as number;
-    if (list !== NO_LIST) this.#arena.release(list);
-    this.#lists[slot] = NO_LIST;
+    this.#lists.release(slot);
   }
 
   /** A request that is within a cluster, by its place in the volume. */

@@ -1,6 +1,6 @@
 /**
- * Which parts of a RAM disk were written while its memory is copied (memory-copy.ts): one byte each, which reactors set
- * and the main thread takes away.
+ * Which parts of a RAM disk were written while its memory is copied (handed-memory.ts): one byte each, which reactors
+ * set and the main thread takes away.
  */
 
 /** The smallest part; of a large disk they are larger, so that there are at most so many. */

@@ -1,6 +1,8 @@
 /** A namespace of an NVMe controller as a disk. */
+
+import { withDashes } from '../../../base/uuid.ts';
 import type { NvmeController } from '../../../nvme/controller.ts';
-import { type NamespaceIdentity, withDashes } from '../../../nvme/identify.ts';
+import type { NamespaceIdentity } from '../../../nvme/identify.ts';
 import { type Bdev, type BdevConfig, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';

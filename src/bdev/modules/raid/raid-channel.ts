@@ -2,9 +2,9 @@
  * A RAID disk's channel. A read or write within a strip goes on as it is, a longer one in pieces; a request without
  * data is one on each base that it touches.
  */
-import { IOV_LONG_ENTRIES, IOV_SHORT_ENTRIES, type IovArena, NO_LIST } from '../../../sys/iov-arena.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
 import { type BdevIo, IoType } from '../../bdev-io.ts';
+import { PieceLists } from '../../piece-lists.ts';
 import { NO_ROOM, PiecewiseChannel } from '../../piecewise-channel.ts';
 import { RaidLayout, type RaidLevel } from './layout.ts';
 
@@ -12,17 +12,15 @@ const SLOTS = 256;
 const { read: READ, write: WRITE, flush: FLUSH } = IoType;
 
 export class RaidChannel extends PiecewiseChannel {
-  readonly #arena: IovArena;
   readonly #layout: RaidLayout;
   readonly #blockBytes: number;
   readonly #baseCount: number;
-  /** By slot: the segments of its piece, or `NO_LIST`. */
-  readonly #lists = new Int32Array(SLOTS).fill(NO_LIST);
+  readonly #lists: PieceLists;
 
   constructor(description: BdevDescription, context: ChannelContext) {
     super(description, context, SLOTS);
     const { level, stripBlocks, starts } = description.params;
-    this.#arena = context.arena;
+    this.#lists = new PieceLists(context.arena, SLOTS);
     this.#blockBytes = description.blockSizeBytes;
     this.#baseCount = description.bases.length;
     this.#layout = new RaidLayout({
@@ -48,24 +46,17 @@ export class RaidChannel extends PiecewiseChannel {
     const layout = this.#layout;
     layout.find(io.offsetBlocks + progress);
     const blocks = Math.min(layout.blockCount, io.countBlocks - progress);
-    const list = io.iovCount <= IOV_SHORT_ENTRIES ? this.#arena.takeShort() : this.#arena.takeLong();
-    if (list === NO_LIST) return NO_ROOM;
-    this.#lists[slot] = list;
     const bytes = blocks * this.#blockBytes;
-    const skip = progress * this.#blockBytes;
+    if (!this.#lists.give(slot, below, io, progress * this.#blockBytes, bytes)) return NO_ROOM;
     this.pieceBase = layout.base;
     below.offsetBlocks = layout.firstBlock;
     below.countBlocks = blocks;
     below.lengthBytes = bytes;
-    below.iovFirst = list;
-    below.iovCount = this.#arena.setPart(list, IOV_LONG_ENTRIES, this.#arena, io.iovFirst, io.iovCount, skip, bytes);
     return progress + blocks;
   }
 
   protected override pieceOver(slot: number): void {
-    const list = this.#lists[slot] as number;
-    if (list !== NO_LIST) this.#arena.release(list);
-    this.#lists[slot] = NO_LIST;
+    this.#lists.release(slot);
   }
 
   /** The progress is the next base. */

@@ -9,6 +9,7 @@
  * SPDK does not look at Ringhost's part, and does not keep it: after it has written to a leg the map says too little.
  */
 import { TargetError } from '../../../base/errors.ts';
+import { readUuid, writeUuid } from '../../../base/uuid.ts';
 import { REGIONS_MAX } from './mirror-state.ts';
 
 export const DATA_OFFSET_BYTES = 2 ** 20;
@@ -161,14 +162,6 @@ export function decodeOwnHeader(area: Uint8Array): OwnHeader | null {
 }
 
 export const OWN_HEADER_AT = OWN_OFFSET_BYTES;
-
-function writeUuid(bytes: Buffer, at: number, uuid: string): void {
-  bytes.write(uuid.replaceAll('-', ''), at, 'hex');
-}
-
-function readUuid(bytes: Buffer, at: number): string {
-  return bytes.toString('hex', at, at + 16).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
-}
 
 const POLYNOMIAL = 0x82f6_3b78;
 
