@@ -37,6 +37,8 @@ export interface GuestImage {
   /** UEFI firmware and its empty variables, where the recipe has it. */
   readonly uefiCodePath: string;
   readonly uefiVariablesPath: string;
+  /** U-Boot, where the recipe has it. */
+  readonly uBootPath: string;
 }
 
 const OUTPUT_MAX_BYTES = 512 << 20;
@@ -71,6 +73,7 @@ export async function ensureGuestImage(say: (line: string) => void = () => {}): 
     vmlinuzPath: join(directory, 'vmlinuz'),
     uefiCodePath: join(directory, 'uefi-code.fd'),
     uefiVariablesPath: join(directory, 'uefi-variables.fd'),
+    uBootPath: join(directory, 'u-boot.rom'),
   };
   if (existsSync(directory)) return image;
   const lockFile = join(cacheDir(), 'guest.lock');
@@ -104,6 +107,7 @@ async function publishImage(recipe: Recipe, directory: string, say: (line: strin
       copyFileSync(join(rootDir, recipe.uefi.code), join(outputDir, 'uefi-code.fd'));
       copyFileSync(join(rootDir, recipe.uefi.variables), join(outputDir, 'uefi-variables.fd'));
     }
+    if (recipe.uBoot !== undefined) copyFileSync(join(rootDir, recipe.uBoot.image), join(outputDir, 'u-boot.rom'));
     renameSync(outputDir, directory);
     say('the guest image is ready');
   } finally {

@@ -21,6 +21,8 @@ interface RecipeForArch {
   readonly kernelFormat: 'bzImage' | 'as-is';
   /** UEFI firmware, a package and two files in it, where a test boots by it. */
   readonly uefi?: { readonly package: string; readonly code: string; readonly variables: string };
+  /** U-Boot, a package and its image for the machine in it, where a test boots by it. */
+  readonly uBoot?: { readonly package: string; readonly image: string };
 }
 
 const ARCHITECTURES: Readonly<Record<string, RecipeForArch>> = {
@@ -32,6 +34,7 @@ const ARCHITECTURES: Readonly<Record<string, RecipeForArch>> = {
       code: 'usr/share/OVMF/OVMF_CODE_4M.fd',
       variables: 'usr/share/OVMF/OVMF_VARS_4M.fd',
     },
+    uBoot: { package: 'u-boot-qemu', image: 'usr/lib/u-boot/qemu-x86_64/u-boot.rom' },
   },
   arm64: { kernelMetaPackage: 'linux-image-cloud-arm64', kernelFormat: 'as-is' },
 };
@@ -40,11 +43,12 @@ const ARCHITECTURES: Readonly<Record<string, RecipeForArch>> = {
 export function recipeFor(arch: string): Recipe {
   const forArch = ARCHITECTURES[arch];
   if (forArch === undefined) throw new Error(`there is no guest image for ${arch}`);
+  const firmware = [forArch.uefi, forArch.uBoot].flatMap((kind) => kind?.package ?? []);
   return {
     ...forArch,
     packages: [
       ...['bash', 'busybox-static', 'coreutils', 'e2fsprogs', 'fdisk', 'fio', 'libiscsi-bin', 'sg3-utils'],
-      ...['libstdc++6', 'util-linux', ...(forArch.uefi === undefined ? [] : [forArch.uefi.package])],
+      ...['libstdc++6', 'util-linux', ...firmware],
     ],
     commands: [
       ...['bash', 'dd', 'head', 'seq', 'sha256sum', 'tr'],

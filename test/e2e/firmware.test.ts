@@ -1,12 +1,14 @@
 /**
- * A second, independent driver: firmware boots from our disks, behind a scsi and behind a blk controller. SeaBIOS runs
- * a boot sector, which reads and writes by INT 13h; UEFI loads a kernel and its initramfs from a file system. What they
- * wrote is read through another controller.
+ * Other, independent drivers: firmware boots from our disks, behind a scsi and behind a blk controller. SeaBIOS runs
+ * a boot sector, which reads and writes by INT 13h; UEFI loads a kernel and its initramfs from a file system; U-Boot
+ * reads and writes by its own commands. What they wrote is read through another controller.
  */
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CpioArchive } from '../../scripts/guest/cpio.ts';
 import { ensureGuestImage } from '../../scripts/guest/image.ts';
@@ -24,6 +26,8 @@ const BIOS_DISK_MIB = 1;
 const BIOS_SECTORS_READ = 64;
 const BIOS_SECTOR_WRITTEN = 100;
 const UEFI_DISK_MIB = 64;
+const U_BOOT_DISK_MIB = 1;
+const U_BOOT_PROMPT = '\n=> ';
 const BOOT_MAX_MS = 300_000;
 const SOURCES = join(import.meta.dirname, 'firmware');
 /** Other machines have other firmware. */
@@ -75,24 +79,33 @@ describe.skipIf(whyNoGuests() !== null || !isX86)('firmware of x86 machines', ()
 
   const readSector = (sector: number): Promise<Uint8Array> => withDisk((disk) => disk.read(sector, SECTOR));
 
-  /** Runs a machine with one disk until it has printed `end`. Returns what it printed. */
-  async function bootFrom(kind: (typeof CONTROLLERS)[number], args: readonly string[], end: RegExp): Promise<string> {
-    let output = '';
+  /** Starts a machine with one disk. */
+  function startMachine(
+    kind: (typeof CONTROLLERS)[number],
+    args: readonly string[],
+    onOutput?: (text: string) => void,
+  ): TestChild {
     const device = kind === 'scsi' ? 'vhost-user-scsi-pci' : 'vhost-user-blk-pci';
-    const qemu = new TestChild(
+    return new TestChild(
       'QEMU',
       'qemu-system-x86_64',
       [
         ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', 'tcg,tb-size=32', '-m', '512M'],
-        ...['-object', 'memory-backend-memfd,id=ram,size=512M,share=on', '-serial', 'stdio', '-no-reboot'],
+        ...['-object', 'memory-backend-memfd,id=ram,size=512M,share=on', '-no-reboot'],
         ...['-chardev', `socket,id=disk,path=${daemon.socketPath(kind)}`],
         ...args,
         ...['-device', `${device},chardev=disk,bootindex=0${args.includes('-bios') ? '' : ',disable-legacy=on'}`],
       ],
-      (text) => {
-        output += text;
-      },
+      onOutput,
     );
+  }
+
+  /** Runs a machine with one disk until it has printed `end`. Returns what it printed. */
+  async function bootFrom(kind: (typeof CONTROLLERS)[number], args: readonly string[], end: RegExp): Promise<string> {
+    let output = '';
+    const qemu = startMachine(kind, [...args, '-serial', 'stdio'], (text) => {
+      output += text;
+    });
     try {
       await waitUntil(() => end.test(output) || !qemu.isRunning, BOOT_MAX_MS, `${end} on the serial port`);
     } catch (error) {
@@ -173,5 +186,58 @@ describe.skipIf(whyNoGuests() !== null || !isX86)('firmware of x86 machines', ()
       expect(mark).toMatch(/^written by the system that \/sys\/firmware\/efi started\n\0/);
       await withDisk((disk) => disk.write(lastSector, new Uint8Array(SECTOR)));
     });
+  });
+
+  describe('U-Boot', () => {
+    let content: Buffer;
+
+    beforeAll(async () => {
+      content = Buffer.from(Uint8Array.from({ length: U_BOOT_DISK_MIB * MIB }, (_, i) => (i * 11 + (i >> 8)) & 0xff));
+      await makeDisk('UBoot', content);
+    });
+    afterAll(() => removeDisk('UBoot'));
+
+    test('reads and writes a disk behind a blk controller', async () => {
+      const image = await ensureGuestImage((line) => console.log(`guest image: ${line}`));
+      const serial = join(directory, 'serial');
+      const qemu = startMachine('blk', [
+        ...['-machine', 'pc,memory-backend=ram', '-bios', image.uBootPath],
+        ...['-serial', `unix:${serial},server=on,wait=on`],
+      ]);
+      try {
+        await waitUntil(() => existsSync(serial), BOOT_MAX_MS, 'the serial port of U-Boot');
+        const type = await openPrompt(serial);
+        for (const command of ['pci enum', 'virtio scan']) await type(command);
+        expect(await type('virtio info')).toContain(`(${(U_BOOT_DISK_MIB * MIB) / SECTOR} x ${SECTOR})`);
+        // Places and counts are hexadecimal: 64 sectors from the first on, and to the 256th.
+        expect(await type('virtio read 2000000 1 40')).toContain('64 blocks read: OK');
+        const read = content.subarray(SECTOR, 65 * SECTOR);
+        expect(await type('crc32 2000000 8000')).toContain(crc32(read).toString(16).padStart(8, '0'));
+        expect(await type('virtio write 2000000 100 40')).toContain('64 blocks written: OK');
+        expect(await withDisk((disk) => disk.read(256, read.length))).toEqual(new Uint8Array(read));
+        expect(await readSector(255)).toEqual(new Uint8Array(content.subarray(255 * SECTOR, 256 * SECTOR)));
+      } finally {
+        await qemu.stop('SIGKILL');
+      }
+    });
+
+    /** Stops U-Boot before it boots by itself. Returns what types a command and answers with what it printed. */
+    async function openPrompt(path: string): Promise<(command: string) => Promise<string>> {
+      let output = '';
+      // When QEMU is killed the connection may end in an error.
+      const serial = connect(path).on('error', () => {});
+      serial.setEncoding('latin1').on('data', (text: string) => {
+        output += text.replaceAll('\r', '');
+      });
+      const type = async (text: string): Promise<string> => {
+        output = '';
+        serial.write(`${text}\n`);
+        await waitUntil(() => output.includes(U_BOOT_PROMPT), BOOT_MAX_MS, `U-Boot's answer to "${text}"`);
+        return output;
+      };
+      await waitUntil(() => output.includes('autoboot'), BOOT_MAX_MS, 'the start of U-Boot');
+      await type('');
+      return type;
+    }
   });
 });
