@@ -111,6 +111,11 @@ export class LvolChannel extends PiecewiseChannel {
       return;
     }
     const cluster = this.#clusterAt(below);
+    if (cluster >= this.#map.length) {
+      // It was held back while the volume became smaller; so may be what waits for a batch.
+      this.#end(below, FAILED);
+      return;
+    }
     // Another reactor may have changed it: what its guest then saw done must be seen here.
     const entry = Atomics.load(this.#map, cluster);
     if (below.type === READ) {
@@ -226,6 +231,10 @@ export class LvolChannel extends PiecewiseChannel {
     page.begin();
     for (const below of waiting) {
       const cluster = this.#clusterAt(below);
+      if (cluster >= this.#map.length) {
+        this.#end(below, FAILED);
+        continue;
+      }
       const entry = Atomics.load(this.#map, cluster);
       if (changed.has(cluster)) {
         // Two writes to a cluster share it. What gives it back comes after them, and they after that.

@@ -1,8 +1,13 @@
 /** Volumes, snapshots and clones, as operators and guests see them. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { refuse } from '../../../../test/support/lvol-model.ts';
 import { CLUSTER_BYTES, LvolRig } from '../../../../test/support/lvol-rig.ts';
+import { IoType } from '../../bdev-io.ts';
+import { JobControl } from '../../job-control.ts';
 import type { BdevEntry } from '../../registry.ts';
+import { ErrorBdev } from '../error/error.ts';
+import { Fault } from '../error/rules.ts';
 import type { LvolStore } from './store.ts';
 
 const MIB = 2 ** 20;
@@ -91,4 +96,59 @@ describe('a snapshot', () => {
     await lvols.delete(lvols.find('lvs/a'));
     expect(free()).toBe(store.geometry.clusterCount);
   });
+});
+
+describe('over a disk that does not answer', () => {
+  let faulty: ErrorBdev;
+
+  beforeEach(async () => {
+    await rig.lvols.unloadStore(store);
+    faulty = new ErrorBdev({ name: 'EE_Base', base });
+    const over = rig.registry.create('EE_Base', undefined, () => faulty, { bases: [base] });
+    store = await rig.lvols.loadStore(over);
+  });
+
+  /** The next read does not end before this is called. */
+  function holdOneRead(): () => Promise<void> {
+    faulty.inject({
+      ...{ types: [IoType.read], fault: Fault.pending, count: 1, queueDepth: 0, nth: 1, probability: 1, seed: 0 },
+      ...{ firstBlock: 0, endBlock: base.bdev.blockCount, corruptOffset: 0, corruptValue: 0 },
+    });
+    return () => {
+      faulty.faults.resume();
+      return rig.registry.changed(rig.registry.get('EE_Base'));
+    };
+  }
+
+  it('gives a cluster to nobody else while a request to it is under way: writes that need it wait', async () => {
+    for (const name of ['a', 'b']) await rig.lvols.create(store, name, 8, true);
+    await write('lvs/a', 0, 1, CLUSTER_BLOCKS);
+    const clusters = store.geometry.clusterCount - 1;
+    for (let cluster = 0; cluster < clusters; cluster++) await write('lvs/b', cluster * CLUSTER_BLOCKS, 2);
+    const letGo = holdOneRead();
+    const reading = read('lvs/a', 0);
+    const whole = { type: IoType.unmap, target: entryOf('lvs/a'), ranges: [[0, CLUSTER_BLOCKS]] as const };
+    await rig.blocks(0).transfer(whole, new JobControl());
+    expect([free(), store.memory.going]).toEqual([1, 1]);
+    const writing = write('lvs/b', clusters * CLUSTER_BLOCKS, 2).then(() => 'written');
+    // Longer than the store waits at a time, twice.
+    expect(await Promise.race([writing, sleep(3500)])).toBeUndefined();
+    await letGo();
+    expect([await reading, await writing]).toEqual([1, 'written']);
+    expect([await read('lvs/b', clusters * CLUSTER_BLOCKS), await read('lvs/a', 0)]).toEqual([2, 0]);
+  });
+});
+
+it('fails what comes while a volume becomes smaller, when it is past the end then', async () => {
+  await rig.lvols.create(store, 'a', 2, true);
+  await write('lvs/a', 0, 1);
+  expect(store.memory.tryMainLock()).toBe(true);
+  const resizing = rig.lvols.resize(rig.lvols.find('lvs/a'), 1);
+  await sleep(20);
+  const writing = Promise.allSettled([write('lvs/a', MIB / 512, 2), write('lvs/a', 0, 3)]);
+  await sleep(20);
+  store.memory.unlock();
+  await resizing;
+  expect(await writing).toMatchObject([{ reason: { code: 'EIO' } }, { status: 'fulfilled' }]);
+  expect(await read('lvs/a', 0)).toBe(3);
 });

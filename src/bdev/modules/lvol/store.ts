@@ -35,7 +35,10 @@ const READY_BYTES = 64 * 2 ** 20;
 const READY_MIN = 4;
 const SUPERBLOCKS = 2;
 const LOOK_MS = 1;
+/** For a change that somebody asked for. */
 const QUIET_MS_MAX = 30_000;
+/** For clusters to come back: guests wait meanwhile, and are let go on in between. */
+const RECLAIM_MS_MAX = 1000;
 /** Below this share of its clusters a store warns. */
 const LOW_SHARE = 0.1;
 
@@ -151,7 +154,7 @@ export class LvolStore {
   change(make: () => { readonly record: LogRecord; readonly held?: readonly Volume[] }): Promise<void> {
     return this.#alone(async () => {
       const { record, held = [] } = make();
-      await this.#quiet(held, () =>
+      await this.#quiet(held, QUIET_MS_MAX, () =>
         this.#locked(async () => {
           await this.#write(record);
           this.volumes.apply(record);
@@ -258,8 +261,11 @@ export class LvolStore {
     while (!this.#isClosed && this.memory.readyCount < target) {
       const clusters = this.#findFree(target - this.memory.readyCount);
       if (clusters.length > 0) await this.#prepare(clusters);
-      else if (this.memory.going > 0) await this.#reclaim();
-      else return;
+      else if (this.memory.going === 0) return;
+      else if (!(await this.#reclaim())) {
+        await sleep(RECLAIM_MS_MAX);
+        return;
+      }
     }
   }
 
@@ -284,16 +290,26 @@ export class LvolStore {
     for (const cluster of clusters) this.memory.putReady(cluster);
   }
 
-  /** Clusters that were given back are free once no request that still knew them is under way. */
-  #reclaim(): Promise<void> {
+  /** Clusters that were given back are free once no request that still knew them is under way; false: they are not. */
+  #reclaim(): Promise<boolean> {
     return this.#alone(async () => {
       const { clusters, volumes } = await this.#locked(async () => ({
         clusters: [...this.memory.states.keys()].filter((one) => this.memory.states[one] === ClusterState.going),
         volumes: this.volumes.list().filter(({ memory }) => memory.takeFreed()),
       }));
-      await this.#quiet(volumes, async () => {
-        for (const cluster of clusters) this.memory.setFree(cluster);
-      });
+      try {
+        await this.#quiet(volumes, RECLAIM_MS_MAX, async () => {
+          for (const cluster of clusters) this.memory.setFree(cluster);
+        });
+        return true;
+      } catch (error) {
+        for (const { memory } of volumes) memory.freed();
+        if (!(error instanceof TargetError && error.code === 'ETIMEDOUT')) throw error;
+        this.#limitedLog.warn('going', `${error.message}; ${clusters.length} clusters wait for that`, {
+          lvs: this.name,
+        });
+        return false;
+      }
     });
   }
 
@@ -306,8 +322,8 @@ export class LvolStore {
   }
 
   /** Does `work` while nothing of the volumes is under way: what guests ask for meanwhile waits. */
-  async #quiet<T>(volumes: readonly Volume[], work: () => Promise<T>): Promise<T> {
-    const deadlineMs = Date.now() + QUIET_MS_MAX;
+  async #quiet<T>(volumes: readonly Volume[], maxMs: number, work: () => Promise<T>): Promise<T> {
+    const deadlineMs = Date.now() + maxMs;
     for (const { memory } of volumes) memory.hold();
     try {
       await Promise.all(volumes.map((volume) => this.host.refresh(volume)));
