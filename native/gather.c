@@ -36,7 +36,7 @@ struct window {
 
 // 32 words; sys/chain-gather.ts reads it.
 struct record {
-  uint32_t head;
+  uint32_t head;  // of a packed ring: the chain's id, and its places in the ring in the upper half
   uint32_t count; // of its buffers; 0: the chain has another shape
   uint32_t readable_count, readable_bytes, writable_bytes;
   uint32_t header[3]; // words 0, 2 and 3 of the readable part
@@ -75,15 +75,17 @@ static inline const uint8_t *host_of(const struct ring *ring, int32_t window, ui
   return ring->windows[window].host + (guest - ring->windows[window].guest);
 }
 
-// Every field once. As a split ring would have it: packed ones have no next, and no chain ends before its table does.
-static inline struct descriptor read_from(const struct ring *ring, const struct descriptor *table, uint32_t index) {
+// Every field once. As a split ring would have it: packed ones have no next, their tables end with the last entry.
+static inline struct descriptor read_from(const struct ring *ring, const struct descriptor *table, uint32_t entries,
+                                          uint32_t index) {
   const uint64_t *from = (const uint64_t *)&table[index];
   uint64_t halves[2] = {__atomic_load_n(from, __ATOMIC_RELAXED), __atomic_load_n(from + 1, __ATOMIC_RELAXED)};
   struct descriptor descriptor;
   memcpy(&descriptor, halves, sizeof descriptor);
   if (ring->available != NULL) return descriptor;
-  descriptor.flags = descriptor.next | (table == ring->descriptors ? 0 : DESC_NEXT);
-  descriptor.next = (uint16_t)(table == ring->descriptors && index + 1 == ring->size ? 0 : index + 1);
+  bool is_ring = table == ring->descriptors, is_end = index + 1 == entries;
+  descriptor.flags = is_ring ? descriptor.next : (descriptor.next & DESC_WRITE) | (is_end ? 0 : DESC_NEXT);
+  descriptor.next = (uint16_t)(is_end ? 0 : index + 1);
   return descriptor;
 }
 
@@ -114,7 +116,7 @@ static inline bool gather_buffers(struct ring *ring, const struct descriptor *ta
   uint64_t bytes[2] = {0, 0}; // readable, writable
   record->readable_count = 0;
   for (uint32_t i = 0; i < BUFFERS_MAX && index < entries; i++) {
-    struct descriptor descriptor = read_from(ring, table, index);
+    struct descriptor descriptor = read_from(ring, table, entries, index);
     bool is_writable = (descriptor.flags & DESC_WRITE) != 0;
     if ((descriptor.flags & DESC_INDIRECT) != 0 || descriptor.length == 0) return false;
     int32_t window = window_of(ring, descriptor.address, descriptor.length);
@@ -156,12 +158,11 @@ static void gather(struct ring *ring, const uint32_t *heads, uint32_t count) {
   const struct descriptor *tables[BATCH_MAX];
   uint32_t entries[BATCH_MAX], firsts[BATCH_MAX];
   for (uint32_t i = 0; i < count; i++) {
-    ring->records[i].head = heads[i];
     tables[i] = ring->descriptors;
     entries[i] = ring->size;
     firsts[i] = heads[i];
     if (heads[i] >= ring->size) continue;
-    struct descriptor head = read_from(ring, ring->descriptors, heads[i]);
+    struct descriptor head = read_from(ring, ring->descriptors, ring->size, heads[i]);
     if ((head.flags & DESC_INDIRECT) == 0) continue;
     int32_t window = window_of(ring, head.address, head.length);
     firsts[i] = 0;
@@ -182,12 +183,13 @@ static void gather_split(struct ring *ring, uint32_t first, uint32_t count) {
   uint32_t heads[BATCH_MAX];
   for (uint32_t i = 0; i < count; i++) {
     heads[i] = __atomic_load_n(&ring->available[(first + i) & (ring->size - 1)], __ATOMIC_RELAXED);
+    ring->records[i].head = heads[i];
     __builtin_prefetch(&ring->descriptors[heads[i] & (ring->size - 1)], 0, 3);
   }
   gather(ring, heads, count);
 }
 
-// How many chains are available from a place on. One alone gains nothing by being fetched.
+// How many chains are available from a place on.
 static uint32_t look_packed(struct ring *ring, uint32_t place, bool wrap) {
   uint32_t heads[BATCH_MAX], count = 0;
   for (uint32_t walked = 0; count < BATCH_MAX && walked < ring->size; count++) {
@@ -195,14 +197,16 @@ static uint32_t look_packed(struct ring *ring, uint32_t place, bool wrap) {
     uint16_t flags = __atomic_load_n(&ring->descriptors[place].next, __ATOMIC_ACQUIRE);
     if ((flags & (DESC_AVAIL | DESC_USED)) != (wrap ? DESC_AVAIL : DESC_USED)) break;
     heads[count] = place;
-    for (bool is_last = false; !is_last && walked < ring->size; walked++) {
-      is_last = (read_from(ring, ring->descriptors, place).flags & DESC_NEXT) == 0;
+    uint32_t word = DESC_NEXT << 16;
+    for (uint32_t slots = 1; (word >> 16 & DESC_NEXT) != 0 && walked < ring->size; walked++, slots++) {
+      word = __atomic_load_n((const uint32_t *)&ring->descriptors[place].flags, __ATOMIC_RELAXED); // id and flags
+      ring->records[count].head = (word & 0xffff) | slots << 16;
       if (++place < ring->size) continue;
       place = 0;
       wrap = !wrap;
     }
   }
-  if (count > 1) gather(ring, heads, count);
+  gather(ring, heads, count);
   return count;
 }
 

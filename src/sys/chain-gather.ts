@@ -13,7 +13,8 @@ export const GATHERED_MAX = CHAINS_PER_ROUND_MAX;
 export const RECORD_WORDS = 32;
 /**
  * Where in a record they are. `count`: buffers, at most 4; 0 for a chain of another shape, of which only that is known.
- * `header0` and the two after it: words 0, 2 and 3 of the readable part.
+ * `header0` and the two after it: words 0, 2 and 3 of the readable part. `head` of a packed ring: the chain's id in the
+ * lower half, and how many descriptors of the ring it has in the upper.
  */
 export const RecordWord = {
   head: 0,
@@ -81,7 +82,8 @@ export class ChainGather {
 
   /**
    * Packed ring: how many chains are available from place `first` on, in the turn with this wrap counter; at most
-   * `GATHERED_MAX`. What the driver wrote before it made them available is seen by the reads that follow.
+   * `GATHERED_MAX`, each with its record. What the driver wrote before it made them available is seen by the reads that
+   * follow.
    */
   look(first: number, wrap: number): number {
     owner = this.#id;

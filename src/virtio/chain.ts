@@ -48,6 +48,7 @@ const { head: HEAD, count: COUNT, readableCount: READABLE_COUNT, buffers: BUFFER
 const { readableBytes: READABLE_BYTES, writableBytes: WRITABLE_BYTES } = RecordWord;
 const { guestLow: GUEST_LOW, guestHigh: GUEST_HIGH, length: LENGTH } = BufferWord;
 const STEP = BUFFER_WORDS;
+const HEAD_MASK = 0xffff;
 const NONE = NO_RECORD;
 
 export class Chain {
@@ -85,7 +86,7 @@ export class Chain {
 
   /** Becomes the chain of a record. */
   setRecord(record: number): void {
-    this.head = WORDS[record + HEAD] as number;
+    this.head = (WORDS[record + HEAD] as number) & HEAD_MASK;
     this.count = WORDS[record + COUNT] as number;
     this.readableCount = WORDS[record + READABLE_COUNT] as number;
     this.readableBytes = WORDS[record + READABLE_BYTES] as number;

@@ -1,11 +1,14 @@
 /** A chain that was gathered with its round is the one that the ring reads by itself, whatever the guest wrote. */
 import * as fc from 'fast-check';
 import { afterAll, expect, it } from 'vitest';
+import { PackedRingRig } from '../../test/support/packed-ring-rig.ts';
 import { RIG_GUEST_ADDRESS } from '../../test/support/ring-rig.ts';
 import { RingRig } from '../../test/support/split-ring-rig.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
 import { BUFFER_WORDS, BufferWord, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 import { Chain, NO_RECORD, RingFault } from './chain.ts';
-import type { SplitRing } from './split-ring.ts';
+import type { Ring } from './ring.ts';
+import { PACKED_BASE_FIRST } from './ring-shape.ts';
 
 const SIZE = 8;
 const REGION_BYTES = 64 * 1024;
@@ -13,16 +16,21 @@ const REGION_BYTES = 64 * 1024;
 const SECOND = RIG_GUEST_ADDRESS + REGION_BYTES;
 const TABLES = RIG_GUEST_ADDRESS + 4096;
 const TABLE_BYTES = 16 * SIZE;
-const [NEXT, WRITE, INDIRECT] = [1, 2, 4];
+const [NEXT, WRITE, INDIRECT, AVAIL] = [1, 2, 4, 0x80];
 
-const rig = new RingRig({
+const options = {
   size: SIZE,
   regions: [
     { guestAddress: RIG_GUEST_ADDRESS, sizeBytes: REGION_BYTES },
     { guestAddress: SECOND, sizeBytes: REGION_BYTES },
   ],
+};
+const split = new RingRig(options);
+const packed = new PackedRingRig(options);
+afterAll(() => {
+  split.close();
+  packed.close();
 });
-afterAll(() => rig.close());
 
 const likely = <T>(usual: fc.Arbitrary<T>, odd: fc.Arbitrary<T>) =>
   fc.oneof({ weight: 12, arbitrary: usual }, { weight: 1, arbitrary: odd });
@@ -49,35 +57,59 @@ const table = fc.record({
   tableLength: likely(fc.constant(-1), fc.constantFrom(0, 8, 16, 2 ** 20)),
 });
 type Table = typeof table extends fc.Arbitrary<infer T> ? T : never;
+type Rig = RingRig | PackedRingRig;
 
-/** Writes the chain as the guest would, with its head at 0. */
-function write({ buffers, readable, odd, place, link, isIndirect, tableOffset, tableLength }: Table): void {
+/** Buffers as descriptors, of which each has a word of its own beside address, length and flags. */
+function encode(
+  { buffers, readable, odd, place }: Table,
+  wordOf: (flags: number, index: number) => number,
+): Uint8Array {
   const bytes = new Uint8Array(TABLE_BYTES);
   const view = new DataView(bytes.buffer);
   buffers.forEach(({ address, length }, i) => {
     const flags = (i < buffers.length - 1 ? NEXT : 0) | (i < readable ? 0 : WRITE);
     view.setBigUint64(16 * i, BigInt(address), true);
     view.setUint32(16 * i + 8, length, true);
-    view.setUint16(16 * i + 12, i === place ? flags ^ odd : flags, true);
-    view.setUint16(16 * i + 14, i === place && link >= 0 ? link : i + 1, true);
+    view.setUint32(16 * i + 12, wordOf(i === place ? flags ^ odd : flags, i), true);
   });
-  if (!isIndirect) {
-    rig.memory.write(rig.driver.descriptorAddress, bytes);
-    return;
-  }
-  rig.memory.write(TABLES + tableOffset, bytes);
-  const length = tableLength < 0 ? 16 * buffers.length : tableLength;
-  rig.driver.writeDescriptor(0, TABLES + tableOffset, length, INDIRECT | (odd & NEXT), 0);
+  return bytes;
 }
 
-/** What a ring that starts here makes of two chains, both with head 0 or 1, and of their buffers. */
-function take(ring: SplitRing, isGathered: boolean) {
-  if (isGathered) ring.look();
+const tableLengthOf = ({ tableLength, buffers }: Table) => (tableLength < 0 ? 16 * buffers.length : tableLength);
+
+/** Writes the chain as the guest would, with its head at 0. */
+function writeSplit(chain: Table): void {
+  const { place, link, odd, isIndirect, tableOffset } = chain;
+  const bytes = encode(chain, (flags, i) => flags | ((i === place && link >= 0 ? link : i + 1) << 16));
+  if (!isIndirect) {
+    split.memory.write(split.driver.descriptorAddress, bytes);
+    return;
+  }
+  split.memory.write(TABLES + tableOffset, bytes);
+  split.driver.writeDescriptor(0, TABLES + tableOffset, tableLengthOf(chain), INDIRECT | (odd & NEXT), 0);
+}
+
+/** The same at the first places of a packed ring; a link is an id there. */
+function writePacked(chain: Table): void {
+  const { place, link, odd, isIndirect, tableOffset } = chain;
+  const bytes = encode(chain, (flags, i) => (i === place && link >= 0 ? link : 0) | ((flags | AVAIL) << 16));
+  if (!isIndirect) {
+    packed.memory.write(packed.driver.descriptorAddress, bytes);
+    return;
+  }
+  packed.memory.write(TABLES + tableOffset, bytes);
+  packed.memory.write(packed.driver.descriptorAddress, new Uint8Array(TABLE_BYTES));
+  const id = Math.max(link, 0);
+  packed.write(0, TABLES + tableOffset, tableLengthOf(chain), id, INDIRECT | (odd & NEXT) | AVAIL);
+}
+
+/** What a ring makes of its next chain, and of the buffers of that. */
+function take(ring: Ring, { guest }: Rig) {
   const chain = new Chain();
   const isTaken = ring.pop(chain);
   const { record } = chain;
-  const result = { isTaken, fault: ring.fault, ...summary(chain, isTaken) };
-  if (record !== NO_RECORD && isTaken) expectPlaces(chain, record);
+  const result = { isTaken, fault: ring.fault, base: ring.base, ...summary(chain, isTaken) };
+  if (record !== NO_RECORD && isTaken) expectPlaces(guest, chain, record);
   return { result, hasRecord: isTaken && record !== NO_RECORD };
 }
 
@@ -89,49 +121,78 @@ function summary(chain: Chain, isTaken: boolean) {
 }
 
 /** What the record says of the places is what the memory says, and its header is the guest's. */
-function expectPlaces(chain: Chain, record: number): void {
+function expectPlaces(guest: GuestMemory, chain: Chain, record: number): void {
   for (let i = 0; i < chain.count; i++) {
     const at = record + RecordWord.buffers + i * BUFFER_WORDS;
     const word = (field: number): number => (RECORDS[at + field] as number) >>> 0;
-    const window = rig.guest.locate(chain.addresses, i, 0, chain.lengths[i] as number);
+    const window = guest.locate(chain.addresses, i, 0, chain.lengths[i] as number);
     expect(window).not.toBeNull();
-    expect(window).toBe(rig.guest.window(word(BufferWord.window)));
+    expect(window).toBe(guest.window(word(BufferWord.window)));
     const host = word(BufferWord.hostHigh) * 2 ** 32 + word(BufferWord.hostLow);
-    expect(host - (window?.hostAddress ?? 0)).toBe(rig.guest.offset);
+    expect(host - (window?.hostAddress ?? 0)).toBe(guest.offset);
   }
   if (chain.readableCount === 0) return;
   const header = new Uint32Array(4);
-  rig.guest.read(chain.addresses, 0, 0, new Uint8Array(header.buffer), 0, 16);
+  guest.read(chain.addresses, 0, 0, new Uint8Array(header.buffer), 0, 16);
   const { header0, header2, header3 } = RecordWord;
   const words = [header0, header2, header3].map((field) => (RECORDS[record + field] as number) >>> 0);
   expect(words).toEqual([header[0], header[2], header[3]]);
 }
 
-it('a gathered chain is the one that is read alone, and so is what is wrong with it', () => {
-  let gathered = 0;
-  let faults = 0;
-  rig.driver.expose(0);
-  rig.driver.expose(1);
-  rig.driver.publish();
-  fc.assert(
-    fc.property(table, (chain) => {
-      write(chain);
-      const alone = rig.startDevice(0);
-      const together = rig.startDevice(0);
-      const expected = take(alone, false);
-      const got = take(together, true);
-      alone.close();
-      together.close();
-      expect(got.result).toEqual(expected.result);
-      expect(expected.hasRecord).toBe(false);
-      if (got.hasRecord) gathered++;
-      if (got.result.fault !== RingFault.none) faults++;
-    }),
-    { numRuns: 1000 },
-  );
-  // All of it was seen.
-  expect(gathered).toBeGreaterThan(50);
-  expect(faults).toBeGreaterThan(20);
+it.each([
+  ['split', split, writeSplit, 0],
+  ['packed', packed, writePacked, PACKED_BASE_FIRST],
+] as const)(
+  'a gathered chain of a %s ring is the one that is read alone, and so is what is wrong with it',
+  (...layout) => {
+    const [, rig, write, base] = layout;
+    let gathered = 0;
+    let faults = 0;
+    for (const head of [0, 1]) split.driver.expose(head);
+    split.driver.publish();
+    fc.assert(
+      fc.property(table, (chain) => {
+        write(chain);
+        const [alone, together] = [rig.startDevice(base), rig.startDevice(base)];
+        alone.look();
+        // The records are this ring's now.
+        together.look();
+        const [expected, got] = [take(alone, rig), take(together, rig)];
+        alone.close();
+        together.close();
+        expect(got.result).toEqual(expected.result);
+        expect(expected.hasRecord).toBe(false);
+        if (got.hasRecord) gathered++;
+        if (got.result.fault !== RingFault.none) faults++;
+      }),
+      { numRuns: 1000 },
+    );
+    // All of it was seen.
+    expect(gathered).toBeGreaterThan(50);
+    expect(faults).toBeGreaterThan(20);
+  },
+);
+
+it('a packed chain that is given back, or changed, between the look and the taking is the one that was seen', () => {
+  const rig = new PackedRingRig({ size: SIZE });
+  const chain = new Chain();
+  const readable = { gpa: RIG_GUEST_ADDRESS + 2 ** 20, lengthBytes: 16, isWritable: false };
+  const ids = [[readable, readable], [readable]].map((segments) => rig.submit(segments));
+  expect(rig.device.look()).toBe(2);
+  rig.memory.write(rig.driver.descriptorAddress, new Uint8Array(TABLE_BYTES).fill(0xff));
+  for (const [id, count] of [
+    [ids[0], 2],
+    [ids[1], 1],
+  ]) {
+    expect(rig.device.pop(chain)).toBe(true);
+    expect([chain.head, chain.count, ...chain.lengths.slice(0, chain.count)]).toEqual([
+      id,
+      count,
+      ...Array(count).fill(16),
+    ]);
+  }
+  expect(rig.device.base & 0x7fff).toBe(3);
+  rig.close();
 });
 
 it('a head out of range, or one that is in flight, breaks a ring whose chains were gathered', () => {

@@ -237,6 +237,18 @@ describe('a device after a crash', () => {
 });
 
 describe('an area that is not of its ring', () => {
+  it('is the chain that was taken, in as many descriptors, whatever the driver made of them meanwhile', () => {
+    const rig = new Rig();
+    const [id = -1] = rig.submit(1, chainOf(3));
+    const [next = -1] = rig.submit(1, chainOf(2));
+    expect(rig.device.look()).toBe(2);
+    const ring = rig.ring as PackedRingRig;
+    for (let place = 0; place < 5; place++) ring.write(place, SPACE + 64, 32, 7, 0x80 | (place === 2 ? 1 : 0));
+    expect(rig.takeAll()).toEqual([id, next]);
+    expect(rig.restart().recovery).toMatchObject({ heads: [id, next], staleReason: null });
+    expect([rig.take(), rig.chain.count, rig.take(), rig.chain.count]).toEqual([id, 3, next, 2]);
+  });
+
   it('is no matter when nothing is in flight and the ring was begun anew: it begins at its base', () => {
     for (const counts of [[3], [3, 3], [3, 3, 3], [2, 2, 2, 2, 3]]) {
       const rig = new Rig();

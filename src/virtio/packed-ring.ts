@@ -21,7 +21,7 @@ import { assert } from '../base/assert.ts';
 import { CHAIN_DESCRIPTORS_MAX } from '../base/limits.ts';
 import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
-import { ChainGather } from '../sys/chain-gather.ts';
+import { ChainGather, RECORD_WORDS, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 import { MappingViews } from '../sys/mapping.ts';
 import { type Chain, INDIRECT_TABLE, INDIRECT_TABLE_BYTES, RingFault } from './chain.ts';
 import { PackedInflight, type PackedRecovery, type PackedStand } from './packed-inflight.ts';
@@ -64,6 +64,10 @@ const DESCRIPTORS_MAX = CHAIN_DESCRIPTORS_MAX;
 const NONE = NOWHERE;
 const TABLE = INDIRECT_TABLE;
 const TABLE_BYTES = INDIRECT_TABLE_BYTES;
+const WORDS = RECORDS;
+const RECORD_SHIFT = Math.log2(RECORD_WORDS);
+const { head: HEAD, count: COUNT } = RecordWord;
+const SLOTS_SHIFT = 16;
 
 export class PackedRing implements Ring {
   readonly size: number;
@@ -95,8 +99,9 @@ export class PackedRing implements Ring {
   /** Where the next chain will be, and what its marks will be. */
   #nextAvail: number;
   #availWrap: number;
-  /** Chains from there on that were seen and not taken. */
+  /** Chains from there on that were seen and not taken, and those that were seen with them, which were gathered. */
   #seen = 0;
+  #gathered = 0;
   /** Where the next used descriptor goes. */
   #nextUsed: number;
   #usedWrap: number;
@@ -164,7 +169,9 @@ export class PackedRing implements Ring {
 
   look(): number {
     if (this.#againCount > 0) return this.#againCount;
-    if (this.#seen === 0 && this.hasAvailable()) this.#seen = this.#gather.look(this.#nextAvail, this.#availWrap);
+    if (this.#seen > 0 || !this.hasAvailable()) return this.#seen;
+    this.#seen = this.#gather.look(this.#nextAvail, this.#availWrap);
+    this.#gathered = this.#seen;
     return this.#seen;
   }
 
@@ -176,8 +183,12 @@ export class PackedRing implements Ring {
     }
     if (this.#seen === 0 && this.look() === 0) return false;
     const room = this.size - this.#slotsInFlight;
-    const fault = this.#read(chain, this.#words, this.#nextAvail, room, this.#tracker);
-    if (fault !== NO_FAULT) return this.#break(fault);
+    const record = (this.#gathered - this.#seen) << RECORD_SHIFT;
+    const isGathered = this.#gather.isOwner && WORDS[record + COUNT] !== 0;
+    if (!isGathered || !this.#takeRecord(chain, record, room)) {
+      const fault = this.#read(chain, this.#words, this.#nextAvail, room, this.#tracker);
+      if (fault !== NO_FAULT) return this.#break(fault);
+    }
     const slots = this.#takenSlots;
     this.#slotsInFlight += slots;
     if (this.#takenEnd <= this.#nextAvail) this.#availWrap ^= 1;
@@ -329,6 +340,33 @@ export class PackedRing implements Ring {
     this.#nextAgain += this.#takenSlots;
     this.#againCount--;
     return true;
+  }
+
+  /** Takes the next chain as its record has it. False, with nothing done, when something is wrong with it. */
+  #takeRecord(chain: Chain, record: number, room: number): boolean {
+    const mark = WORDS[record + HEAD] as number;
+    const slots = mark >>> SLOTS_SHIFT;
+    const end = this.#nextAvail + slots;
+    if (slots > room || this.#take(mark & ID_MASK, slots, end < this.size ? end : end - this.size) !== NO_FAULT)
+      return false;
+    chain.setRecord(record);
+    if (this.#tracker !== null) this.#copyTo(this.#tracker, slots, mark & ID_MASK);
+    return true;
+  }
+
+  /**
+   * Has the tracker copy the descriptors of a gathered chain. They are read once more, and a driver may have changed
+   * them: whatever they say, they are as many as were taken, and of that id.
+   */
+  #copyTo(tracker: PackedInflight, slots: number, id: number): void {
+    const words = this.#words;
+    for (let left = slots, place = this.#nextAvail; left > 0; left--) {
+      const at = place * DESC_WORDS;
+      const flags = ((words[at + ID_AND_FLAGS] as number) >>> FLAGS_SHIFT) & ~DESC_NEXT;
+      const idAndFlags = id | ((left > 1 ? flags | DESC_NEXT : flags) << FLAGS_SHIFT);
+      tracker.copy(words[at] as number, words[at + 1] as number, words[at + LENGTH] as number, idAndFlags);
+      if (++place === this.size) place = 0;
+    }
   }
 
   /**
