@@ -22,11 +22,13 @@ interface Cost {
 }
 
 export class CostlyDaemon {
-  readonly directory = makeDirectory();
+  readonly directory: string;
   readonly #child: TestChild;
   readonly startedMs = performance.now();
 
-  constructor(config: object) {
+  /** `predecessor`: one that was killed, whose directory it takes over. */
+  constructor(config: object, predecessor?: CostlyDaemon) {
+    this.directory = predecessor?.directory ?? makeDirectory();
     writeFileSync(join(this.directory, 'config.json'), JSON.stringify(config));
     const args = ['serve', '-S', this.directory, '-r', this.socket, '-c', join(this.directory, 'config.json')];
     this.#child = new TestChild('ringhost', process.execPath, [join(ROOT, 'bin', 'ringhost'), ...args]);
@@ -75,9 +77,14 @@ export class CostlyDaemon {
     return this.#child.pid;
   }
 
-  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    await this.#child.stop(signal);
+  async stop(): Promise<void> {
+    await this.#child.stop('SIGTERM');
     rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** For a successor. */
+  async kill(): Promise<void> {
+    await this.#child.stop('SIGKILL');
   }
 }
 

@@ -24,7 +24,10 @@
   X(void, rados_shutdown, (void *)) X(int, rados_cluster_fsid, (void *, char *, size_t)) \
   X(int, rados_getaddrs, (void *, char **)) X(void, rados_buffer_free, (char *)) \
   X(int, rados_ioctx_create, (void *, const char *, void **)) X(void, rados_ioctx_destroy, (void *)) \
-  X(int64_t, rados_ioctx_get_id, (void *))
+  X(int64_t, rados_ioctx_get_id, (void *)) X(int, rados_wait_for_latest_osdmap, (void *)) \
+  X(ssize_t, rados_list_lockers, (void *, const char *, const char *, int *, char *, size_t *, char *, size_t *, \
+                                  char *, size_t *, char *, size_t *)) \
+  X(int, rados_break_lock, (void *, const char *, const char *, const char *, const char *))
 #define RBD_CALLS(X) \
   X(int, rbd_open, (void *, const char *, void **, const char *)) \
   X(int, rbd_open_read_only, (void *, const char *, void **, const char *)) X(int, rbd_close, (void *)) \
@@ -57,6 +60,7 @@ struct setting { char *name, *value; int source; }; // rbd_config_option_t
 
 #define DECLARE(type, name, arguments) static type(*name) arguments;
 RADOS_CALLS(DECLARE) RBD_CALLS(DECLARE)
+DECLARE(int, rados_blocklist_add, (void *, char *, uint32_t))
 
 struct cluster {
   void *rados;
@@ -140,6 +144,10 @@ static void load(char *answer) {
 #define LOOK_UP(type, name, arguments) \
   if (missing == NULL && (library == NULL || (*(void **)&name = dlsym(library, #name)) == NULL)) missing = dlerror();
   RADOS_CALLS(LOOK_UP)
+  // The second is its name before Ceph 16.
+  if (missing == NULL && (*(void **)&rados_blocklist_add = dlsym(library, "rados_blocklist_add")) == NULL &&
+      (*(void **)&rados_blocklist_add = dlsym(library, "rados_blacklist_add")) == NULL)
+    missing = dlerror();
   if (missing == NULL) library = dlopen("librbd.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
   RBD_CALLS(LOOK_UP)
   if (missing == NULL) share_copies();
@@ -203,8 +211,32 @@ static int image_setting(struct image *image, const char *name, char *answer) {
   return 0;
 }
 
+// The lock of an owner that the cluster does not listen to any more, without shutting it out once more, as
+// rbd_lock_break would: that makes an epoch of the OSD map each time, and a monitor makes one a second.
+static int break_fenced(struct image *image, const char *owner) {
+  char id[64], object[96], tag[64], clients[TEXT_BYTES], cookies[TEXT_BYTES], addresses[TEXT_BYTES];
+  size_t tag_bytes = sizeof tag, client_bytes = TEXT_BYTES, cookie_bytes = TEXT_BYTES, address_bytes = TEXT_BYTES;
+  int is_exclusive, result = rados_wait_for_latest_osdmap(image->cluster->rados);
+  if (result == 0) result = rbd_get_id(image->rbd, id, sizeof id);
+  if (result < 0) return result;
+  snprintf(object, sizeof object, "rbd_header.%s", id);
+  ssize_t count = rados_list_lockers(image->io, object, "rbd_lock", &is_exclusive, tag, &tag_bytes, clients,
+                                     &client_bytes, cookies, &cookie_bytes, addresses, &address_bytes);
+  const char *client = clients, *cookie = cookies, *address = addresses;
+  for (; count > 0; count--) { // three lists of strings, each after the end of the one before
+    // With the version of its protocol before it, which librbd leaves out.
+    const char *plain = strncmp(address, "v1:", 3) == 0 || strncmp(address, "v2:", 3) == 0 ? address + 3 : address;
+    if (strcmp(plain, owner) == 0) return rados_break_lock(image->io, object, "rbd_lock", client, cookie);
+    client += strlen(client) + 1, cookie += strlen(cookie) + 1, address += strlen(address) + 1;
+  }
+  return count < 0 ? (int)count : -ENOENT;
+}
+
 // What may block. sys/rbd.ts has the same numbers.
-enum { LOAD, CONNECT, SHUTDOWN, OPEN, CLOSE, IDENTITY, SIZE, RESIZE, OWNER, ACQUIRE, BREAK, SETTING, OPERATIONS };
+enum {
+  LOAD, CONNECT, SHUTDOWN, FENCE, OPEN, CLOSE, IDENTITY, SIZE, RESIZE, OWNER, ACQUIRE, BREAK, BREAK_FENCED, SETTING,
+  OPERATIONS
+};
 
 struct work {
   napi_async_work work;
@@ -245,6 +277,9 @@ static void execute(napi_env env, void *data) {
       break;
     case CONNECT: connect_cluster(work, cluster); break;
     case SHUTDOWN: rados_shutdown(cluster->rados), free(cluster); break;
+    case FENCE:
+      work->result = rados_blocklist_add(cluster->rados, work->texts[0], (uint32_t)work->number);
+      break;
     case OPEN: work->result = open_image(cluster, work->texts[0], work->texts[1], work->number != 0); break;
     case CLOSE: work->result = close_image(image); break;
     case IDENTITY: work->result = image_identity(image, work->answer); break;
@@ -256,6 +291,7 @@ static void execute(napi_env env, void *data) {
     case OWNER: work->result = lock_owner(image, work->answer); break;
     case ACQUIRE: work->result = rbd_lock_acquire(image->rbd, LOCK_MODE_EXCLUSIVE); break;
     case BREAK: work->result = rbd_lock_break(image->rbd, LOCK_MODE_EXCLUSIVE, work->texts[0]); break;
+    case BREAK_FENCED: work->result = break_fenced(image, work->texts[0]); break;
     case SETTING: work->result = image_setting(image, work->texts[0], work->answer); break;
   }
   if (is_moved) sched_setaffinity(0, sizeof before, &before);

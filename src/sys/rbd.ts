@@ -8,15 +8,17 @@ const Operation = {
   load: 0,
   connect: 1,
   shutdown: 2,
-  open: 3,
-  close: 4,
-  identity: 5,
-  size: 6,
-  resize: 7,
-  owner: 8,
-  acquire: 9,
-  break: 10,
-  setting: 11,
+  fence: 3,
+  open: 4,
+  close: 5,
+  identity: 6,
+  size: 7,
+  resize: 8,
+  owner: 9,
+  acquire: 10,
+  break: 11,
+  breakFenced: 12,
+  setting: 13,
 } as const;
 
 /** Loads librbd and librados. Resolves with what is missing, in words of the dynamic linker, or null. */
@@ -58,6 +60,11 @@ export class RadosCluster {
   async open(pool: string, name: string, isReadonly: boolean): Outcome<RbdImage> {
     const handle = (await native.rbdCall(Operation.open, this.#handle, pool, name, isReadonly ? 1 : 0)) as number;
     return handle < 0 ? handle : new RbdImage(handle);
+  }
+
+  /** From now on the cluster does not listen to that client, for so long. 0 or a negative errno. */
+  async fence(address: string, seconds: number): Promise<number> {
+    return (await native.rbdCall(Operation.fence, this.#handle, address, '', seconds)) as number;
   }
 
   /** Every image is closed. */
@@ -105,6 +112,11 @@ export class RbdImage {
   /** Takes the exclusive lock, and keeps it until the image is closed. */
   async acquireLock(): Promise<number> {
     return (await native.rbdCall(Operation.acquire, this.handle, '', '', 0)) as number;
+  }
+
+  /** Takes the lock from its owner, who was fenced before, by whatever client. */
+  async breakFencedLock(owner: string): Promise<number> {
+    return (await native.rbdCall(Operation.breakFenced, this.handle, owner, '', 0)) as number;
   }
 
   /** Takes the lock from its owner, whom the cluster does not listen to any more. */

@@ -346,6 +346,39 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
       await daemon.close();
     });
 
+    test('of every image of a killed daemon goes to its successor, with one epoch for each client', async () => {
+      const epoch = async (): Promise<number> => Number(/^epoch (\d+)$/m.exec(await ceph.ceph('osd dump'))?.[1]);
+      const images = [newName(), newName(), newName()];
+      for (const image of images) await ceph.createImage(image, 8);
+      const daemon = await RinghostDaemon.start();
+      /** Disks over one connection, and one over a connection of its own; each is written to. */
+      const serveAll = async (): Promise<void> => {
+        await registered(daemon);
+        for (const image of images) {
+          const path = await serve(daemon, image, image === images[2] ? {} : { cluster_name: 'ceph' });
+          const host = await BlkInitiator.connect(path);
+          await host.write(0, pattern(BLOCK_BYTES, 1));
+          host.close();
+        }
+      };
+      await serveAll();
+      const owners = async (): Promise<string[]> => {
+        const locks = images.map((image) => ceph.rbd('lock', 'ls', image, '--format', 'json'));
+        return (await Promise.all(locks)).map((text) => JSON.parse(text)[0].address);
+      };
+      const [dead, before] = [await owners(), await epoch()];
+      await daemon.crash();
+      await daemon.restart();
+      await serveAll();
+      // Two clients died.
+      expect(new Set(dead).size).toBe(2);
+      expect((await epoch()) - before).toBe(2);
+      expect((await owners()).filter((owner) => dead.includes(owner))).toEqual([]);
+      const blocklist = await ceph.ceph('osd blocklist ls');
+      for (const owner of dead) expect(blocklist).toContain(owner);
+      await daemon.close();
+    });
+
     test('is not taken from a daemon that lives, unless we are told to; then it is shut out', async () => {
       const image = newName();
       await ceph.createImage(image, 8);

@@ -23,6 +23,8 @@ export interface CephOptions {
   readonly hasAuth?: boolean;
   /** In memory an OSD starts in no time, and forgets all when it ends; `disk` is BlueStore on a file. */
   readonly store: 'memory' | 'disk';
+  /** How long a monitor waits between two maps. Default 0.02; monitors by themselves wait a second. */
+  readonly proposeIntervalS?: number;
   /** Where its directory is made. Its path is short: sockets are in it. */
   readonly parent: string;
 }
@@ -62,6 +64,11 @@ export class CephCluster {
     return `[v2:127.0.0.1:${this.#port}]`;
   }
 
+  /** Of the OSDs that run. */
+  get osdPids(): number[] {
+    return this.#osds.flatMap((osd) => (osd === null ? [] : [osd.pid]));
+  }
+
   /** Runs `rbd`; resolves with what it printed. */
   async rbd(...args: readonly string[]): Promise<string> {
     return await this.#run('rbd', ['-c', this.configFile, ...args]);
@@ -81,6 +88,11 @@ export class CephCluster {
   /** Runs some commands of `ceph`, one after the other. */
   async ceph(...commands: readonly string[]): Promise<string> {
     return await this.#run('ceph', ['-c', this.configFile], `${commands.join('\n')}\n`);
+  }
+
+  /** Tells one of its daemons something, such as `osd.0`. */
+  async tell(daemon: string, ...command: readonly string[]): Promise<string> {
+    return await this.#run('ceph', ['-c', this.configFile, 'tell', daemon, ...command]);
   }
 
   /** The key of a user. */
@@ -171,7 +183,8 @@ export class CephCluster {
   }
 }
 
-function configuration(cluster: CephCluster, fsid: string, { osds = 1, hasAuth = false, store }: CephOptions): string {
+function configuration(cluster: CephCluster, fsid: string, options: CephOptions): string {
+  const { osds = 1, hasAuth = false, store, proposeIntervalS = 0.02 } = options;
   const { directory, keyring, monitor } = cluster;
   const auth = hasAuth ? 'cephx' : 'none';
   return `[global]
@@ -196,7 +209,7 @@ osd crush chooseleaf type = 0
 mon allow pool size one = true
 mon data avail crit = 1
 mon data avail warn = 2
-paxos propose interval = 0.02
+paxos propose interval = ${proposeIntervalS}
 paxos min wait = 0.01
 [mon]
 mon data = ${directory}/mon
@@ -207,6 +220,7 @@ mon osd adjust heartbeat grace = false
 mon osd adjust down out interval = false
 auth allow insecure global id reclaim = false
 [osd]
+admin socket = ${directory}/$name.asok
 osd data = ${directory}/osd$id
 osd objectstore = ${store === 'memory' ? 'memstore' : 'bluestore'}
 osd heartbeat grace = 6

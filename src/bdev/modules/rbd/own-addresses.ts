@@ -8,13 +8,18 @@ import { closeSync, constants, fstatSync, ftruncateSync, openSync, readFileSync,
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../../../base/log.ts';
 import { lockFile } from '../../../sys/file-lock.ts';
+import type { RadosCluster } from '../../../sys/rbd.ts';
 
 const { O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
 /** How long a daemon that was told to end may take to do so while its successor starts. */
 const CLAIM_MS_MAX = 10_000;
 const CLAIM_POLL_MS = 100;
-/** Of the newest clients. */
-const ADDRESSES_MAX = 256;
+/** As long as Ceph does by default, if an hour is all that it takes a write of a dead client to arrive. */
+const FENCE_S = 3600;
+/** Well before it ends. */
+const FENCE_TRUST_MS = 600_000;
+/** Of the newest clients: of more disks, each with a connection of its own, than have handles (native/rbd.c). */
+const ADDRESSES_MAX = 8192;
 
 export class OwnAddresses {
   readonly #path: string;
@@ -25,6 +30,8 @@ export class OwnAddresses {
   /** Of the daemon before, which hands over. */
   #leaving: readonly string[] = [];
   #claimed: Promise<void> | null = null;
+  /** Dead clients that the cluster was told of, and when. */
+  readonly #fenced = new Map<string, { readonly result: Promise<number>; readonly sinceMs: number }>();
 
   constructor(path: string, log: Logger) {
     this.#path = path;
@@ -61,6 +68,21 @@ export class OwnAddresses {
   /** True when that client's process is gone for certain. */
   isDead(address: string): boolean {
     return this.#dead.includes(address);
+  }
+
+  /**
+   * Has the cluster shut out a dead client, once for all of its images: each time makes an epoch of the OSD map, and a
+   * monitor makes one a second. 0 or a negative errno.
+   */
+  fence(address: string, cluster: RadosCluster): Promise<number> {
+    const before = this.#fenced.get(address);
+    if (before !== undefined && performance.now() - before.sinceMs < FENCE_TRUST_MS) return before.result;
+    const result = cluster.fence(address, FENCE_S).then((errno) => {
+      if (errno < 0) this.#fenced.delete(address);
+      return errno;
+    });
+    this.#fenced.set(address, { result, sinceMs: performance.now() });
+    return result;
   }
 
   /** Of a client of ours, before it opens an image. */

@@ -1,7 +1,7 @@
 /** An RBD image of a Ceph cluster as a disk. docs/rbd.md says what is stable when, and who holds its lock. */
 import { Errno, errnoName, strerror, TargetError } from '../../../base/errors.ts';
 import type { Logger } from '../../../base/log.ts';
-import type { RbdImage } from '../../../sys/rbd.ts';
+import type { RadosCluster, RbdImage } from '../../../sys/rbd.ts';
 import type { Bdev, BdevConfig, Handover } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
@@ -70,7 +70,7 @@ export class RbdBdev implements Bdev {
     const where = `${params.pool}/${params.image}`;
     if (typeof image === 'number') throw openError(image, params);
     try {
-      if (!params.isReadonly) await takeLock(image, where, params.lock, own, log);
+      if (!params.isReadonly) await takeLock(image, connection, where, params.lock, own, log);
       const facts = await factsOf(image, where);
       if (facts.sizeBytes < params.blockSizeBytes) {
         throw new TargetError('EINVAL', `${where} is smaller than a block: \`rbd resize\` makes it larger`);
@@ -178,12 +178,19 @@ async function factsOf(image: RbdImage, where: string): Promise<ImageFacts> {
 }
 
 /** An owner that is known to be dead loses the lock at once; one that may live, only when we were told so. */
-async function takeLock(image: RbdImage, where: string, policy: LockPolicy, own: OwnAddresses, log: Logger) {
+async function takeLock(
+  image: RbdImage,
+  { cluster }: Connection,
+  where: string,
+  policy: LockPolicy,
+  own: OwnAddresses,
+  log: Logger,
+) {
   const owner = await image.lockOwner();
   if (typeof owner === 'string') {
     const isDead = own.isDead(owner);
     if (isDead || policy === 'break') {
-      const result = await image.breakLock(owner);
+      const result = isDead ? await breakDead(image, owner, own, cluster) : await image.breakLock(owner);
       if (result < 0 && result !== Errno.ENOENT) throw lockError(result, where, owner);
       log.warn(`${where}: took the lock from ${owner}${isDead ? ', a daemon before this one that died' : ''}`);
     } else if (policy === 'hold') {
@@ -198,6 +205,11 @@ async function takeLock(image: RbdImage, where: string, policy: LockPolicy, own:
   if (policy === 'share') return;
   const result = await image.acquireLock();
   if (result < 0) throw lockError(result, where, 'somebody else');
+}
+
+async function breakDead(image: RbdImage, owner: string, own: OwnAddresses, cluster: RadosCluster): Promise<number> {
+  const result = await own.fence(owner, cluster);
+  return result < 0 ? result : await image.breakFencedLock(owner);
 }
 
 function lockError(errno: number, where: string, owner: string): TargetError {
