@@ -39,20 +39,6 @@ export const SUBSYSTEMS = [
   { subsystem: 'vhost_scsi', depends_on: ['bdev'] },
 ] as const;
 
-/**
- * What SPDK saves in the subsystems above to tune its own parts, which have no counterpart here: nothing that a guest
- * sees depends on it.
- */
-const SPDK_SETTINGS: ReadonlySet<string> = new Set([
-  'bdev_set_options',
-  'bdev_examine',
-  'bdev_wait_for_examine',
-  'bdev_iscsi_set_options',
-  'bdev_nvme_set_hotplug',
-  'bdev_nvme_set_options',
-  'virtio_blk_create_transport',
-]);
-
 export function readConfigFile(path: string): ConfigFile {
   let text: string;
   try {
@@ -106,8 +92,8 @@ export const NO_CONNECTION = 0;
 const METHOD_NOT_FOUND = -32_601;
 
 /**
- * Makes every call. One that fails ends it with an error, or is only logged with `ignoreErrors`. What tunes parts that
- * SPDK has and Ringhost has not is passed over with a line in the log, as SPDK does with the subsystems that it lacks.
+ * Makes every call. One that fails ends it with an error, or is only logged with `ignoreErrors`. What is not known of
+ * subsystems that Ringhost has not is passed over with a line in the log, as SPDK does.
  */
 export async function applyConfig(
   config: ConfigFile,
@@ -119,7 +105,7 @@ export async function applyConfig(
     for (const entry of calls ?? []) {
       const error = await call(entry);
       if (error === null) continue;
-      if (error.code === METHOD_NOT_FOUND && isOfSpdkOnly(subsystem, entry)) {
+      if (error.code === METHOD_NOT_FOUND && isOfSpdkOnly(subsystem)) {
         log.warn(`configuration: ${entry.method} is not known here and was passed over`, { subsystem });
         continue;
       }
@@ -130,9 +116,9 @@ export async function applyConfig(
   }
 }
 
-/** Whether a call without a method here may be passed over: those of `accel` choose how SPDK does its arithmetic. */
-export function isOfSpdkOnly(subsystem: string, { method }: ConfigCall): boolean {
-  return SPDK_SETTINGS.has(method) || subsystem === 'accel' || !SUBSYSTEMS.some((own) => own.subsystem === subsystem);
+/** Whether calls that are not known here may be passed over: those of `accel` choose how SPDK does its arithmetic. */
+export function isOfSpdkOnly(subsystem: string): boolean {
+  return subsystem === 'accel' || !SUBSYSTEMS.some((own) => own.subsystem === subsystem);
 }
 
 export function failureText({ message, data }: CallFailure): string {

@@ -100,7 +100,8 @@ function readWanted(config: ConfigFile) {
   const seen = new Set<string>();
   for (const { subsystem, config: entries } of config.subsystems) {
     for (const call of (entries ?? []).flatMap(splitDelayed)) {
-      if (findMethod(call.method) === undefined && isOfSpdkOnly(subsystem, call)) {
+      const found = findMethod(call.method);
+      if (found === undefined ? isOfSpdkOnly(subsystem) : found.spec.hasNoEffect === true) {
         passedOver.push(call.method);
         continue;
       }

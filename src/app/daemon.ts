@@ -72,6 +72,7 @@ import type { DaemonOptions } from './options.ts';
 import type { Predecessor } from './predecessor.ts';
 import { becomeAccount, checkAccount } from './privileges.ts';
 import { announceReady } from './service-manager.ts';
+import { spdkRpc } from './spdk.rpc.ts';
 import { keepChanges, State } from './state.ts';
 import { Upgrade, type Upgraded, type UpgradeOptions } from './upgrade.ts';
 import { VERSION } from './version.ts';
@@ -189,6 +190,7 @@ export class Daemon {
       ...vhostRpc(this.vhost, this.bdevs),
       ...traceRpc(new RequestTracer(reactors), this.vhost),
       ...frameworkRpc(this),
+      ...spdkRpc({ bdevs: this.bdevs, vhost: this.vhost, lvols: this.lvols, log: this.log.room('rpc') }),
       ...configRpc({
         sources: this,
         state: this.state,
@@ -532,7 +534,7 @@ export class Daemon {
   /** For RPC: nothing is called when a method is not known. */
   async #load(config: ConfigFile): Promise<void> {
     for (const { subsystem, config: calls } of config.subsystems) {
-      const unknown = calls?.find((call) => findMethod(call.method) === undefined && !isOfSpdkOnly(subsystem, call));
+      const unknown = calls?.find((call) => findMethod(call.method) === undefined && !isOfSpdkOnly(subsystem));
       if (unknown !== undefined) {
         throw new TargetError('EINVAL', `${subsystem}: there is no method ${unknown.method}: nothing was called`);
       }

@@ -12,7 +12,10 @@ import type { BdevEntry, BdevRegistry } from './registry.ts';
 /** The clock of `ticks`: nanoseconds. */
 export const TICK_RATE = 1_000_000_000;
 
-type BdevHandlers = Pick<Handlers, 'bdev_get_bdevs' | 'bdev_get_iostat' | 'bdev_set_qos_limit' | 'delete_bdev'>;
+type BdevHandlers = Pick<
+  Handlers,
+  'bdev_get_bdevs' | 'bdev_get_iostat' | 'bdev_reset_iostat' | 'bdev_set_qos_limit' | 'delete_bdev'
+>;
 
 /** What a client sees of an I/O type's name. */
 const IO_TYPE_BY_NAME: Readonly<Partial<Record<(typeof IO_TYPE_NAMES)[number], IoType>>> = {
@@ -36,6 +39,12 @@ export function bdevRpc(registry: BdevRegistry): BdevHandlers {
 
     bdev_get_iostat(params) {
       return iostat(registry, baselines, params);
+    },
+
+    bdev_reset_iostat({ name, mode }) {
+      const entries = name === undefined ? registry.list() : [registry.get(name)];
+      if (mode === 'all') for (const entry of entries) baselines.set(entry.id, snapshot(entry));
+      return true;
     },
 
     async bdev_set_qos_limit(params) {

@@ -20,6 +20,8 @@ const HELP: CliFlag = { names: ['-h', '--help'], dest: 'help', kind: 'switch', h
 const NEGATIVE_NUMBER = /^-(\d+|\d*\.\d+)$/;
 
 export function parseArguments(cli: CliSpec, argv: readonly string[]): ParsedArguments {
+  if (cli.takesAnything === true && !HELP.names.some((name) => argv.includes(name)))
+    return { values: {}, wantsHelp: false };
   return new ArgumentReader(cli, argv).read();
 }
 

@@ -64,6 +64,8 @@ export interface CliFlag {
 
 /** The command line of one method, as rpc.py has it. */
 export interface CliSpec {
+  /** Whatever is given is taken, and nothing of it is sent. */
+  readonly takesAnything?: true;
   readonly positionals?: readonly CliPositional[];
   readonly flags?: readonly CliFlag[];
   /** Turns what was typed into the request's parameters. Default: the values under their own names. */
@@ -100,7 +102,7 @@ export interface MethodSpec<P extends z.ZodObject = z.ZodObject, R extends z.Zod
   readonly summary: string;
   /** Markdown paragraphs for the reference. */
   readonly details?: string;
-  /** Strict: an unknown parameter is an error. */
+  /** Strict: an unknown parameter is an error. Or `anyParams`. */
   readonly params: P;
   /** Parameters that SPDK's clients send and that change nothing here. Who gives one is told so in the log. */
   readonly ignored: readonly (keyof z.output<P> & string)[];
@@ -108,6 +110,8 @@ export interface MethodSpec<P extends z.ZodObject = z.ZodObject, R extends z.Zod
   normalize?(params: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>;
   /** The shape that SPDK's clients read. Not checked at run time in production; tests check it. */
   readonly result: R;
+  /** It changes nothing, whatever it is called with: SPDK's clients and configurations call it. */
+  readonly hasNoEffect?: true;
   /** Parameters whose value no error repeats. */
   readonly secrets?: readonly string[];
   readonly states: readonly RpcState[];
@@ -137,6 +141,9 @@ export function defineMethod<P extends z.ZodObject, R extends z.ZodType>(
 
 /** Parameters of a method that takes none. */
 export const noParams = z.strictObject({});
+
+/** Of a method whose parameters mean nothing here, whichever they are. */
+export const anyParams = z.looseObject({});
 
 /** A 32-bit count or size. */
 export const uint32 = z.int().min(0).max(0xffff_ffff);

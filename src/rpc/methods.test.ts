@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { parseArguments } from './arguments.ts';
-import type { CliSpec, MethodSpec } from './define.ts';
+import { anyParams, type CliSpec, type MethodSpec } from './define.ts';
 import { cliOf, findMethod, methodNames, nearest } from './lookup.ts';
 import { METHODS } from './methods.ts';
 import { openRpcDocument } from './openrpc.ts';
@@ -23,11 +23,14 @@ describe('the method table', () => {
     expect(result.data).toEqual(spec.example.result);
   });
 
-  test.each(TABLE)('%s refuses an unknown parameter and names it', (_name, spec) => {
-    const checked = checkParams(spec, { ...spec.example.params, colour: 'red' });
-    expect(checked).toMatchObject({ ok: false, error: { code: -32602 } });
-    expect(checked.ok || checked.error.data?.detail).toContain('unknown parameter "colour"');
-  });
+  test.each(TABLE.filter(([, { params }]) => params !== anyParams))(
+    '%s refuses an unknown parameter and names it',
+    (_name, spec) => {
+      const checked = checkParams(spec, { ...spec.example.params, colour: 'red' });
+      expect(checked).toMatchObject({ ok: false, error: { code: -32602 } });
+      expect(checked.ok || checked.error.data?.detail).toContain('unknown parameter "colour"');
+    },
+  );
 
   test.each(TABLE)('%s describes each parameter, and its default where it has one', (_name, spec) => {
     for (const [name, schema] of Object.entries(spec.params.shape)) {

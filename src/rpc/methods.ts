@@ -23,6 +23,7 @@ import { virtioMethods } from './methods/bdev-virtio.ts';
 import { configMethods } from './methods/config.ts';
 import { frameworkMethods } from './methods/framework.ts';
 import { latencyMethods } from './methods/latency.ts';
+import { spdkMethods } from './methods/spdk.ts';
 import { traceMethods } from './methods/trace.ts';
 import { vhostMethods } from './methods/vhost.ts';
 
@@ -45,6 +46,7 @@ export const METHODS = {
   ...traceMethods,
   ...frameworkMethods,
   ...configMethods,
+  ...spdkMethods,
 } as const satisfies Record<string, MethodSpec>;
 
 export type MethodName = keyof typeof METHODS;

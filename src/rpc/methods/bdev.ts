@@ -195,6 +195,7 @@ const EXAMPLE_BDEV = {
   driver_specific: {},
 };
 
+const RESET_MODES = ['all', 'maxmin', 'error', 'none'] as const;
 export const ENODEV = { code: 'ENODEV', when: 'no bdev has this name' } as const;
 export const EEXIST = { code: 'EEXIST', when: 'a bdev with this name or UUID exists' } as const;
 
@@ -484,7 +485,7 @@ export const bdevMethods = {
         .default(false)
         .describe('Counters of each reactor apart. Needs exactly one bdev. Default: false.'),
       reset_mode: z
-        .enum(['all', 'maxmin', 'error', 'none'])
+        .enum(RESET_MODES)
         .default('none')
         .describe('What to reset after reading: all counters, the extremes, the error counts, nothing. Default: none.'),
     }),
@@ -524,5 +525,27 @@ export const bdevMethods = {
         bdevs: [{ name: 'Malloc0', ...EXAMPLE_COUNTERS }],
       },
     },
+  }),
+
+  bdev_reset_iostat: defineMethod({
+    summary: 'Begin to count I/O anew',
+    details: 'What `bdev_get_iostat` shows counts from here on. The counters of `/metrics` go on.',
+    params: z.strictObject({
+      name: z.string().optional().describe('Name of the bdev. Default: all.'),
+      mode: z
+        .enum(RESET_MODES)
+        .default('all')
+        .describe('`all` counts; the others change nothing, for there is nothing of theirs. Default: `all`.'),
+    }),
+    result: z.boolean(),
+    errors: [{ code: 'ENODEV', when: 'no bdev has this name' }],
+    cli: {
+      flags: [
+        { names: ['-b', '--name'], dest: 'name', kind: 'string', help: 'name of the bdev' },
+        { names: ['-m', '--mode'], dest: 'mode', kind: 'string', help: 'what to reset', choices: RESET_MODES },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { name: 'Malloc0' }, result: true },
   }),
 };
