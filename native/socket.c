@@ -1,12 +1,9 @@
-// Stream sockets: of AF_UNIX with file descriptors (SCM_RIGHTS), which Node's own sockets cannot carry, and such whose
-// bytes io_uring moves.
+// Unix sockets with file descriptors (SCM_RIGHTS), which Node's own sockets cannot carry.
 #include "addon.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -60,17 +57,6 @@ static napi_value socket_connect(napi_env env, napi_callback_info info) {
     return ADDON_RESULT(-error);
   }
   return ADDON_RESULT(fd);
-}
-
-// socketCreate(family): fd of a stream socket that is not connected; what is small goes out at once
-static napi_value socket_create(napi_env env, napi_callback_info info) {
-  ADDON_ARGS(1);
-  int32_t family;
-  if (!addon_i32(env, argv[0], &family)) return addon_throw(env, "family must be an integer");
-  int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  int on = 1;
-  if (fd >= 0 && family != AF_UNIX) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  return ADDON_RESULT(fd < 0 ? -errno : fd);
 }
 
 // socketPair(out Int32Array(2)): 0
@@ -218,7 +204,6 @@ void socket_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "socketListen", socket_listen);
   addon_export(env, exports, "socketAccept", socket_accept);
   addon_export(env, exports, "socketConnect", socket_connect);
-  addon_export(env, exports, "socketCreate", socket_create);
   addon_export(env, exports, "socketPair", socket_pair);
   addon_export(env, exports, "receiveMessage", receive_message);
   addon_export(env, exports, "sendMessage", send_message);

@@ -1,5 +1,5 @@
-// TCP sockets for storage protocols: connecting, and transfers between a socket and lists of segments, which Node's own
-// sockets cannot do; CRC32C over such a list.
+// Stream sockets for storage protocols: connecting, and transfers between a socket and lists of segments, which Node's
+// own sockets cannot do; CRC32C over such a list.
 //
 // A list is an array of struct iovec in memory of the addon's user, given as its bytes. The kernel checks the addresses
 // of a transfer once more: a wrong one is an -EFAULT, not a crash.
@@ -12,28 +12,42 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define IOVS_MAX 1024
 
-// tcpConnect(address, port): fd of a socket that connects; the first transfers are -EAGAIN until it did
-static napi_value tcp_connect(napi_env env, napi_callback_info info) {
+// streamConnect(address, port): fd of a socket that connects; the first transfers are -EAGAIN until it did. An address
+// is numeric, IPv4 or IPv6; port 0: it is the path of a Unix socket.
+static napi_value stream_connect(napi_env env, napi_callback_info info) {
   ADDON_ARGS(2);
-  char text[INET6_ADDRSTRLEN];
+  char text[sizeof ((struct sockaddr_un *)0)->sun_path + 1];
   int32_t port;
-  struct sockaddr_in v4 = {.sin_family = AF_INET};
-  struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
-  if (!addon_string(env, argv[0], text, sizeof text) || !addon_i32(env, argv[1], &port) || port < 1 || port > 65535)
-    return addon_throw(env, "tcpConnect(address, port)");
-  v4.sin_port = v6.sin6_port = htons((uint16_t)port);
-  bool is_v4 = inet_pton(AF_INET, text, &v4.sin_addr) == 1;
-  if (!is_v4 && inet_pton(AF_INET6, text, &v6.sin6_addr) != 1) return ADDON_RESULT(-EINVAL);
-  int fd = socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  size_t length;
+  union {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    struct sockaddr_un file;
+  } to = {.any.sa_family = AF_UNIX};
+  if (!addon_i32(env, argv[1], &port) || port < 0 || port > 65535 ||
+      napi_get_value_string_utf8(env, argv[0], text, sizeof text, &length) != napi_ok)
+    return addon_throw(env, "streamConnect(address, port)");
+  if (port == 0) {
+    if (length >= sizeof to.file.sun_path) return ADDON_RESULT(-ENAMETOOLONG);
+    memcpy(to.file.sun_path, text, length);
+  } else if (inet_pton(AF_INET, text, &to.v4.sin_addr) == 1) {
+    to.v4.sin_family = AF_INET, to.v4.sin_port = htons((uint16_t)port);
+  } else {
+    if (inet_pton(AF_INET6, text, &to.v6.sin6_addr) != 1) return ADDON_RESULT(-EINVAL);
+    to.v6.sin6_family = AF_INET6, to.v6.sin6_port = htons((uint16_t)port);
+  }
+  int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return ADDON_RESULT(-errno);
   int one = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  const struct sockaddr *address = is_v4 ? (const struct sockaddr *)&v4 : (const struct sockaddr *)&v6;
-  if (connect(fd, address, is_v4 ? sizeof v4 : sizeof v6) < 0 && errno != EINPROGRESS) {
+  if (port != 0) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  socklen_t size = port == 0 ? sizeof to.file : to.any.sa_family == AF_INET ? sizeof to.v4 : sizeof to.v6;
+  if (connect(fd, &to.any, size) < 0 && errno != EINPROGRESS) {
     int error = errno;
     close(fd);
     return ADDON_RESULT(-error);
@@ -128,7 +142,7 @@ static napi_value epoll_control(napi_env env, napi_callback_info info) {
 }
 
 void stream_exports(napi_env env, napi_value exports) {
-  addon_export(env, exports, "tcpConnect", tcp_connect);
+  addon_export(env, exports, "streamConnect", stream_connect);
   addon_export(env, exports, "streamTransfer", stream_transfer);
   addon_export(env, exports, "crc32c", crc32c);
   addon_export(env, exports, "epollCreate", epoll_create_call);

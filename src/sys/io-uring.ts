@@ -3,7 +3,7 @@
  * `io_uring_enter` a round submits what was queued and runs what completed (native/uring.c; io_uring(7)).
  *
  * A ring belongs to the thread that made it. It serves one file, which is registered so that the kernel need not look
- * it up for every request, or sockets. Every request has a `tag`, a small integer that its completion carries.
+ * it up for every request. Every request has a `tag`, a small integer that its completion carries.
  */
 import { assert } from '../base/assert.ts';
 import { checkErrno, Errno } from '../base/errors.ts';
@@ -18,8 +18,6 @@ const SQE_BYTES = 64;
 const SQE_WORDS = SQE_BYTES / 4;
 const CQE_BYTES = 16;
 const CQE_WORDS = CQE_BYTES / 4;
-/** `struct __kernel_timespec`. */
-const TIME_BYTES = 16;
 
 /** Words of `struct io_uring_params`. */
 const Param = { sqEntries: 0, cqEntries: 1, flags: 2, sqCore: 3, sqIdleMs: 4, sqOffsets: 10, cqOffsets: 20 } as const;
@@ -61,33 +59,16 @@ const UringOp = {
   readv: 1,
   writev: 2,
   fsync: 3,
-  send: 9,
-  receive: 10,
-  timeout: 11,
-  cancel: 14,
-  connect: 16,
   fallocate: 17,
   read: 22,
   write: 23,
   command: 46,
 } as const;
-/** Of `IORING_OP_ASYNC_CANCEL`, Linux 5.19: everything that is in flight. */
-const CANCEL_ALL = 1;
-const CANCEL_ANY = 4;
-/** A peer that is gone is an error, not a signal (send(2)). */
-const MSG_NOSIGNAL = 0x4000;
-/** Cancelling everything takes a turn or two. */
-const CANCEL_TURNS_MAX = 1000;
-/** Of its own completion, which `cancelAll` reaps. */
-const CANCEL_TAG = 0xffff_ffff;
 /** Added to the opcode: the file is an index into the registered ones. */
 const FIXED_FILE = 1 << 8;
 const FSYNC_DATASYNC = 1;
 /** `BLOCK_URING_CMD_DISCARD`, Linux 6.12: BLKDISCARD without waiting. */
 const BLOCK_DISCARD = 0x1200;
-
-/** A ring for sockets: no file is registered. */
-export const NO_FILE = -1;
 
 export interface IoUringOptions {
   /** A power of two. As many requests may be in flight at most: their completions always have room. */
@@ -127,9 +108,6 @@ export class IoUring {
   /** Entries written, and completions read, as the kernel will see them after the next `enter` and `next`. */
   #tail = 0;
   #head = 0;
-  /** Times of timeouts, one for each place of the submission ring. */
-  #times: Mapping | null = null;
-  #timeWords: Uint32Array | null = null;
   #inFlight = 0;
 
   /** Throws what the kernel refuses: `ENOSYS` or `EPERM` where io_uring is absent or switched off. */
@@ -223,52 +201,6 @@ export class IoUring {
     this.#sqes[at + 13] = (lengthBytes / TWO_32) >>> 0;
   }
 
-  // Sockets, named by their descriptors. Addresses are of structures in native memory, which stay as they are until
-  // the next `enter`.
-
-  /** `addressBytes` of a socket address. */
-  connect(tag: number, fd: number, address: number, addressBytes: number): void {
-    const at = this.#take(UringOp.connect, tag, 0, fd);
-    this.#setOffset(at, addressBytes);
-    this.#setAddress(at, address);
-  }
-
-  /** Sends from, or receives into, the memory that a `struct msghdr` names. Both may move fewer bytes. */
-  transferMessage(isSend: boolean, tag: number, fd: number, header: number): void {
-    const at = this.#take(isSend ? UringOp.send : UringOp.receive, tag, 1, fd);
-    this.#setAddress(at, header);
-    this.#sqes[at + 7] = MSG_NOSIGNAL;
-  }
-
-  /** Completes with `-ETIME` after so long. */
-  timeout(tag: number, ms: number): void {
-    this.#times ??= Mapping.anonymous(TIME_BYTES * (this.#sqMask + 1));
-    this.#timeWords ??= new Uint32Array(this.#views.view(this.#times, 0, this.#times.lengthBytes));
-    const place = (this.#tail & this.#sqMask) * TIME_BYTES;
-    const at = this.#take(UringOp.timeout, tag, 1, 0);
-    this.#timeWords[place / 4] = Math.floor(ms / 1000);
-    this.#timeWords[place / 4 + 2] = (ms % 1000) * 1e6;
-    this.#setAddress(at, this.#times.address + place);
-  }
-
-  /** Ends a request of that tag early, when there is one: it completes with `-ECANCELED`. */
-  cancel(tag: number, tagToCancel: number): void {
-    const at = this.#take(UringOp.cancel, tag, 0, 0);
-    this.#sqes[at + 4] = tagToCancel;
-  }
-
-  /** Ends everything that is in flight and forgets it, completions that nobody looked at too. For the way out. */
-  cancelAll(): void {
-    if (this.#inFlight === 0) return;
-    this.enter();
-    const at = this.#take(UringOp.cancel, CANCEL_TAG, 0, 0);
-    this.#sqes[at + 7] = CANCEL_ALL | CANCEL_ANY;
-    for (let turn = 0; this.#inFlight > 0 && turn < CANCEL_TURNS_MAX; turn++) {
-      this.enter();
-      while (this.next() >= 0);
-    }
-  }
-
   /**
    * Hands over what was queued and lets completions arrive; no system call when there is neither. What the kernel
    * cannot take now (-EAGAIN, -EBUSY) stays queued for the next time.
@@ -331,13 +263,12 @@ export class IoUring {
     this.#views.close();
     this.#entries.close();
     this.#rings.close();
-    this.#times?.close();
     closeFd(this.#fd);
     if (this.wakeFd >= 0) closeFd(this.wakeFd);
   }
 
   /** Index of the first word of a new entry. There is one: what is queued is in flight too, and that has its limit. */
-  #take(opcode: number, tag: number, length: number, fd = NO_FILE): number {
+  #take(opcode: number, tag: number, length: number): number {
     assert(this.#inFlight <= this.#sqMask, 'a ring has room for a request');
     const sqes = this.#sqes;
     const at = (this.#tail & this.#sqMask) * SQE_WORDS;
@@ -345,8 +276,7 @@ export class IoUring {
     this.#inFlight++;
     sqes.fill(0, at, at + SQE_WORDS);
     // The registered file is the first of one.
-    sqes[at] = fd === NO_FILE ? opcode | FIXED_FILE : opcode;
-    if (fd !== NO_FILE) sqes[at + 1] = fd;
+    sqes[at] = opcode | FIXED_FILE;
     sqes[at + 6] = length;
     sqes[at + 8] = tag;
     return at;

@@ -49,23 +49,30 @@ export class IovList {
     return bytes;
   }
 
-  /** Takes bytes off the front of an entry, which has more. */
-  advance(entry: number, bytes: number): void {
+  /** Takes bytes off the front of the entries from `first` on. Returns the first entry that has some left. */
+  skip(first: number, bytes: number): number {
     const { entries } = this;
-    entries.set(entry, entries.addressOf(entry) + bytes, entries.lengthOf(entry) - bytes);
+    let left = bytes;
+    for (let entry = first; entry < this.count; entry++) {
+      const length = entries.lengthOf(entry);
+      if (length > left) {
+        entries.set(entry, entries.addressOf(entry) + left, length - left);
+        return entry;
+      }
+      left -= length;
+    }
+    return this.count;
   }
 
   // SAFETY of the calls below: entries come from requests' lists, which stay as they are until the request ends, and
   // from memory of our own, whose bounds its users keep.
 
-  /** Bytes sent from the entries `[first, first + count)`, or a negative errno: `-EAGAIN` rather than wait. */
-  send(fd: number, first: number, count: number): number {
-    return native.streamTransfer(fd, true, this.entries.bytes, first, count);
-  }
-
-  /** Bytes received, 0 at the end of the stream, or a negative errno: `-EAGAIN` rather than wait. */
-  receive(fd: number, first: number, count: number): number {
-    return native.streamTransfer(fd, false, this.entries.bytes, first, count);
+  /**
+   * Bytes sent from, or received into, the entries `[first, first + count)`, or a negative errno: `-EAGAIN` rather than
+   * wait. Receiving ends with 0.
+   */
+  transfer(fd: number, isSend: boolean, first: number, count: number): number {
+    return native.streamTransfer(fd, isSend, this.entries.bytes, first, count);
   }
 
   /** CRC32C over the first bytes of some entries, as a signed number, going on from the sum of what came before. */

@@ -15,7 +15,6 @@ export interface Native {
   socketListen(path: string, backlog: number): number;
   socketAccept(fd: number): number;
   socketConnect(path: string): number;
-  socketCreate(family: number): number;
   socketPair(out: Int32Array): number;
   receiveMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array): number;
   sendMessage(fd: number, bytes: Uint8Array, offset: number, length: number, fds: Int32Array, fdCount: number): number;
@@ -57,7 +56,7 @@ export interface Native {
   diskInfo(fd: number, out: Float64Array): number;
   lockFile(fd: number, isShared: number): number;
 
-  tcpConnect(address: string, port: number): number;
+  streamConnect(address: string, port: number): number;
   streamTransfer(fd: number, isSend: boolean, list: Uint8Array, first: number, count: number): number;
   crc32c(list: Uint8Array, first: number, count: number, length: number, seed: number): number;
   epollCreate(): number;

@@ -5,7 +5,7 @@
  */
 import type { IovArena } from '../../sys/iov-arena.ts';
 import type { IovList } from '../../sys/iov-list.ts';
-import type { OwnMemory } from '../../sys/tcp-socket.ts';
+import type { OwnMemory } from '../../sys/own-memory.ts';
 
 /** A queue has at most so many: ten bits of the command identifier. */
 export const SLOTS_MAX = 1024;

@@ -6,11 +6,11 @@
  *
  * What the controller sends is checked before it is used: it can end its own connection, nothing else.
  */
-import { Errno } from '../../base/errors.ts';
 import { CopyEngine } from '../../sys/copy-engine.ts';
 import { IOV_LONG_ENTRIES, type IovArena } from '../../sys/iov-arena.ts';
 import { IovList } from '../../sys/iov-list.ts';
-import type { OwnMemory } from '../../sys/tcp-socket.ts';
+import type { OwnMemory } from '../../sys/own-memory.ts';
+import type { StreamSocket } from '../../sys/stream-socket.ts';
 import { type CommandSlots, Direction, NO_SLOT } from './command-slots.ts';
 import { At, DIGEST_BYTES, FatalError, IC_BYTES, PduFlag, PduType, SHORT_HEADER_BYTES } from './pdu.ts';
 import type { Agreement } from './pdu-sender.ts';
@@ -35,12 +35,8 @@ export interface PduHandler {
   asked(slot: number, tag: number, from: number, length: number): number;
 }
 
-/** Results of `receive` besides 0: why there is nothing more to come. */
-export const END_OF_STREAM = 1;
-export const BROKEN = 2;
-
 export class PduReceiver {
-  /** Of the last `BROKEN`. */
+  /** Why `receive` said no; 0: the controller ended the connection. */
   fatalError = 0;
   readonly #slots: CommandSlots;
   /** Its first bytes are the staging buffer. */
@@ -80,8 +76,8 @@ export class PduReceiver {
     this.#engine.setDisk(memory.address, 1, STAGING_BYTES);
   }
 
-  /** Takes what has come. Returns 0, `END_OF_STREAM`, `BROKEN`, or a negative errno. */
-  receive(fd: number): number {
+  /** Takes what has come. False when the connection cannot go on, after what came. */
+  receive(socket: StreamSocket): boolean {
     for (let i = 0; i < RECEIVES_MAX; i++) {
       const list = this.#list;
       list.count = 0;
@@ -90,25 +86,18 @@ export class PduReceiver {
         direct > 0 ? this.#slots.addData(this.#slot, this.#moved, direct, list, this.#memory, this.#arena) : 0;
       const wanted = this.#wanted();
       list.add(this.#memory.address + this.#to, wanted);
-      let result = list.receive(fd, 0, list.count);
-      // A guest took its memory away: reading it here puts zeroes in its place.
-      if (result === Errno.EFAULT && data > 0) {
-        list.touch(0, data);
-        result = list.receive(fd, 0, list.count);
-      }
-      if (result === Errno.EAGAIN || result === Errno.EINTR) return 0;
-      if (result < 0) return result;
-      if (result === 0) return END_OF_STREAM;
-      const toData = Math.min(result, direct);
+      const bytes = socket.receive(list, data);
+      if (bytes === 0) return true;
+      const toData = Math.min(bytes, direct);
       if (toData > 0) {
         if (this.#hasDigest) this.#digest = list.crc32c(0, data, toData, this.#digest);
         this.#dataMoved(toData);
       }
-      this.#to += result - toData;
-      if (!this.#parse()) return BROKEN;
-      if (result < direct + wanted) return 0;
+      this.#to += bytes - toData;
+      if (!this.#parse()) return false;
+      if (bytes < direct + wanted) return true;
     }
-    return 0;
+    return true;
   }
 
   close(): void {

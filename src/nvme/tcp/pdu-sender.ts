@@ -7,11 +7,11 @@
  * match ends the connection of everybody who uses the controller.
  */
 import { assert } from '../../base/assert.ts';
-import { Errno } from '../../base/errors.ts';
 import { CopyEngine } from '../../sys/copy-engine.ts';
 import { IOV_LONG_ENTRIES, type IovArena } from '../../sys/iov-arena.ts';
 import { IovList } from '../../sys/iov-list.ts';
-import { OwnMemory } from '../../sys/tcp-socket.ts';
+import { OwnMemory } from '../../sys/own-memory.ts';
+import type { StreamSocket } from '../../sys/stream-socket.ts';
 import { type CommandSlots, Direction, SlotState } from './command-slots.ts';
 import {
   CAPSULE_CMD_BYTES,
@@ -109,25 +109,15 @@ export class PduSender {
     return this.#first < this.#list.count;
   }
 
-  /**
-   * Sends what it can. Returns 0 or a negative errno that ends the connection; `sent` gets, one after the other, the
-   * slots whose PDU has left.
-   */
-  flush(fd: number, sent: PduSent): number {
+  /** Sends what it can; `sent` gets, one after the other, the slots whose PDU has left. */
+  flush(socket: StreamSocket, sent: PduSent): void {
     for (;;) {
       this.#fill(sent);
       const list = this.#list;
-      if (this.#first === list.count) return 0;
-      let result = list.send(fd, this.#first, list.count - this.#first);
-      // A guest took its memory away: reading it here puts zeroes in its place.
-      if (result === Errno.EFAULT) {
-        list.touch(this.#first, list.count - this.#first);
-        result = list.send(fd, this.#first, list.count - this.#first);
-      }
-      if (result === Errno.EAGAIN || result === Errno.EINTR) return 0;
-      if (result < 0) return result;
-      this.#advance(result, sent);
-      if (this.#first < list.count) return 0;
+      if (this.#first === list.count) return;
+      const bytes = socket.send(list, this.#first);
+      this.#advance(bytes, sent);
+      if (this.#first < list.count) return;
     }
   }
 
@@ -257,15 +247,7 @@ export class PduSender {
   }
 
   #advance(bytes: number, sent: PduSent): void {
-    const list = this.#list;
-    let left = bytes;
-    while (this.#first < list.count) {
-      const length = list.lengthOf(this.#first);
-      if (length > left) {
-        list.advance(this.#first, left);
-        return;
-      }
-      left -= length;
+    for (const end = this.#list.skip(this.#first, bytes); this.#first < end; ) {
       const slot = this.#owner[this.#first++] as number;
       if (slot !== NO_OWNER) {
         this.#slots.isSending[slot] = 0;

@@ -5,11 +5,11 @@
  * the owner's affair: a queue that is lost is closed, and another one made.
  */
 import { assert } from '../../base/assert.ts';
-import { strerror } from '../../base/errors.ts';
-import { closeFd } from '../../sys/events.ts';
+import { checkErrno, Errno, strerror } from '../../base/errors.ts';
 import type { IovArena } from '../../sys/iov-arena.ts';
 import { IovList } from '../../sys/iov-list.ts';
-import { connectTcp, OwnMemory } from '../../sys/tcp-socket.ts';
+import { OwnMemory } from '../../sys/own-memory.ts';
+import { StreamSocket } from '../../sys/stream-socket.ts';
 import { encodeCommand } from '../command.ts';
 import { Status, statusCode, statusText } from '../status.ts';
 import { CommandSlots, Direction, NO_SLOT, SLOTS_MAX, SlotState } from './command-slots.ts';
@@ -33,7 +33,7 @@ import {
   SHORT_HEADER_BYTES,
   TermPdu,
 } from './pdu.ts';
-import { BROKEN, END_OF_STREAM, type PduHandler, PduReceiver, STAGING_BYTES } from './pdu-receiver.ts';
+import { type PduHandler, PduReceiver, STAGING_BYTES } from './pdu-receiver.ts';
 import { type Agreement, fitsCapsule, HEADER_AREA_BYTES, inCapsuleMax, PduSender } from './pdu-sender.ts';
 
 /** What a queue tells whoever drives it, from within `poll` or `submit`. */
@@ -75,8 +75,8 @@ export class TcpQueue implements PduHandler {
   reason = '';
   /** The connection was never made, or ended by itself; else one of the sides was wrong. */
   isProtocolError = false;
-  readonly fd: number;
   readonly slots: CommandSlots;
+  readonly #socket = new StreamSocket();
   readonly #owner: TcpQueueOwner;
   readonly #memory: OwnMemory;
   readonly #dataAt: number;
@@ -97,7 +97,9 @@ export class TcpQueue implements PduHandler {
   /** Begins to connect. Throws what the system refuses at once. */
   constructor(options: TcpQueueOptions, owner: TcpQueueOwner) {
     assert(options.depth >= 1 && options.depth <= SLOTS_MAX, 'a queue has between 1 and 1024 commands');
-    this.fd = connectTcp(options.address, options.port);
+    const { address, port } = options;
+    this.#socket.open({ host: address, port });
+    checkErrno(this.#socket.error, `cannot connect to ${address} port ${port}`);
     this.#options = options;
     this.#owner = owner;
     this.slots = new CommandSlots(options.depth);
@@ -115,6 +117,10 @@ export class TcpQueue implements PduHandler {
       IC_AT,
     );
     this.#sender.addRaw(IC_AT, IC_BYTES);
+  }
+
+  get fd(): number {
+    return this.#socket.fd;
   }
 
   /** Commands' words: `commandWord(slot)` is the first of the 16 of its submission queue entry. */
@@ -176,9 +182,9 @@ export class TcpQueue implements PduHandler {
     this.#ended = 0;
     this.#flush();
     if (this.#isLost) return this.#ended;
-    const result = this.#receiver.receive(this.fd);
-    if (result !== 0) this.#broken(result);
-    else if (this.#sender.waitingCount > 0) this.#flush();
+    if (!this.#receiver.receive(this.#socket)) this.#broken();
+    else this.#checkSocket();
+    if (!this.#isLost && this.#sender.waitingCount > 0) this.#flush();
     return this.#ended;
   }
 
@@ -197,7 +203,7 @@ export class TcpQueue implements PduHandler {
     assert(this.#isOpen, 'a queue is closed once');
     this.#isOpen = false;
     if (this.state !== 'lost') this.state = 'lost';
-    closeFd(this.fd);
+    this.#socket.close();
     this.#sender.close();
     this.#receiver.close();
     this.#memory.close();
@@ -208,18 +214,22 @@ export class TcpQueue implements PduHandler {
   }
 
   #flush(): void {
-    const result = this.#sender.flush(this.fd, this);
-    if (result < 0) this.#lose(strerror(result));
+    this.#sender.flush(this.#socket, this);
+    this.#checkSocket();
   }
 
-  #broken(result: number): void {
-    if (result === END_OF_STREAM) this.#lose('the target closed the connection');
-    else if (result < 0) this.#lose(strerror(result));
-    else if (result === BROKEN && this.#receiver.fatalError !== 0) {
-      this.isProtocolError = true;
-      this.#terminate(this.#receiver.fatalError);
-      this.#lose(`the target sent what it must not: ${fatalErrorText(this.#receiver.fatalError)}`);
-    }
+  #checkSocket(): void {
+    const { error } = this.#socket;
+    if (error === Errno.ECONNRESET) this.#lose('the target closed the connection');
+    else if (error !== 0) this.#lose(strerror(error));
+  }
+
+  #broken(): void {
+    const { fatalError } = this.#receiver;
+    if (fatalError === 0) return;
+    this.isProtocolError = true;
+    this.#terminate(fatalError);
+    this.#lose(`the target sent what it must not: ${fatalErrorText(fatalError)}`);
   }
 
   #lose(reason: string): void {
@@ -241,7 +251,7 @@ export class TcpQueue implements PduHandler {
     );
     const list = new IovList(1);
     list.add(this.#memory.address + TERM_AT, SHORT_HEADER_BYTES);
-    list.send(this.fd, 0, 1);
+    this.#socket.send(list, 0);
     list.close();
   }
 

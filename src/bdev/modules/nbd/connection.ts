@@ -1,12 +1,10 @@
-/**
- * One connection to an NBD export, from connecting to the open export, driven by whoever reaps its ring: `completed`
- * of the stream for each completion of its tags, then `step`.
- */
+/** One connection to an NBD export, from connecting to the open export, driven by `step`. */
 import { strerror } from '../../../base/errors.ts';
-import { closeFd, signalEventFd } from '../../../sys/events.ts';
-import type { IoUring } from '../../../sys/io-uring.ts';
-import { type StreamAddress, StreamSocket } from '../../../sys/stream-socket.ts';
+import { closeFd, createEventFd, readEventFd, signalEventFd } from '../../../sys/events.ts';
+import { ReadySet } from '../../../sys/ready-set.ts';
+import type { StreamAddress } from '../../../sys/stream-socket.ts';
 import { type ExportInfo, HANDSHAKE_BYTES, Handshake } from './handshake.ts';
+import { NbdStream } from './nbd-stream.ts';
 import { type TlsSettings, wrapInTls } from './tls.ts';
 
 /** Where an export is, as plain data for a reactor. */
@@ -17,15 +15,17 @@ export interface ExportAddress {
   readonly tls: TlsSettings | null;
 }
 
-type State = 'closed' | 'opening' | 'securing' | 'ready' | 'closing';
+type State = 'closed' | 'opening' | 'securing' | 'ready';
 
 export class NbdConnection {
-  readonly stream: StreamSocket;
+  readonly stream: NbdStream;
   /** Of the export, once ready. */
   info: ExportInfo | null = null;
   /** Why it ended last, for people. */
   reason = '';
-  readonly #ring: IoUring;
+  readonly #ready = new ReadySet();
+  /** Wakes who sleeps on `wakeFd` when there is something to do that no byte tells. */
+  readonly #nudge = createEventFd();
   readonly #address: ExportAddress;
   readonly #handshakeAt: number;
   #state: State = 'closed';
@@ -34,19 +34,19 @@ export class NbdConnection {
   #endTls: (() => void) | null = null;
   #attempt = 0;
 
-  /** `ownBytes` of the stream's `bytes` are the owner's; tags of the ring from `firstTag` on are the stream's. */
-  constructor(ring: IoUring, address: ExportAddress, ownBytes: number, firstTag: number) {
-    this.#ring = ring;
+  /** `ownBytes` of the stream's `bytes` are the owner's. */
+  constructor(address: ExportAddress, ownBytes: number) {
     this.#address = address;
     this.#handshakeAt = ownBytes;
-    this.stream = new StreamSocket(ring, { firstTag, ownBytes: ownBytes + HANDSHAKE_BYTES });
+    this.stream = new NbdStream(ownBytes + HANDSHAKE_BYTES);
+    this.#ready.add(this.#nudge);
+    this.#ready.watch(this.#nudge, true, false);
   }
 
   get isReady(): boolean {
     return this.#state === 'ready';
   }
 
-  /** Nothing of it is in the ring. */
   get isClosed(): boolean {
     return this.#state === 'closed';
   }
@@ -58,34 +58,59 @@ export class NbdConnection {
     this.reason = '';
     const { exportName, server, tls } = this.#address;
     this.#handshake = new Handshake(this.stream, this.#handshakeAt, exportName, tls !== null);
-    this.stream.open(server);
+    const { stream } = this;
+    stream.open(server);
+    if (stream.socket.isOpen) this.#ready.add(stream.socket.fd);
+  }
+
+  /** Readable, from `arm` to `disarm`, when `step` has something to do. */
+  get wakeFd(): number {
+    return this.#ready.fd;
+  }
+
+  arm(): void {
+    const { socket, isFlushed } = this.stream;
+    if (socket.isOpen) this.#ready.watch(socket.fd, true, !isFlushed);
+  }
+
+  disarm(): void {
+    const { socket } = this.stream;
+    if (socket.isOpen) this.#ready.watch(socket.fd, false, false);
+    readEventFd(this.#nudge);
+  }
+
+  /** Whoever sleeps on `wakeFd` wakes up. */
+  nudge(): void {
+    signalEventFd(this.#nudge);
   }
 
   /** Goes on as far as it goes. What was received once it is ready is the owner's. */
   step(): void {
     const { stream } = this;
-    if (this.#state === 'opening' && stream.available > 0) this.#shake();
-    if (stream.error !== 0 && this.#state !== 'securing') this.close(`the connection ended: ${strerror(stream.error)}`);
-    if (this.#state === 'closing' && !stream.isOpen) this.#state = 'closed';
+    if (this.#state === 'opening') {
+      stream.receive();
+      if (stream.available > 0) this.#shake();
+    }
     if (this.#state === 'opening' || this.#state === 'ready') stream.flush();
-    if (this.#state === 'opening') stream.receive();
+    const { error } = stream.socket;
+    if (error !== 0 && this.#state !== 'securing') this.close(`the connection ended: ${strerror(error)}`);
   }
 
-  /** `isClosed` turns true with a later `step`. */
   close(reason: string): void {
-    if (this.#state === 'closed' || this.#state === 'closing') return;
+    if (this.#state === 'closed') return;
     this.reason = reason;
     this.#endTls?.();
     this.#endTls = null;
-    this.#state = 'closing';
-    this.stream.close();
+    this.#state = 'closed';
+    this.stream.socket.close();
   }
 
-  /** The ring has nothing in flight. */
   free(): void {
+    this.close('it is not needed any more');
     this.#attempt++;
-    this.#endTls?.();
     this.stream.free();
+    this.#ready.close();
+    closeFd(this.#nudge);
   }
 
   #shake(): void {
@@ -104,7 +129,9 @@ export class NbdConnection {
     if (tls === null) return;
     this.#state = 'securing';
     const attempt = this.#attempt;
-    const wrapped = wrapInTls(this.stream.release(), tls);
+    const { socket } = this.stream;
+    this.#ready.remove(socket.fd);
+    const wrapped = wrapInTls(socket.release(), tls);
     this.#endTls = wrapped.end;
     wrapped.ready.then(
       (fd) => {
@@ -113,17 +140,17 @@ export class NbdConnection {
           closeFd(fd);
           return;
         }
-        this.stream.adopt(fd);
+        socket.adopt(fd);
+        this.#ready.add(fd);
         this.#state = 'opening';
         handshake.secured();
         this.stream.flush();
-        this.stream.receive();
-        signalEventFd(this.#ring.wakeFd);
+        this.nudge();
       },
       (error: Error) => {
         if (attempt !== this.#attempt) return;
         this.close(`TLS failed: ${error.message}`);
-        signalEventFd(this.#ring.wakeFd);
+        this.nudge();
       },
     );
   }

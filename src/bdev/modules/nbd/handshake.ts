@@ -2,7 +2,7 @@
  * The fixed newstyle handshake up to an open export, on a stream that its owner drives: STARTTLS if wanted, structured
  * replies where the server has them, and NBD_OPT_GO. Whatever a server sends is checked; what is wrong ends it.
  */
-import type { StreamSocket } from '../../../sys/stream-socket.ts';
+import type { NbdStream } from './nbd-stream.ts';
 import {
   GREETING_BYTES,
   HandshakeFlag,
@@ -46,7 +46,7 @@ export class Handshake {
   reason = '';
   /** Once it is done. */
   info: ExportInfo | null = null;
-  readonly #stream: StreamSocket;
+  readonly #stream: NbdStream;
   /** Where in the stream's own bytes ours begin. */
   readonly #base: number;
   readonly #name: Buffer;
@@ -58,7 +58,7 @@ export class Handshake {
   #flags = 0;
   #blockSizes: readonly [min: number, preferred: number, max: number] = [1, 4096, PAYLOAD_BYTES_MAX];
 
-  constructor(stream: StreamSocket, base: number, name: string, wantsTls: boolean) {
+  constructor(stream: NbdStream, base: number, name: string, wantsTls: boolean) {
     this.#stream = stream;
     this.#base = base;
     this.#name = Buffer.from(name);

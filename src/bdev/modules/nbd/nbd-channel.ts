@@ -1,7 +1,7 @@
 /**
- * An NBD export's channel in one reactor: one connection, driven through an io_uring of its own. Requests go out with
- * their data straight from the guest's buffers, all of a round in one message; answers are read in large pieces, and a
- * payload that has only begun to arrive is received into the guest's buffers.
+ * An NBD export's channel in one reactor, with a connection of its own. Requests go out with their data straight from
+ * the guest's buffers, all of a round in one message; answers are read in large pieces, and a payload that has only
+ * begun to arrive is received into the guest's buffers.
  *
  * A connection that ends is made again, with a growing pause between attempts, and what was not answered is sent again:
  * a request is at most done twice, never lost. It ends in a failure only when the server says so, when it waited for
@@ -10,9 +10,8 @@
  * The server is not trusted: an answer to nothing, bytes outside of a request, lengths that do not add up end the
  * connection.
  */
-import { IoUring, NO_FILE } from '../../../sys/io-uring.ts';
 import type { IovArena } from '../../../sys/iov-arena.ts';
-import { isOnThisMachine, STREAM_TAGS } from '../../../sys/stream-socket.ts';
+import { isOnThisMachine } from '../../../sys/stream-socket.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
 import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
 import { claimExport, type NbdChannelParams, readAddress, releaseExport } from './channel-params.ts';
@@ -36,8 +35,8 @@ import {
 
 /** Requests at the server; more wait. */
 const SLOTS = 256;
-const RING_ENTRIES = 16;
-const TICK_TAG = STREAM_TAGS;
+/** Receives in one round at most, so that one connection does not starve the others. */
+const RECEIVES_MAX = 16;
 /** How often time is looked at while there is something to wait for. */
 const TICK_MS = 100;
 /** From the start of an attempt to an open export. */
@@ -48,8 +47,6 @@ const PAUSE_MS_MIN = 100;
 const PAUSE_MS_MAX = 5_000;
 const TWO_32 = 2 ** 32;
 const NO_SLOT = -1;
-/** Until what was cancelled has ended. */
-const LEAVE_TURNS_MAX = 1000;
 
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const { read: READ, write: WRITE, flush: FLUSH, unmap: UNMAP } = IoType;
@@ -60,7 +57,6 @@ export class NbdChannel implements IoChannel {
   readonly sharesCores: boolean;
   readonly wakeFd: number;
   letGo?: () => void;
-  readonly #ring: IoUring;
   readonly #connection: NbdConnection;
   readonly #params: NbdChannelParams;
   readonly #arena: IovArena;
@@ -93,7 +89,7 @@ export class NbdChannel implements IoChannel {
   #targetEnds = false;
 
   #ended = 0;
-  #isTicking = false;
+  #tickTimer: NodeJS.Timeout | null = null;
   #isAbandoned = false;
   #hasHeard = false;
   #silentSinceMs = 0;
@@ -108,21 +104,14 @@ export class NbdChannel implements IoChannel {
     this.#arena = context.arena;
     this.#blockSizeBytes = description.blockSizeBytes;
     claimExport(description.name, this.#params);
-    try {
-      this.#ring = new IoUring(NO_FILE, { entries: RING_ENTRIES });
-    } catch (error) {
-      releaseExport(this.#params);
-      throw error;
-    }
-    this.wakeFd = this.#ring.wakeFd;
     const address = readAddress(this.#params);
     this.sharesCores = isOnThisMachine(address.server);
-    this.#connection = new NbdConnection(this.#ring, address, SLOTS * REQUEST_BYTES, 0);
+    this.#connection = new NbdConnection(address, SLOTS * REQUEST_BYTES);
+    this.wakeFd = this.#connection.wakeFd;
     // Of several, connected by the time the first request comes, if the server is quick. The only one waits until it is
     // needed: for an upgrade another daemon may have it.
     if (this.#params.isShared) this.#open(Date.now());
     else this.letGo = () => this.#leave();
-    this.#ring.enter();
   }
 
   submit(io: BdevIo): void {
@@ -134,15 +123,12 @@ export class NbdChannel implements IoChannel {
   poll(): number {
     this.#ended = 0;
     const connection = this.#connection;
-    const { stream } = connection;
     if (connection.isReady) this.#send();
     connection.step();
-    this.#reap();
     if (connection.isReady) this.#receive();
     connection.step();
     if (connection.isReady) {
       this.#heldSinceMs = 0;
-      stream.receive();
       if (this.#params.ioTimeoutMs > 0 && this.#sentCount > 0) this.#watchSilence();
     } else {
       this.#reconnect();
@@ -151,11 +137,13 @@ export class NbdChannel implements IoChannel {
   }
 
   arm(): boolean {
-    return this.#ring.arm() || (this.#connection.isReady && this.#queueCount > 0 && this.#connection.stream.isFlushed);
+    const connection = this.#connection;
+    connection.arm();
+    return connection.isReady && this.#queueCount > 0 && connection.stream.isFlushed;
   }
 
   disarm(): void {
-    this.#ring.disarm();
+    this.#connection.disarm();
   }
 
   abandon(): void {
@@ -166,9 +154,8 @@ export class NbdChannel implements IoChannel {
 
   close(): void {
     this.#takeLeave();
-    this.#ring.cancelAll();
+    if (this.#tickTimer !== null) clearTimeout(this.#tickTimer);
     this.#connection.free();
-    this.#ring.close();
     releaseExport(this.#params);
   }
 
@@ -182,24 +169,9 @@ export class NbdChannel implements IoChannel {
 
   /** Ends the connection; the next request makes another. */
   #leave(): void {
-    const connection = this.#connection;
     this.#takeLeave();
-    this.#ring.enter();
-    connection.close('another daemon has it');
-    for (let turn = 0; turn < LEAVE_TURNS_MAX && !connection.isClosed; turn++) {
-      this.#reap();
-      connection.step();
-    }
+    this.#connection.close('another daemon has it');
     this.#nextAttemptMs = 0;
-  }
-
-  #reap(): void {
-    const ring = this.#ring;
-    ring.enter();
-    for (let tag = ring.next(); tag >= 0; tag = ring.next()) {
-      if (tag === TICK_TAG) this.#isTicking = false;
-      else this.#connection.stream.completed(tag, ring.result);
-    }
   }
 
   #start(io: BdevIo): void {
@@ -262,15 +234,23 @@ export class NbdChannel implements IoChannel {
 
   /** Takes the answers that have arrived. */
   #receive(): void {
-    const { stream } = this.#connection;
-    if (this.#target !== NO_SLOT && stream.placed > 0) this.#placed(stream.placed);
-    stream.placed = 0;
-    while (this.#takeAnswer());
-    const slot = this.#target;
-    if (slot === NO_SLOT || stream.isReceiving || !this.#connection.isReady) return;
+    const connection = this.#connection;
+    const { stream } = connection;
+    let isMore = true;
+    for (let i = 0; i < RECEIVES_MAX && isMore; i++) {
+      isMore = stream.receive();
+      if (stream.placed > 0) this.#placed(stream.placed);
+      while (this.#takeAnswer());
+      if (!connection.isReady) return;
+      if (this.#target !== NO_SLOT) this.#expect(this.#target);
+    }
+  }
+
+  /** The rest of a payload goes where it belongs. */
+  #expect(slot: number): void {
     const io = this.#ios[slot] as BdevIo;
     const skip = (this.#done[slot] as number) + this.#targetSkip;
-    stream.expect(this.#arena, io.iovFirst, io.iovCount, skip, this.#targetLeft);
+    this.#connection.stream.expect(this.#arena, io.iovFirst, io.iovCount, skip, this.#targetLeft);
   }
 
   /** One answer, or the next part of one. False when there is not enough of it, or it is wrong. */
@@ -490,9 +470,10 @@ export class NbdChannel implements IoChannel {
   }
 
   #tick(): void {
-    if (this.#isTicking) return;
-    this.#isTicking = true;
-    this.#ring.timeout(TICK_TAG, TICK_MS);
+    this.#tickTimer ??= setTimeout(() => {
+      this.#tickTimer = null;
+      this.#connection.nudge();
+    }, TICK_MS);
   }
 }
 

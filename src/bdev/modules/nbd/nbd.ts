@@ -2,8 +2,6 @@
 import { lookup } from 'node:dns/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { strerror, TargetError } from '../../../base/errors.ts';
-import { IoUring, NO_FILE } from '../../../sys/io-uring.ts';
-import { STREAM_TAGS } from '../../../sys/stream-socket.ts';
 import type { Bdev, BdevConfig, Handover } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import { uuidOfText } from '../../text-uuid.ts';
@@ -151,25 +149,20 @@ export class NbdBdev implements Bdev {
 
 /** Connects, asks and goes away again: some milliseconds, while which it looks again and again. */
 async function probe(uri: string, address: ExportAddress): Promise<ExportInfo> {
-  const ring = new IoUring(NO_FILE, { entries: 2 * STREAM_TAGS + 6 });
-  const connection = new NbdConnection(ring, address, 0, 0);
+  const connection = new NbdConnection(address, 0);
   try {
     connection.open();
     for (const deadline = Date.now() + PROBE_MS_MAX; !connection.isReady; await sleep(PROBE_STEP_MS)) {
       connection.step();
-      ring.enter();
-      for (let tag = ring.next(); tag >= 0; tag = ring.next()) connection.stream.completed(tag, ring.result);
       if (connection.isClosed || Date.now() > deadline) {
         const reason = connection.reason || 'it did not answer in time';
-        const code = connection.stream.error === 0 ? 'EINVAL' : 'ECONNREFUSED';
+        const code = connection.stream.socket.error === 0 ? 'EINVAL' : 'ECONNREFUSED';
         throw new TargetError(code, `cannot open ${uri}: ${reason}`);
       }
     }
     return connection.info as ExportInfo;
   } finally {
-    ring.cancelAll();
     connection.free();
-    ring.close();
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import { REMOVAL_DRAIN_MS_MAX } from '../../../base/limits.ts';
 import type { IovArena } from '../../../sys/iov-arena.ts';
-import { ReadySet } from '../../../sys/tcp-socket.ts';
+import { ReadySet } from '../../../sys/ready-set.ts';
 import type { BdevDescription, ChannelContext } from '../../bdev.ts';
 import { type BdevIo, type IoChannel, IoStatus, IoType } from '../../bdev-io.ts';
 import type { ControllerParams, RequestForm } from './layout.ts';
