@@ -33,6 +33,8 @@ export async function runServeCommand(raw: ServeOptions): Promise<number> {
   process.on('SIGTERM', onSignal);
   // Before it has started there is nothing to read again.
   process.on('SIGHUP', () => undefined);
+  // Without a listener it opens Node's debugger on a port of loopback, to whoever is on the machine.
+  process.on('SIGUSR1', () => log.info('SIGUSR1 has no effect'));
   if (!setLevels(log, raw.logLevel)) return 1;
   let daemon: Daemon;
   let sockets: SocketDirectory | null = null;

@@ -95,6 +95,13 @@ describe('sockets', () => {
   }
 });
 
+it('opens no debugger to whoever is on the machine, at SIGUSR1', async () => {
+  const daemon = await start();
+  await daemon.rpc.call('spdk_kill_instance', { sig_name: 'SIGUSR1' });
+  await waitUntil('the signal has come', () => /SIGUSR1 has no effect|Debugger listening/.test(daemon.log));
+  expect(daemon.log).not.toContain('Debugger listening');
+});
+
 describe('after its start the daemon', () => {
   it.runIf(isRoot)('is the user of --user in every thread, and serves as before', async () => {
     const daemon = await start(['--user', 'nobody'], NOBODY);
