@@ -3,7 +3,7 @@
  * stops all of it in order: no new requests, sessions ended with nothing in flight, sockets removed, bdevs given back.
  */
 import { accessSync, constants, existsSync, readFileSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Errno, TargetError } from '../base/errors.ts';
 import type { FdList } from '../base/fd-list.ts';
 import { bdevRpc } from '../bdev/bdev.rpc.ts';
@@ -119,10 +119,12 @@ export class Daemon {
     this.nvme = new NvmeControllers(this.bdevs, bdevLog);
     this.discoveries = new Discoveries(this.nvme, tcpTransport(bdevLog), bdevLog);
     this.virtio = new VirtioControllers(this.bdevs, bdevLog);
-    this.rbd = new RbdDisks(this.bdevs, `${options.rpcSocket}.rbd`, bdevLog);
+    const { socketDirectory, stateDirectory, rpcSocket } = options;
+    // A directory of sockets is gone after a power cut, or as soon as systemd sees the service end.
+    const clients = stateDirectory === undefined ? `${rpcSocket}.rbd` : join(stateDirectory, 'ceph-clients');
+    this.rbd = new RbdDisks(this.bdevs, clients, bdevLog);
     this.#blocks = new ReactorBlocks(reactors[0] as ReactorThread);
     this.lvols = new Lvols(this.bdevs, this.#blocks, this.jobs, bdevLog);
-    const { socketDirectory } = options;
     const { access, mode, tracedProtocols = [] } = options;
     const vhost = { socketDirectory, access, reactors, bdevs: this.bdevs, mode, tracedProtocols };
     this.vhost = new VhostRegistry({ ...vhost, log: log.room('vhost') });

@@ -2,7 +2,7 @@
  * RBD disks on a cluster that keeps its data in memory: what every bdev does, verified load over blk and scsi, resize,
  * discard, locks of the living and the dead, and what is refused. What a failing cluster does is in rbd-faults.test.ts.
  */
-import { chmodSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -377,6 +377,23 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
       const blocklist = await ceph.ceph('osd blocklist ls');
       for (const owner of dead) expect(blocklist).toContain(owner);
       await daemon.close();
+    });
+
+    test('goes to a successor that finds nothing but the state directory, as after a power cut', async () => {
+      const image = newName();
+      await ceph.createImage(image, 8);
+      const state = mkdtempSync(join(tmpdir(), 'ringhost-state-'));
+      const daemon = await RinghostDaemon.start(['--state-dir', state]);
+      const host = await BlkInitiator.connect(await serve(daemon, image));
+      await host.write(0, pattern(BLOCK_BYTES, 1));
+      await daemon.crash();
+      host.close();
+      for (const name of readdirSync(daemon.directory)) rmSync(join(daemon.directory, name), { recursive: true });
+      await daemon.restart();
+      await daemon.rpc.call('framework_wait_init');
+      expect(daemon.log).toContain('a daemon before this one that died');
+      await daemon.close();
+      rmSync(state, { recursive: true });
     });
 
     test('is not taken from a daemon that lives, unless we are told to; then it is shut out', async () => {
