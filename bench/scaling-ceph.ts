@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { BlkInitiator } from '../src/initiator/blk-initiator.ts';
 import { CephCluster } from '../test/support/ceph-cluster.ts';
 import { CostlyDaemon, show, showHead } from './costly-daemon.ts';
-import { MEMORY_DIRECTORY } from './targets/target.ts';
+import { cpuTimeNs, MEMORY_DIRECTORY } from './targets/target.ts';
 
 const OSDS = 3;
 const IMAGE_MIB = 16;
@@ -74,14 +74,24 @@ async function watchersOf(cluster: CephCluster, image: string): Promise<number> 
   return (await cluster.rbd('status', image)).split('\n').filter((line) => line.includes('watcher=')).length;
 }
 
+/** Requests that its OSDs have served. */
+async function requestsOf(cluster: CephCluster): Promise<number> {
+  const dumps = cluster.osdPids.map((_, id) => cluster.tell(`osd.${id}`, 'perf', 'dump'));
+  return (await Promise.all(dumps)).reduce((sum, dump) => sum + JSON.parse(dump).osd.op, 0);
+}
+
 async function measure(cluster: CephCluster, count: number, isShared: boolean): Promise<void> {
+  const [requests, monitorNs] = [await requestsOf(cluster), cpuTimeNs(cluster.monitorPid)];
   const daemon = new CostlyDaemon(configOf(cluster, count, isShared));
   try {
     const startMs = await daemon.ready();
+    const monitorMs = (cpuTimeNs(cluster.monitorPid) - monitorNs) / 1e6;
+    const opened = (await requestsOf(cluster)) - requests;
     await writeAll(daemon, count);
     const cost = await daemon.cost();
     const more = [
       `started in ${(startMs / 1000).toFixed(1)} s`,
+      `${opened} requests to OSDs until then, ${monitorMs.toFixed(0)} ms of the monitor`,
       `${connectionsOf(daemon.pid)} TCP connections`,
       `${await watchersOf(cluster, 'image0')} watcher an image`,
     ];

@@ -69,6 +69,11 @@ export class CephCluster {
     return this.#osds.flatMap((osd) => (osd === null ? [] : [osd.pid]));
   }
 
+  /** 0 when it does not run. */
+  get monitorPid(): number {
+    return this.#monitor?.pid ?? 0;
+  }
+
   /** Runs `rbd`; resolves with what it printed. */
   async rbd(...args: readonly string[]): Promise<string> {
     return await this.#run('rbd', ['-c', this.configFile, ...args]);
