@@ -75,6 +75,10 @@ describe('options', () => {
     expect(refusal({ mode })).toBe(`EINVAL: --mode ${mode}: choose poll, adaptive, interrupt`);
   });
 
+  it.each(['', ',', 'vhost.0,'])('refuse to trace the messages of %j', (traceProtocol) => {
+    expect(refusal({ traceProtocol })).toMatch(/^EINVAL: --trace-protocol ".*": name controllers, such as vhost\.0/);
+  });
+
   it('open sockets to a group only when it is named, and never shut out their owner', () => {
     expect(check({ socketGroup: 'root' }).access).toEqual({ mode: 0o660, uid: -1, gid: 0 });
     expect(check({ socketGroup: '12345', socketMode: '0640' }).access).toEqual({ mode: 0o640, uid: -1, gid: 12345 });

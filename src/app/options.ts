@@ -105,11 +105,17 @@ export function checkOptions(raw: RawOptions): DaemonOptions {
     stateDirectory: raw.stateDirectory,
     useDefaultConfig: raw.defaultConfig === true && raw.configFile === undefined,
     mode,
-    tracedProtocols: raw.traceProtocol?.split(',') ?? [],
+    tracedProtocols: raw.traceProtocol === undefined ? [] : parseTraced(raw.traceProtocol),
     ...checkAccess(raw),
     http: checkHttp(raw),
     rpcHttps: checkRpcHttps(raw),
   };
+}
+
+function parseTraced(text: string): string[] {
+  const names = text.split(',');
+  if (names.every((name) => name !== '')) return names;
+  throw new TargetError('EINVAL', `--trace-protocol "${text}": name controllers, such as vhost.0,vhost.1, or all`);
 }
 
 function checkAccess({ socketMode, socketGroup, user }: RawOptions): Pick<DaemonOptions, 'access' | 'account'> {

@@ -1,9 +1,10 @@
 /** `ringhost erase`, `copy` and `jobs`: long work that the daemon does, with a bar that shows how far it is. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { formatBytes } from '../observe/format.ts';
 import type { RpcClient } from '../rpc/client.ts';
 import type { Result } from '../rpc/methods.ts';
 import { connectTo, type DaemonAccess } from './daemon-access.ts';
-import { Progress, sizeText, timeText } from './progress.ts';
+import { Progress, timeText } from './progress.ts';
 import { parseCount } from './quantities.ts';
 import { reporting } from './reporting.ts';
 
@@ -107,8 +108,8 @@ function titleOf({ type, bdev, source }: JobInfo): string {
 function stateText(job: JobInfo): string {
   const { state, error, done_bytes: done, total_bytes: total, elapsed_ms: elapsedMs, percent } = job;
   const time = timeText(Math.round(elapsedMs / 1000));
-  if (state === 'done') return `${sizeText(total)} in ${time}`;
-  const fate = `${state} at ${percent} %, ${sizeText(done)} of ${sizeText(total)} in ${time}`;
+  if (state === 'done') return `${formatBytes(total)} in ${time}`;
+  const fate = `${state} at ${percent} %, ${formatBytes(done)} of ${formatBytes(total)} in ${time}`;
   return error === undefined ? fate : `${fate}: ${error}`;
 }
 

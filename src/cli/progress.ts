@@ -3,6 +3,7 @@
  * Where the terminal cannot (TERM=dumb) or colours are not wanted (NO_COLOR) there are lines as well, or no colours.
  */
 import { styleText } from 'node:util';
+import { formatBytes } from '../observe/format.ts';
 
 /** A stream such as standard error. */
 export interface ProgressOutput {
@@ -15,7 +16,6 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 const BAR_CELLS_MAX = 40;
 const BAR_CELLS_MIN = 10;
-const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'] as const;
 const CLEAR_TO_END = '\u001b[K';
 const STEPS = 10;
 const DEFAULT_COLUMNS = 80;
@@ -85,22 +85,16 @@ export class Progress {
   #textOf(state: ProgressState): string {
     const { done, total, elapsedMs } = state;
     const unit = this.#unit;
-    const all = unit === undefined ? sizeText(total) : `${total} ${unit}`;
+    const all = unit === undefined ? formatBytes(total) : `${total} ${unit}`;
     const percent = `${Math.floor(shareOf(state) * 100)} % of ${all}`;
     const perSec = elapsedMs === 0 ? 0 : (done / elapsedMs) * 1000;
     if (perSec === 0 || done >= total) return percent;
-    const rate = unit === undefined ? `, ${sizeText(perSec)}/s` : '';
+    const rate = unit === undefined ? `, ${formatBytes(perSec)}/s` : '';
     return `${percent}${rate}, ${timeText(Math.ceil((total - done) / perSec))} left`;
   }
 }
 
 const shareOf = ({ done, total }: ProgressState): number => (total === 0 ? 1 : Math.min(1, done / total));
-
-export function sizeText(bytes: number): string {
-  let [value, unit] = [bytes, 0];
-  while (value >= 1024 && unit < UNITS.length - 1) [value, unit] = [value / 1024, unit + 1];
-  return `${unit === 0 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
-}
 
 export function timeText(seconds: number): string {
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];

@@ -1,12 +1,11 @@
 /** `ringhost record`: what a guest asks of its disk and when, without the data, in a file for `ringhost replay`. */
-import { closeSync, writeSync } from 'node:fs';
 import { RecordingWriter } from '../observe/recording.ts';
 import { streamRequests } from '../observe/request-stream.ts';
 import type { RpcClient } from '../rpc/client.ts';
 import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
+import { OutputFile } from './output-file.ts';
 import { parseSeconds } from './quantities.ts';
 import { reporting } from './reporting.ts';
-import { openOutput } from './trace-command.ts';
 
 /** As typed. */
 export interface RecordOptions extends DaemonAccess {
@@ -33,22 +32,26 @@ async function record(controller: string, options: RecordOptions): Promise<void>
   const leave = (): void => leaving.abort();
   using client = await connectTo(options);
   const head = { controller, startedMs: Date.now(), diskBytes: await diskBytesOf(client, controller), hasHashes };
-  const file = openOutput(options.output);
+  const file = new OutputFile(options.output);
+  let writer: RecordingWriter | undefined;
   process.on('SIGINT', leave);
   process.on('SIGTERM', leave);
   try {
-    const writer = new RecordingWriter(head, (bytes) => writeSync(file, bytes));
     const { dropped } = await streamRequests(callOf(client), {
       filter: { controllers: [controller], entries: ENTRIES, hash_reads: hasHashes },
       ...{ seconds, signal: leaving.signal },
-      onRequests: (requests) => writer.add(requests),
+      onStarted: () => {
+        file.begin();
+        writer = new RecordingWriter(head, (bytes) => file.write(bytes));
+      },
+      onRequests: (requests) => writer?.add(requests),
     });
-    writer.end(dropped);
-    process.stderr.write(`${writer.count} requests in ${options.output}, ${dropped} dropped for want of room\n`);
+    writer?.end(dropped);
+    process.stderr.write(`${writer?.count ?? 0} requests in ${options.output}, ${dropped} dropped for want of room\n`);
   } finally {
     process.off('SIGINT', leave);
     process.off('SIGTERM', leave);
-    closeSync(file);
+    file.close();
   }
 }
 

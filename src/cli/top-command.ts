@@ -7,6 +7,7 @@ import { type Rates, ratesBetween } from '../observe/rates.ts';
 import { takeSample } from '../observe/take-sample.ts';
 import type { RpcClient } from '../rpc/client.ts';
 import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
+import { reporting } from './reporting.ts';
 import { NOTHING_CHOSEN, press, TopView } from './top-view.ts';
 
 export interface TopOptions {
@@ -25,15 +26,11 @@ const COLUMNS = 240;
 const LINES_MAX = 1000;
 
 /** Resolves with the exit code when the user leaves, or the daemon does. */
-export async function runTopCommand(options: TopOptions): Promise<number> {
-  try {
+export function runTopCommand(options: TopOptions): Promise<number> {
+  return reporting('top', async () => {
     await runTop(options);
     return 0;
-  } catch (error) {
-    if (!(error instanceof TargetError)) throw error;
-    process.stderr.write(`ringhost top: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 async function runTop(options: TopOptions): Promise<void> {

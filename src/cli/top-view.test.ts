@@ -28,7 +28,15 @@ function controller(name: string, iops: number): Rates['controllers'][number] {
   const latency = { read: NO_LATENCY, write: NO_LATENCY };
   const queue = { index: 0, core: 0, inFlight: 4, requests: 10, iops, kicksPerSecond: 2, callsPerSecond: 3 };
   return {
-    ...{ name, kind: 'blk' as const, socket: `/var/tmp/${name}`, mode: 'adaptive', bdevs: ['A'], isConnected: true },
+    ...{
+      name,
+      kind: 'blk' as const,
+      socket: `/var/tmp/${name}`,
+      mode: 'adaptive',
+     
+      bdevs: ['A'],
+      isConnected: true,
+    },
     ...{ iops, inFlight: 4, queues: [{ ...queue, callsSavedPerSecond: 1, faults: 0, latency, heat: [] }], latency },
   };
 }
@@ -73,6 +81,18 @@ describe('ringhost top', () => {
     expect(rowNames(having('1'))).toEqual(['vm-db', 'vm-web']);
     expect(rowNames(having('2'))).toEqual(['vm-db queue 0', 'vm-web queue 0']);
     expect(rowNames(having('3'))).toEqual(['Alpha', 'Beta', 'Gamma']);
+  });
+
+  it('shows volumes by the names that people give them, whose own names are UUIDs', () => {
+    const volume = { ...bdev('8f2d1a34-0000-4000-8000-000000000001', 10), alias: 'store/disk' };
+    const rates = { ...RATES, bdevs: [volume], controllers: [{ ...controller('vm', 1), bdevs: [volume.name] }] };
+    for (const keys of ['1', '3']) {
+      const text = lines(press(NOTHING_CHOSEN, keys, {}, rates), rates).join('\n');
+      expect(text).toContain('store/disk');
+      expect(text).not.toContain(volume.name);
+    }
+    const opened = press(NOTHING_CHOSEN, '', { return: true }, rates);
+    expect(lines(opened, rates)[3]).toMatch(/^store\/disk +requests by latency$/);
   });
 
   it('sorts figures largest first, and the other way round', () => {

@@ -1,12 +1,11 @@
 /** `ringhost trace`: requests of a running daemon, one by one, into a file for Perfetto. */
-import { closeSync, openSync, writeSync } from 'node:fs';
 import { TargetError } from '../base/errors.ts';
-import { fileProblem } from '../base/file-problem.ts';
 import { streamRequests } from '../observe/request-stream.ts';
 import { TraceEvents } from '../observe/trace-events.ts';
 import { REQUEST_TYPES } from '../rpc/methods/trace.ts';
 import type { CallParams } from '../rpc/methods.ts';
 import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
+import { OutputFile } from './output-file.ts';
 import { parseCount, parseSeconds, parseSize, parseTime } from './quantities.ts';
 import { reporting } from './reporting.ts';
 
@@ -36,25 +35,28 @@ async function trace(options: TraceOptions): Promise<void> {
   const leaving = new AbortController();
   const leave = (): void => leaving.abort();
   using client = await connectTo(options);
-  const file = openOutput(options.output);
+  const file = new OutputFile(options.output);
   const events = new TraceEvents();
   let count = 0;
   process.on('SIGINT', leave);
   try {
-    writeSync(file, events.begin());
     const { dropped } = await streamRequests(callOf(client), {
       ...{ filter, seconds, signal: leaving.signal },
+      onStarted: () => {
+        file.begin();
+        file.write(events.begin());
+      },
       onRequests: (requests) => {
         count += requests.length;
-        writeSync(file, requests.map((request) => events.add(request)).join(''));
+        file.write(requests.map((request) => events.add(request)).join(''));
       },
     });
-    writeSync(file, events.end({ requests: count, dropped }));
+    file.write(events.end({ requests: count, dropped }));
     process.stderr.write(`${count} requests in ${options.output}, ${dropped} dropped for want of room\n`);
     if (dropped > 0) process.stderr.write('with a filter (ringhost trace --help) there are fewer\n');
   } finally {
     process.off('SIGINT', leave);
-    closeSync(file);
+    file.close();
   }
 }
 
@@ -74,14 +76,4 @@ function parseType(text: string): (typeof REQUEST_TYPES)[number] {
   const type = REQUEST_TYPES.find((name) => name === text);
   if (type !== undefined) return type;
   throw new TargetError('EINVAL', `--type ${text}: choose of ${REQUEST_TYPES.join(', ')}`);
-}
-
-/** @throws TargetError when it cannot be written */
-export function openOutput(path: string): number {
-  try {
-    return openSync(path, 'w');
-  } catch (error) {
-    const { code = 'EIO' } = error as NodeJS.ErrnoException;
-    throw new TargetError(code, `-o: ${fileProblem(path, error)}`);
-  }
 }

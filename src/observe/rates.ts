@@ -31,6 +31,7 @@ type ReadWriteLatency = Readonly<Record<'read' | 'write', LatencyRate>>;
 
 interface BdevRates {
   readonly name: string;
+  readonly alias?: string;
   readonly product: string;
   readonly condition?: string;
   readonly sizeBytes: number;
@@ -210,7 +211,8 @@ function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: num
       ];
     }),
   ) as Record<IoKind, IoRate>;
-  const { name, product, condition, sizeBytes } = now;
+  const { name, alias, product, condition, sizeBytes } = now;
+  const called = { name, ...(alias === undefined ? {} : { alias }) };
   const state = condition === undefined ? {} : { condition };
   const errorsPerSecond = growth(before?.errors, now.errors) / seconds;
   const places = {
@@ -218,5 +220,5 @@ function bdevRates(before: BdevSample | undefined, now: BdevSample, seconds: num
     reads: growthOf(before?.places.reads ?? [], now.places.reads),
     writes: growthOf(before?.places.writes ?? [], now.places.writes),
   };
-  return { name, product, ...state, sizeBytes, io, errorsPerSecond, heat: heatBetween(before, now), places };
+  return { ...called, product, ...state, sizeBytes, io, errorsPerSecond, heat: heatBetween(before, now), places };
 }

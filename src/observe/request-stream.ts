@@ -8,6 +8,8 @@ export interface StreamOptions {
   /** Undefined: until `signal` says so. */
   readonly seconds: number | undefined;
   readonly signal: AbortSignal;
+  /** The daemon traces: it refused nothing. What this throws ends it. */
+  readonly onStarted?: () => void;
   readonly onRequests: (requests: readonly Request[]) => void;
 }
 
@@ -18,7 +20,7 @@ const PAUSE_MS = 100;
 
 /** Resolves, when the time is over, with how many were dropped. */
 export async function streamRequests(call: Call, options: StreamOptions): Promise<{ dropped: number }> {
-  const { filter, seconds = Number.POSITIVE_INFINITY, signal, onRequests } = options;
+  const { filter, seconds = Number.POSITIVE_INFINITY, signal, onStarted, onRequests } = options;
   await call('trace_start_requests', filter);
   let dropped = 0;
   /** True when there may be more. */
@@ -55,6 +57,7 @@ export async function streamRequests(call: Call, options: StreamOptions): Promis
     return batch.requests.length >= BATCH_MAX;
   };
   try {
+    onStarted?.();
     const endMs = performance.now() + seconds * 1000;
     while (!signal.aborted && performance.now() < endMs) {
       const isMore = await take();

@@ -36,6 +36,8 @@ export interface RegionCount {
 
 export interface BdevSample {
   readonly name: string;
+  /** What people call it, where that is not its name: `store/volume` of a volume, whose name is a UUID. */
+  readonly alias?: string;
   readonly product: string;
   /** What goes on in it by itself, or is wrong with it; left out when nothing is. */
   readonly condition?: string;

@@ -31,6 +31,11 @@ export interface Queue {
 type Kind = 'read' | 'write';
 const KINDS: readonly Kind[] = ['read', 'write'];
 
+/** As people call it. */
+export function titleOf({ name, alias }: Pick<Bdev, 'name' | 'alias'>): string {
+  return alias ?? name;
+}
+
 function text<R>(title: string, key: (row: R) => string): Column<R> {
   return { title, key, text: key };
 }
@@ -65,7 +70,7 @@ export const BDEVS: Table<Bdev> = {
   id: ({ name }) => `bdev ${name}`,
   rows: ({ bdevs }) => bdevs,
   columns: [
-    text('bdev', ({ name }) => name),
+    text('bdev', titleOf),
     text('kind', ({ product, condition }) => (condition === undefined ? product : `${product}: ${condition}`)),
     bytes('size', ({ sizeBytes }) => sizeBytes),
     ...KINDS.flatMap((kind) =>
@@ -113,7 +118,10 @@ export const CONTROLLERS: Table<Controller> = {
   name: 'controllers',
   empty: 'no controllers: ringhost rpc vhost_create_blk_controller makes one',
   id: ({ name }) => `controller ${name}`,
-  rows: ({ controllers }) => controllers,
+  rows: ({ controllers, bdevs }) => {
+    const titles = new Map(bdevs.map((bdev) => [bdev.name, titleOf(bdev)]));
+    return controllers.map((row) => ({ ...row, bdevs: row.bdevs.map((name) => titles.get(name) ?? name) }));
+  },
   columns: [
     text('controller', ({ name }) => name),
     text('kind', ({ kind }) => kind),

@@ -44,6 +44,7 @@ export async function takeSample(call: Call): Promise<Sample> {
       const bdev = described.get(counts.name);
       return {
         name: counts.name,
+        ...aliasOf(bdev),
         product: bdev?.product_name ?? '',
         ...conditionOf(bdev?.driver_specific ?? {}),
         sizeBytes: bdev === undefined ? 0 : bdev.num_blocks * bdev.block_size,
@@ -53,6 +54,11 @@ export async function takeSample(call: Call): Promise<Sample> {
       };
     }),
   };
+}
+
+function aliasOf(bdev: Result<'bdev_get_bdevs'>[number] | undefined): Pick<BdevSample, 'alias'> {
+  const alias = bdev?.aliases.find((each) => each !== bdev.uuid);
+  return alias === undefined ? {} : { alias };
 }
 
 /** Of a mirror that lacks a leg. */

@@ -103,6 +103,19 @@ describe('ringhost top', () => {
     expect(stdout).toMatch(new RegExp(`^Test1 +Malloc disk +16\\.0 MiB +${READS} `, 'm'));
   });
 
+  it('calls volumes by the names that people gave them', async () => {
+    await daemon.rpc.call('bdev_malloc_create', { name: 'Store', num_blocks: 32_768, block_size: 512 });
+    await daemon.rpc.call('bdev_lvol_create_lvstore', { bdev_name: 'Store', lvs_name: 'lvs', cluster_sz: 65_536 });
+    await daemon.rpc.call('bdev_lvol_create', { lvs_name: 'lvs', lvol_name: 'vm', size_in_mib: 1 });
+    await daemon.rpc.call('vhost_create_blk_controller', { ctrlr: 'volume', dev_name: 'lvs/vm' });
+    const { stdout } = await run(process.execPath, [RINGHOST, 'top', '-s', socket(), '-d', '0.1', '--once']);
+    expect(stdout).toMatch(/^volume +blk +no .* lvs\/vm$/m);
+    expect(stdout).toMatch(/^lvs\/vm +Logical Volume +1\.0 MiB /m);
+    await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'volume' });
+    await daemon.rpc.call('bdev_lvol_delete_lvstore', { lvs_name: 'lvs' });
+    await daemon.rpc.call('delete_bdev', { name: 'Store' });
+  });
+
   it('prints JSON for programs', async () => {
     const { stdout } = await run(process.execPath, [RINGHOST, 'top', '-s', socket(), '-d', '0.1', '--json']);
     const { bdevs } = JSON.parse(stdout);

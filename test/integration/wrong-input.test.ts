@@ -1,6 +1,7 @@
 /** Every command, given something wrong, says what it is and what to do next, on standard error, and fails. */
 import { execFile } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type BlkTarget, RinghostDaemon } from './fixtures/targets.ts';
@@ -62,6 +63,7 @@ const CASES: readonly (readonly [args: string, ...said: string[]])[] = [
   ['serve --user no-such', 'this machine knows no such user: useradd --system no-such makes it'],
   ['serve --socket-mode 9', 'give an octal mode with which the owner can connect, such as 0660'],
   ['serve --log-level loud', 'choose of error, warning, notice, info, debug'],
+  ['serve --trace-protocol vhost.0,', 'name controllers, such as vhost.0,vhost.1, or all'],
   ['serve --allow-path /tmp', '--allow-path is of use with --confine only'],
   ['serve --state-dir /nowhere/x -r @/3 -S @/directory', 'there is no directory /nowhere: create it first'],
   ['top -s /nowhere', ...NO_DAEMON],
@@ -108,6 +110,35 @@ describe('a command that is given something wrong', () => {
     for (const text of said) expect(stderr).toContain(text);
     // No stack: it is not the program's fault.
     expect(stderr).not.toMatch(/^ +at .*:\d+:\d+\)?$/m);
+  });
+
+  it('ringhost top, when the daemon refuses its calls', async () => {
+    const refusing = createServer((connection) => {
+      // The client leaves in the middle of its calls.
+      connection.on('error', () => {});
+      connection.on('data', (chunk) => {
+        for (const [, id] of chunk.toString().matchAll(/"id":\s*(\d+)/g)) {
+          connection.write(`{"jsonrpc":"2.0","id":${id},"error":{"code":-32601,"message":"Method not found"}}`);
+        }
+      });
+    });
+    await new Promise<void>((resolve) => refusing.listen(at('@/refusing.sock'), resolve));
+    const { code, stderr } = await run('top -s @/refusing.sock --once');
+    await new Promise((resolve) => refusing.close(resolve));
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^ringhost top: .*Method not found.*\n$/);
+  });
+
+  it.each([
+    ['trace', '--controller none -o'],
+    ['record', 'none -o'],
+  ])('ringhost %s makes no file, and leaves one that is there, when it is refused', async (command, args) => {
+    const kept = at('@/text');
+    for (const file of [at('@/unmade'), kept]) {
+      expect((await run(`${command} ${SOCKET} ${args} ${file}`)).code).toBe(1);
+    }
+    expect(existsSync(at('@/unmade'))).toBe(false);
+    expect(readFileSync(kept, 'utf8')).toBe('hello\n');
   });
 
   it('is one of all commands that take something', async () => {

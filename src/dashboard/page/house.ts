@@ -2,6 +2,7 @@
 
 import { formatBytes, formatCount, formatShare } from '../../observe/format.ts';
 import type { Rates } from '../../observe/rates.ts';
+import { titleOf } from '../../observe/tables.ts';
 
 const NAMESPACE = 'http://www.w3.org/2000/svg';
 const BOX = { width: 190, height: 44, gap: 12 } as const;
@@ -83,11 +84,12 @@ function boxesOf({ controllers, reactors, bdevs }: Rates): readonly (readonly Bo
       detail: `${isSleeping ? 'asleep' : formatShare(busy)}, ${formatCount(iops)} IOPS`,
       isActive: iops > 0,
     })),
-    bdevs.map(({ name, sizeBytes, io }) => {
+    bdevs.map((bdev) => {
+      const { name, sizeBytes, io } = bdev;
       const iops = io.read.iops + io.write.iops + io.unmap.iops;
       const bytes = io.read.bytesPerSecond + io.write.bytesPerSecond;
       const detail = iops > 0 ? `${formatCount(iops)} IOPS, ${formatBytes(bytes)}/s` : formatBytes(sizeBytes);
-      return { id: `bdev ${name}`, title: name, detail, isActive: iops > 0 };
+      return { id: `bdev ${name}`, title: titleOf(bdev), detail, isActive: iops > 0 };
     }),
   ];
 }

@@ -85,7 +85,7 @@ function draw(shown: readonly Frame[]): void {
   charts.draw(shown);
   heatMaps.draw(subject.value, shown);
   singleRequests.choose(subject.value, rates);
-  controllers.show(rates.controllers, subject.value);
+  controllers.show(CONTROLLERS.rows(rates), subject.value);
   queues.show(QUEUES.rows(rates), subject.value);
   bdevs.show(rates.bdevs, subject.value);
 }
