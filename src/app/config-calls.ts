@@ -14,6 +14,8 @@ export interface FullCall {
 const BDEV_PARAMS = ['bdev_name', 'dev_name', 'base_bdev_name', 'base_bdev', 'base_name', 'base_bdevs'];
 /** What a controller's notifications are without a call that says otherwise. */
 const DEFAULT_COALESCING_PARAMS = { delay_base_us: 0, iops_threshold: 60_000 };
+/** So for its part of limits that it shares. */
+const DEFAULT_WEIGHT_PARAMS = { weight: 100 };
 
 export const isController = ({ method }: ConfigCall): boolean => /^vhost_create_\w+_controller$/.test(method);
 
@@ -115,6 +117,8 @@ export function removalOf(call: ConfigCall): FullCall | null {
       return null;
     case 'vhost_controller_set_coalescing':
       return { method, params: { ctrlr, ...DEFAULT_COALESCING_PARAMS } };
+    case 'vhost_controller_set_qos_weight':
+      return { method, params: { ctrlr, ...DEFAULT_WEIGHT_PARAMS } };
     case 'bdev_set_qos_limit': {
       const limits = Object.keys(params).filter((key) => key.endsWith('_per_sec'));
       return { method, params: { name, ...Object.fromEntries(limits.map((limit) => [limit, 0])) } };

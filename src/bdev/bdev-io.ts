@@ -1,6 +1,7 @@
 /** One block request and the per-reactor handle that takes it: the data-path half of the bdev interface. */
 import { DOUBLE } from '../base/double.ts';
 import type { BdevDescription } from './bdev.ts';
+import type { Sharer } from './fair-shares.ts';
 
 /**
  * `resync`, of mirrors alone and never a guest's: brings blocks of legs that are being rebuilt into line, by way of the
@@ -37,6 +38,8 @@ export interface LatencyCounter {
 export interface IoOwner {
   /** Where else the latencies of its requests are counted: those of a guest's queue. */
   readonly latencies?: LatencyCounter | null;
+  /** Whose they are where a limit is shared. Default: the daemon's. */
+  readonly sharer?: Sharer | null;
   ioDone(io: BdevIo): void;
 }
 
@@ -64,6 +67,9 @@ export class BdevIo {
   stamp = 0;
   /** Of a request that a stacked bdev makes: the one that it is for. */
   parent: BdevIo | null = null;
+  /** Of a list of those that wait for a limit: the next, and how many came before. */
+  next: BdevIo | null = null;
+  arrival = DOUBLE;
 
   constructor(owner: IoOwner) {
     this.owner = owner;

@@ -30,7 +30,7 @@ export interface BdevDescription {
   readonly unmapReadsZeroes: boolean;
   /** What the kind's factory needs: addresses, descriptors, paths. */
   readonly params: PlainParams;
-  /** Limits on what it may do in a second (`RateGate`), once there were any. */
+  /** Limits on what it may do in a second (`createLimits`), once there were any. */
   readonly limits: SharedArrayBuffer | null;
   /** Of a stacked bdev: those under it. */
   readonly bases: readonly BdevDescription[];

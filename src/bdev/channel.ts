@@ -42,6 +42,7 @@ export class BdevChannel implements IoAccount {
   readonly #supported = new Uint8Array(IO_TYPE_COUNT);
   #onIdle: (() => void)[] = [];
   readonly #onGone: ((bdevId: number) => void) | undefined;
+  readonly #reactorIndex: number;
 
   constructor(description: BdevDescription, factory: ChannelFactory, context: ChannelContext, reactorIndex: number) {
     this.id = description.id;
@@ -50,6 +51,7 @@ export class BdevChannel implements IoAccount {
     this.blockCount = description.blockCount;
     this.hasWriteCache = description.hasWriteCache;
     for (const type of description.ioTypes) this.#supported[type] = 1;
+    this.#reactorIndex = reactorIndex;
     this.#stats = new StatsRow(description.stats, reactorIndex);
     this.isRemoved = description.isRemoved;
     this.#onGone = context.onGone;
@@ -104,7 +106,7 @@ export class BdevChannel implements IoAccount {
   /** From the first limits on, also when they are taken away: then nothing waits. */
   #limit({ limits }: BdevDescription): void {
     if (limits === null || this.#module === null || this.#module instanceof LimitedChannel) return;
-    this.#module = new LimitedChannel(this.#module, limits);
+    this.#module = new LimitedChannel(this.#module, limits, this.#reactorIndex);
   }
 
   /** Refuses new requests; resolves when those in flight have ended and the module's channel is closed. */

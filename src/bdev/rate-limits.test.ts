@@ -5,56 +5,68 @@ import type { RpcContext } from '../rpc/methods.ts';
 import { bdevRpc, limitConfig } from './bdev.rpc.ts';
 import { IoStatus, IoType } from './bdev-io.ts';
 import { MallocBdev, MemoryBudget } from './modules/malloc/malloc.ts';
-import { NO_LIMITS, RateGate, type RateLimits } from './rate-limits.ts';
+import { NO_LIMITS, type RateLimits, RateStores, STORES_BYTES, sectorsOf } from './rate-limits.ts';
 
 const { success } = IoStatus;
 const NS_PER_MS = 1e6;
 const context: RpcContext = { signal: new AbortController().signal, calledAs: 'test', connection: 1 };
 
-describe('a gate', () => {
+describe('stores', () => {
   const setUp = (limits: Partial<RateLimits>) => {
     const time = { ns: 1e12 };
-    const gate = new RateGate(undefined, () => time.ns);
-    gate.set({ ...NO_LIMITS, ...limits });
+    const stores = new RateStores(new SharedArrayBuffer(STORES_BYTES), () => time.ns);
+    stores.set({ ...NO_LIMITS, ...limits });
     /** How many of `tries` requests pass after so many milliseconds more. */
     const passing = (ms: number, tries: number, isWrite = false, bytes = 512): number => {
       time.ns += ms * NS_PER_MS;
-      return Array.from({ length: tries }, () => gate.take(isWrite, bytes)).filter((isPassed) => isPassed).length;
+      stores.fill();
+      let passed = 0;
+      for (; passed < tries && stores.isOpen(isWrite); passed++) stores.spend(isWrite, sectorsOf(bytes));
+      return passed;
     };
-    return { gate, passing };
+    return { stores, passing };
   };
 
-  it('lets a burst pass, and then what the rate allows', () => {
+  it('let a burst pass, and then what the rate allows', () => {
     const { passing } = setUp({ rwIos: 1000, burstMs: 10 });
     expect([passing(0, 20), passing(0, 20), passing(5, 20), passing(1, 20), passing(60_000, 20)]).toEqual([
       10, 0, 5, 1, 10,
     ]);
   });
 
-  it('adds up parts of requests', () => {
+  it('add up parts of requests', () => {
     const { passing } = setUp({ rwIos: 1500, burstMs: 1 });
     expect([passing(0, 9), passing(1, 9), passing(1, 9), passing(1, 9)]).toEqual([1, 1, 1, 1]);
     const slow = setUp({ rwIos: 500, burstMs: 10 });
     expect([slow.passing(0, 9), ...Array.from({ length: 6 }, () => slow.passing(1, 9))]).toEqual([5, 0, 1, 0, 1, 0, 1]);
   });
 
-  it('counts bytes, and lets those wait that come after a large request', () => {
+  it('count bytes, and let those wait that come after a large request', () => {
     const { passing } = setUp({ rwMebibytes: 1, burstMs: 10 });
     expect(passing(0, 1, false, 2 ** 20)).toBe(1);
     expect([passing(500, 5), passing(490, 5), passing(10, 5)]).toEqual([0, 0, 5]);
   });
 
-  it('has limits of their own for reads and writes', () => {
+  it('have limits of their own for reads and writes', () => {
     const { passing } = setUp({ readMebibytes: 1, burstMs: 1 });
     expect([passing(0, 9, false), passing(0, 9, true)]).toEqual([2, 9]);
     const writes = setUp({ writeMebibytes: 1, burstMs: 1 });
     expect([writes.passing(0, 9, true), writes.passing(0, 9, false)]).toEqual([2, 9]);
   });
 
-  it('is open without limits, and when they are taken away', () => {
-    const { gate, passing } = setUp({ rwIos: 1, burstMs: 1 });
+  it('know which limit a request uses up most, and for how long', () => {
+    const { stores } = setUp({ rwIos: 1000, rwMebibytes: 100, writeMebibytes: 10 });
+    const seconds = (isWrite: boolean, bytes: number): number => stores.secondsOf(isWrite, sectorsOf(bytes));
+    expect([seconds(false, 512), seconds(false, 2 ** 20), seconds(true, 2 ** 20)]).toEqual([0.001, 0.01, 0.1]);
+    expect(setUp({ readMebibytes: 1 }).stores.secondsOf(true, 1)).toBe(0);
+  });
+
+  it('are open without limits, and when they are taken away', () => {
+    const { stores, passing } = setUp({ rwIos: 1, burstMs: 1 });
+    expect(stores.isOn).toBe(true);
     expect([passing(0, 5), passing(1, 5)]).toEqual([1, 0]);
-    gate.set(NO_LIMITS);
+    stores.set(NO_LIMITS);
+    expect(stores.isOn).toBe(false);
     expect(passing(0, 1000, true, 2 ** 20)).toBe(1000);
   });
 });

@@ -8,8 +8,9 @@ import { withinDeadline } from '../base/deadline.ts';
 import { TargetError } from '../base/errors.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Bdev, BdevConfig, BdevDescription, Handover, Inheritance } from './bdev.ts';
-import { createStats } from './bdev-stats.ts';
-import { NO_LIMITS, RateGate, type RateLimits } from './rate-limits.ts';
+import { createStats, statsRows } from './bdev-stats.ts';
+import { createLimits } from './fair-shares.ts';
+import { NO_LIMITS, type RateLimits, RateStores } from './rate-limits.ts';
 
 /** A controller or a stacked bdev. */
 export interface BdevUser {
@@ -49,7 +50,7 @@ export class BdevEntry {
   /** Lets go of the bases. */
   release: () => void = () => {};
   #limits = NO_LIMITS;
-  #gate: RateGate | null = null;
+  #limitMemory: SharedArrayBuffer | null = null;
 
   constructor(id: number, bdev: Bdev, stats: SharedArrayBuffer, bases: readonly BdevEntry[] = []) {
     this.id = id;
@@ -65,8 +66,8 @@ export class BdevEntry {
   /** Reactors see them once they are told of a change. */
   setLimits(limits: RateLimits): void {
     this.#limits = limits;
-    this.#gate ??= new RateGate();
-    this.#gate.set(limits);
+    this.#limitMemory ??= createLimits(statsRows(this.stats));
+    new RateStores(this.#limitMemory).set(limits);
   }
 
   /** Throws `EPERM` when a stacked bdev claims it: what writes past that one would destroy it. */
@@ -117,7 +118,7 @@ export class BdevEntry {
       ioTypes: [...bdev.ioTypes],
       unmapReadsZeroes: bdev.unmapReadsZeroes ?? false,
       params: bdev.params(),
-      limits: this.#gate?.memory ?? null,
+      limits: this.#limitMemory,
       bases: this.bases.map((base) => base.describe()),
       isRemoved: this.isRemoving,
       stats,

@@ -33,7 +33,7 @@ function controller(name: string, iops: number): Rates['controllers'][number] {
       kind: 'blk' as const,
       socket: `/var/tmp/${name}`,
       mode: 'adaptive',
-     
+      weight: 100,
       bdevs: ['A'],
       isConnected: true,
     },

@@ -25,6 +25,7 @@ const SAMPLE: Sample = {
       kind: 'blk',
       socket: '/var/tmp/vhost.0',
       mode: 'adaptive',
+      weight: 100,
       bdevs: ['Malloc0'],
       isConnected: true,
       queues: [

@@ -25,7 +25,16 @@ function queue(requests: number, parts: Partial<QueueSample> = {}): QueueSample 
 
 function controller(...queues: QueueSample[]): ControllerSample {
   const socket = '/var/tmp/vhost.0';
-  return { name: 'vhost.0', kind: 'blk', socket, mode: 'adaptive', bdevs: ['Malloc0'], isConnected: true, queues };
+  return {
+    name: 'vhost.0',
+    kind: 'blk',
+    socket,
+    mode: 'adaptive',
+    weight: 100,
+    bdevs: ['Malloc0'],
+    isConnected: true,
+    queues,
+  };
 }
 
 function sample(atSeconds: number, parts: Partial<Sample> = {}): Sample {

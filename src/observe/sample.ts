@@ -68,6 +68,8 @@ export interface ControllerSample {
   readonly kind: 'blk' | 'scsi';
   readonly socket: string;
   readonly mode: string;
+  /** Of limits that it shares with others. */
+  readonly weight: number;
   readonly bdevs: readonly string[];
   readonly isConnected: boolean;
   readonly queues: readonly QueueSample[];

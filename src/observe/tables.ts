@@ -131,6 +131,7 @@ export const CONTROLLERS: Table<Controller> = {
     count('in flight', ({ inFlight }) => inFlight),
     ...KINDS.flatMap((kind) => grouped(kind, ...percentiles<Controller>(({ latency }) => latency[kind]))),
     text('mode', ({ mode }) => mode),
+    count('weight', ({ weight }) => weight),
     text('bdevs', ({ bdevs }) => bdevs.join(' ')),
   ],
 };

@@ -93,6 +93,7 @@ function toController(
     kind: isBlk ? 'blk' : 'scsi',
     socket: controller.socket,
     mode: controller.mode,
+    weight: controller.qos_weight,
     bdevs: names.filter((name) => name !== null),
     isConnected: session !== undefined,
     queues: (session?.queues ?? []).map((queue) => ({

@@ -235,6 +235,7 @@ const LINES: readonly (readonly [line: string, params: object])[] = [
   ['vhost_controller_set_coalescing vhost.1 10 60000', { ctrlr: 'vhost.1', delay_base_us: 10, iops_threshold: 60_000 }],
   ['set_vhost_controller_coalescing vhost.1 10 60000', { ctrlr: 'vhost.1', delay_base_us: 10, iops_threshold: 60_000 }],
   ['vhost_controller_set_mode vhost.1 interrupt', { ctrlr: 'vhost.1', mode: 'interrupt' }],
+  ['vhost_controller_set_qos_weight vhost.1 300', { ctrlr: 'vhost.1', weight: 300 }],
   [
     'vhost_controller_set_placement vhost.1 --queue-placement spread --cpumask 0x3',
     { ctrlr: 'vhost.1', queue_placement: 'spread', cpumask: '0x3' },

@@ -8,6 +8,7 @@
 import { assert } from '../base/assert.ts';
 import { DOUBLE } from '../base/double.ts';
 import { BdevIo, type IoOwner, IoStatus, IoType, type LatencyCounter, NO_SEGMENTS } from '../bdev/bdev-io.ts';
+import type { Sharer } from '../bdev/fair-shares.ts';
 import { finishTask, setParameterData, setSense } from './answer.ts';
 import { type BounceWaiter, NO_BOUNCE } from './bounce-pool.ts';
 import { fieldPointer, NO_FIELD, NO_INFORMATION, Sense, WHOLE_BYTE } from './sense.ts';
@@ -91,6 +92,10 @@ export class Command implements IoOwner, BounceWaiter {
 
   get latencies(): LatencyCounter | null {
     return this.task.transport.latencies ?? null;
+  }
+
+  get sharer(): Sharer | null {
+    return this.task.transport.sharer ?? null;
   }
 
   get storage(): Uint8Array {

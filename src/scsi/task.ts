@@ -3,6 +3,7 @@
  * (status, sense, residual). The transport owns and pools it; the target never sees a virtqueue.
  */
 import type { BdevIo, LatencyCounter } from '../bdev/bdev-io.ts';
+import type { Sharer } from '../bdev/fair-shares.ts';
 
 /** SAM-5 §5.3.1. */
 export const ScsiStatus = {
@@ -63,6 +64,8 @@ const SENSE_BYTES_MAX = 96;
 export interface TaskTransport {
   /** Where the latencies of its I/O are counted. */
   readonly latencies?: LatencyCounter | null;
+  /** Whose it is where a limit is shared. */
+  readonly sharer?: Sharer | null;
   /** Writes parameter data at `offset` of data-in, as far as it fits. Returns the bytes written. */
   writeDataIn(task: ScsiTask, source: Uint8Array, offset: number, lengthBytes: number): number;
   /** Reads parameter data at `offset` of data-out. Returns the bytes read, fewer when the buffers end. */

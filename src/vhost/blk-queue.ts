@@ -17,6 +17,7 @@ import {
   NO_SEGMENTS,
 } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
+import type { Sharer } from '../bdev/fair-shares.ts';
 import { NOWHERE } from '../memory/guest-memory.ts';
 import { BUFFER_WORDS, BufferWord, RECORDS, RecordWord } from '../sys/chain-gather.ts';
 import { NO_LIST } from '../sys/iov-arena.ts';
@@ -83,6 +84,10 @@ class Request implements IoOwner {
 
   get latencies(): LatencyCounter | null {
     return this.#queue.latencies;
+  }
+
+  get sharer(): Sharer | null {
+    return this.#queue.sharer;
   }
 
   ioDone(io: Io): void {

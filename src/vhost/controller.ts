@@ -8,6 +8,7 @@ import { Errno, TargetError } from '../base/errors.ts';
 import type { FdList } from '../base/fd-list.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import { isPeerAllowed, type SocketAccess } from '../base/socket-access.ts';
+import { WEIGHT_DEFAULT } from '../bdev/fair-shares.ts';
 import { NO_NODE, type QueuePlacement, QueuePlaces } from '../reactor/placement.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import type { ReactorThread } from '../reactor/reactor-thread.ts';
@@ -41,6 +42,8 @@ export interface ControllerOptions {
   readonly reactors: readonly ReactorThread[];
   readonly mode: ReactorMode;
   readonly placement: QueuePlacement;
+  /** Of those that share limits (bdev/fair-shares.ts). */
+  readonly sharerNumber: number;
   readonly fdSet: FdSet;
   /** Who may connect. */
   readonly access: SocketAccess;
@@ -72,6 +75,7 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
   /** CLOCK_MONOTONIC. */
   readonly createdNs = clockNs();
   readonly places: QueuePlaces<ReactorThread>;
+  readonly sharerNumber: number;
   protected readonly log: Logger;
   readonly #allReactors: readonly ReactorThread[];
   #settings: QueueSettings;
@@ -93,7 +97,8 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
     this.socketPath = options.socketPath;
     this.places = new QueuePlaces(options.reactors, options.placement);
     this.#allReactors = options.allReactors;
-    this.#settings = { mode: options.mode, coalescing: DEFAULT_COALESCING };
+    this.sharerNumber = options.sharerNumber;
+    this.#settings = { mode: options.mode, coalescing: DEFAULT_COALESCING, weight: WEIGHT_DEFAULT };
     this.log = withFields(options.log, { ctrlr: options.name });
     this.#faults = new LimitedLog(this.log, FAULT_LINES_MAX);
     this.#fdSet = options.fdSet;
@@ -326,8 +331,10 @@ export abstract class DeviceSession implements SessionDevice {
     this.node = node < 0 ? NO_NODE : node;
     const reactor = places.start(vring.index, this.node);
     const device = this.queueDevice();
-    const { isHeld } = this.#host;
-    const call: StartCall = { sessionId: this.id, controller: name, vring, device, counters, settings, isHeld };
+    const { isHeld, sharerNumber } = this.#host;
+    const call: StartCall = {
+      ...{ sessionId: this.id, controller: name, vring, device, counters, settings, sharerNumber, isHeld },
+    };
     try {
       await reactor.call(VringService.start, call);
     } catch (error) {

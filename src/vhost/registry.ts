@@ -7,6 +7,7 @@ import type { FdList } from '../base/fd-list.ts';
 import { REMOVAL_MS_MAX } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import { OWNER_ONLY, type SocketAccess } from '../base/socket-access.ts';
+import { DAEMON_SHARER, SHARERS_MAX } from '../bdev/fair-shares.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import { type QueuePlacement, reactorsOf } from '../reactor/placement.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
@@ -308,12 +309,20 @@ export class VhostRegistry {
       reactors: this.#reactorsOf(params.cpumask),
       mode: params.mode ?? this.#options.mode,
       placement,
+      sharerNumber: this.#freeSharer(),
       fdSet: this.#fdSet,
       access: this.#options.access ?? OWNER_ONLY,
       isProtocolTraced: tracedProtocols.includes('all') || tracedProtocols.includes(name),
       inheritedFd: this.#takeInherited(name),
       log,
     };
+  }
+
+  /** Controllers beyond what there is room for share as one, with the daemon. */
+  #freeSharer(): number {
+    const taken = new Set(this.#all.map(({ sharerNumber }) => sharerNumber));
+    for (let number = DAEMON_SHARER.number + 1; number < SHARERS_MAX; number++) if (!taken.has(number)) return number;
+    return DAEMON_SHARER.number;
   }
 
   #takeInherited(name: string): number | undefined {

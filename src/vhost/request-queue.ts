@@ -7,6 +7,7 @@ import { TargetError } from '../base/errors.ts';
 import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
 import type { LimitedLog } from '../base/log.ts';
 import type { LatencyCounter } from '../bdev/bdev-io.ts';
+import type { Sharer } from '../bdev/fair-shares.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { Source } from '../reactor/reactor.ts';
 import { signalEventFd } from '../sys/events.ts';
@@ -40,6 +41,8 @@ export interface QueueOptions {
   readonly counters: QueueCounters;
   /** Of its requests in the disk. Default: they are not counted. */
   readonly latencies?: LatencyCounter;
+  /** Its controller, where a limit is shared. Default: the daemon. */
+  readonly sharer?: Sharer;
   readonly faults: LimitedLog;
   /** The driver broke the ring. */
   readonly onBroken?: () => void;
@@ -57,6 +60,7 @@ export abstract class RequestQueue implements Source {
   /** Set while its requests are traced. */
   trace: QueueTrace | null = null;
   readonly latencies: LatencyCounter | null;
+  readonly sharer: Sharer | null;
   protected readonly memory: GuestMemory;
   protected readonly arena: IovArena;
   protected readonly data: ChainData;
@@ -80,6 +84,7 @@ export abstract class RequestQueue implements Source {
     this.index = options.index;
     this.callFd = options.callFd;
     this.latencies = options.latencies ?? null;
+    this.sharer = options.sharer ?? null;
     this.memory = options.memory;
     this.arena = options.arena;
     this.data = new ChainData(options.memory, options.arena);

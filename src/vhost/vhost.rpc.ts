@@ -2,6 +2,7 @@
 import { formatCpumask } from '../base/cpuset.ts';
 import { TargetError } from '../base/errors.ts';
 import type { IoType } from '../bdev/bdev-io.ts';
+import { WEIGHT_DEFAULT } from '../bdev/fair-shares.ts';
 import { describeLatencies } from '../bdev/latency.rpc.ts';
 import type { BdevRegistry } from '../bdev/registry.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
@@ -15,7 +16,11 @@ import type { ScsiController } from './scsi-controller.ts';
 
 const BLK_TRANSPORT = 'vhost_user_blk';
 
-type QueueMethod = 'vhost_controller_set_coalescing' | 'vhost_controller_set_mode' | 'vhost_controller_set_placement';
+type QueueMethod =
+  | 'vhost_controller_set_coalescing'
+  | 'vhost_controller_set_mode'
+  | 'vhost_controller_set_placement'
+  | 'vhost_controller_set_qos_weight';
 
 type VhostHandlers = Pick<
   Handlers,
@@ -114,6 +119,11 @@ function queueRpc(registry: VhostRegistry): Pick<VhostHandlers, QueueMethod> {
       return true;
     },
 
+    async vhost_controller_set_qos_weight({ ctrlr, weight }) {
+      await registry.get(ctrlr).tune({ weight });
+      return true;
+    },
+
     async vhost_controller_set_placement({ ctrlr, queue_placement: placement, cpumask }) {
       await registry.setPlacement(ctrlr, { placement, cpumask });
       return true;
@@ -131,6 +141,7 @@ function describe(controller: AnyController): Result<'vhost_get_controllers'>[nu
     iops_threshold: settings.coalescing.iopsThreshold,
     mode: settings.mode,
     queue_placement: places.policy,
+    qos_weight: settings.weight,
     socket: controller.socketPath,
     sessions:
       session === null
@@ -228,7 +239,11 @@ function blkConfig(controller: BlkController, placing: PlacingParams): ConfigCal
     ...placing,
     ...(controller.places.policy === BLK_PLACEMENT ? {} : { queue_placement: controller.places.policy }),
   };
-  return [{ method: 'vhost_create_blk_controller', params: create }, ...coalescingConfig(controller)];
+  return [
+    { method: 'vhost_create_blk_controller', params: create },
+    ...coalescingConfig(controller),
+    ...weightConfig(controller),
+  ];
 }
 
 function coalescingConfig({ name, settings }: AnyController): ConfigCall[] {
@@ -236,6 +251,11 @@ function coalescingConfig({ name, settings }: AnyController): ConfigCall[] {
   if (delayBaseUs === DEFAULT_COALESCING.delayBaseUs && iopsThreshold === DEFAULT_COALESCING.iopsThreshold) return [];
   const params = { ctrlr: name, delay_base_us: delayBaseUs, iops_threshold: iopsThreshold };
   return [{ method: 'vhost_controller_set_coalescing', params }];
+}
+
+function weightConfig({ name, settings: { weight } }: AnyController): ConfigCall[] {
+  if (weight === WEIGHT_DEFAULT) return [];
+  return [{ method: 'vhost_controller_set_qos_weight', params: { ctrlr: name, weight } }];
 }
 
 /** Targets come before the socket, so that a guest that reconnects finds all of them. */
@@ -260,6 +280,7 @@ function scsiConfig(controller: ScsiController, placing: PlacingParams): ConfigC
   return [
     { method: 'vhost_create_scsi_controller', params: create },
     ...coalescingConfig(controller),
+    ...weightConfig(controller),
     ...targets,
     ...(controller.isListening ? [{ method: 'vhost_start_scsi_controller', params: { ctrlr } }] : []),
   ];

@@ -105,8 +105,9 @@ class Guest {
         params: { isReadonly: false, hasRanges: true, isWriteThrough: parts.isWriteThrough ?? false, serial: 'S' },
       },
       counters: this.counters,
+      sharerNumber: 1,
       isHeld: false,
-      settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING },
+      settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING, weight: 100 },
     };
   }
 
@@ -291,12 +292,12 @@ describe('a running queue', () => {
     guest.start();
     other.start();
     await until(isAsleep, 'sleep');
-    call('tune', { sessionId: 1, settings: { mode: 'poll', coalescing: DEFAULT_COALESCING } });
+    call('tune', { sessionId: 1, settings: { mode: 'poll', coalescing: DEFAULT_COALESCING, weight: 100 } });
     await turns(20);
     expect(isAsleep()).toBe(false);
     // It is polled: no kick is needed.
     expect(await guest.perform(FLUSH)).toBe(OK);
-    call('tune', { sessionId: 1, settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING } });
+    call('tune', { sessionId: 1, settings: { mode: 'adaptive', coalescing: DEFAULT_COALESCING, weight: 100 } });
     await until(isAsleep, 'sleep');
     await guest.stop();
     await other.stop();

@@ -47,6 +47,8 @@ export interface StartCall {
   readonly device: QueueDevice;
   readonly counters: SharedArrayBuffer;
   readonly settings: QueueSettings;
+  /** Of the controller, where it shares limits. */
+  readonly sharerNumber: number;
   /** The ring is another daemon's until `release`: nothing is taken from it, and nothing written. */
   readonly isHeld: boolean;
 }
@@ -65,6 +67,8 @@ export interface SetCallCall extends VringCall {
 export interface QueueSettings {
   readonly mode: ReactorMode;
   readonly coalescing: CoalescingSettings;
+  /** Of the controller, where it shares limits. */
+  readonly weight: number;
 }
 export interface TuneCall {
   readonly sessionId: number;
@@ -190,6 +194,7 @@ class Service {
         canSleep: vring.kickFd !== NO_FD,
         counters: countersOf(call.counters),
         latencies: latenciesOf(call.counters),
+        sharer: { number: call.sharerNumber, weight: call.settings.weight },
         log: vring.log,
         faults: new LimitedLog(withFields(this.#log, { ctrlr: call.controller })),
         onBroken: () => this.#onQueueBroken({ sessionId: call.sessionId, index: vring.index }),
@@ -285,6 +290,7 @@ class Service {
   tune({ sessionId, settings }: TuneCall): void {
     for (const { queue } of this.#ofSession(sessionId)) {
       queue.setCoalescing(settings.coalescing);
+      if (queue.sharer !== null) queue.sharer.weight = settings.weight;
       this.#reactor.setMode(queue, settings.mode);
     }
   }

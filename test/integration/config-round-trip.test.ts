@@ -311,6 +311,10 @@ const CASES: Readonly<Record<Making, Case>> = {
     params: { ctrlr: only('c'), mode },
     savedAs: 'vhost_create_blk_controller',
   },
+  vhost_controller_set_qos_weight: {
+    before: [MALLOC, BLK],
+    params: { ctrlr: only('c'), weight: fc.integer({ min: 1, max: 10_000 }).filter((weight) => weight !== 100) },
+  },
   vhost_controller_set_placement: {
     before: [MALLOC, BLK],
     params: { ctrlr: only('c'), queue_placement: fc.constantFrom('spread', 'pinned'), cpumask },

@@ -403,8 +403,9 @@ export const bdevMethods = {
     summary: 'Limit what a bdev does in a second',
     details:
       'Reads and writes beyond a limit wait. What is left out stays as it is, and 0 takes a limit away. A limit is ' +
-      'for the bdev, whoever uses it on whichever reactors, in the order in which requests come. SPDK wants at least ' +
-      '1000 operations a second, and rounds up to thousands; here any number holds.',
+      'for the bdev, whoever uses it on whichever reactors; controllers that share it, and want more than there is, ' +
+      'get equal parts, or as `vhost_controller_set_qos_weight` says. SPDK wants at least 1000 operations a second, ' +
+      'and rounds up to thousands; here any number holds.',
     params: z.strictObject({
       name: bdevName.describe('Bdev.'),
       rw_ios_per_sec: rate.optional().describe('Reads and writes a second.'),

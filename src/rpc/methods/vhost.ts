@@ -61,6 +61,7 @@ const vhostController = z.object({
   iops_threshold: z.int().describe('The same.'),
   mode: mode.describe('When its queues sleep. An addition of Ringhost.'),
   queue_placement: queuePlacement.describe('How its queues are placed. An addition of Ringhost.'),
+  qos_weight: z.int().describe('As set by vhost_controller_set_qos_weight. An addition of Ringhost.'),
   socket: z.string().describe('Path of the vhost-user socket.'),
   sessions: z.array(vhostSession),
   backend_specific: z.union([z.object({ block: blockBackend }), z.object({ scsi: z.array(scsiTarget) })]),
@@ -452,6 +453,29 @@ export const vhostMethods = {
     example: { params: { ctrlr: 'vhost.0', mode: 'poll' }, result: true },
   }),
 
+  vhost_controller_set_qos_weight: defineMethod({
+    summary: 'Choose what a controller gets of limits that it shares with others',
+    details:
+      'Where several controllers use bdevs that stand on one with limits (`bdev_set_qos_limit`), or that one itself, ' +
+      'and want more than there is, each gets by its weight; who wants less leaves the rest to the others. Takes ' +
+      'effect at once. An addition of Ringhost.',
+    params: z.strictObject({
+      ctrlr: ctrlrName,
+      weight: z.int().min(1).max(10_000).describe('1 to 10000. A controller without one has 100.'),
+    }),
+    result: z.boolean(),
+    errorStyle: 'invalid_params',
+    errors: [ENODEV],
+    cli: {
+      positionals: [
+        { name: 'ctrlr', kind: 'string', help: 'name of the controller' },
+        { name: 'weight', kind: 'int', help: '1 to 10000; 100 is what others have' },
+      ],
+      print: 'nothing',
+    },
+    example: { params: { ctrlr: 'vhost.0', weight: 300 }, result: true },
+  }),
+
   vhost_controller_set_placement: defineMethod({
     summary: 'Move the queues of a blk controller to other reactors',
     details:
@@ -504,6 +528,7 @@ export const vhostMethods = {
           iops_threshold: 60000,
           mode: 'adaptive',
           queue_placement: 'spread',
+          qos_weight: 100,
           socket: '/var/tmp/vhost.0',
           sessions: [],
           backend_specific: { block: { readonly: false, bdev: 'Malloc0', transport: 'vhost_user_blk' } },
