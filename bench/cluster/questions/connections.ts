@@ -12,6 +12,10 @@ const COSTS = {
   /** Of a connection to the cluster: without sockets to OSDs. */
   connectionDescriptors: 11,
   connectionThreads: 16,
+  /** Own memory in MiB: without guests, and without what sockets to more than three OSDs take. */
+  daemonMib: 115,
+  imageMib: 1,
+  connectionMib: 1.5,
 } as const;
 
 interface Use {
@@ -52,21 +56,18 @@ export function askConnections(): Answer {
     const perHost = connections / HOSTS;
     const descriptors =
       COSTS.daemonDescriptors + DISKS_PER_HOST * COSTS.imageDescriptors + (clients - 1) * COSTS.connectionDescriptors;
+    const mib = COSTS.daemonMib + DISKS_PER_HOST * COSTS.imageMib + (clients - 1) * COSTS.connectionMib;
     const threads = COSTS.daemonThreads + (clients - 1) * COSTS.connectionThreads;
     return [
-      ...[name, count(perHost), count(descriptors + perHost), count(threads), count(Math.max(...ofOsd))],
-      count(HOSTS * clients),
+      ...[name, count(perHost), count(descriptors + perHost), count(threads)],
+      ...[`${mib.toFixed(0)} MiB`, count(Math.max(...ofOsd)), count(HOSTS * clients)],
     ];
   });
   return {
     title: `Connections of ${count(HOSTS)} hosts with ${DISKS_PER_HOST} disks each to ${osds} OSDs`,
     head: [
-      '',
-      'connections of a host',
-      'descriptors',
-      'threads',
-      'connections of the busiest OSD',
-      'sessions of monitors',
+      ...['', 'connections of a host', 'descriptors', 'threads', 'own memory, at least'],
+      ...['connections of the busiest OSD', 'sessions of monitors'],
     ],
     rows,
   };
