@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
-/** The calls that a vhost target of SPDK saves beside those of its disks and controllers, with some of their parameters. */
+/** The calls that a vhost target of SPDK saves beside those of disks and controllers, with some of their parameters. */
 const SETTINGS = [
   { subsystem: 'scheduler', config: [{ method: 'framework_set_scheduler', params: { name: 'static' } }] },
   { subsystem: 'iobuf', config: [{ method: 'iobuf_set_options', params: { small_pool_count: 8192 } }] },

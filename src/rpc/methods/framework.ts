@@ -322,8 +322,8 @@ export const frameworkMethods = {
   spdk_kill_instance: defineMethod({
     summary: 'Send a signal to the daemon',
     details:
-      '`SIGINT` and `SIGTERM` stop it in order, `SIGHUP` has it read certificates and tokens again, `SIGUSR1` has no effect. ' +
-      'The connection may end before the answer arrives.',
+      '`SIGINT` and `SIGTERM` stop it in order, `SIGHUP` has it read certificates and tokens again, `SIGUSR1` has no ' +
+      'effect. The connection may end before the answer arrives.',
     params: z.strictObject({ sig_name: z.enum(KILL_SIGNALS).describe('Name or number of the signal.') }),
     normalize: nameSignal,
     result: z.boolean(),

@@ -24,7 +24,8 @@ function setting(what: string, example: Readonly<Record<string, unknown>>, advic
 const PER_CONTROLLER =
   ' What concerns one controller, such as `ctrlr_loss_timeout_sec`, is a parameter of `bdev_nvme_attach_controller`.';
 const HOTPLUG =
-  ' A drive that is pulled is noticed in any case; one that is plugged in is attached by `bdev_nvme_attach_controller`.';
+  ' A drive that is pulled is noticed in any case; one that is plugged in is attached by ' +
+  '`bdev_nvme_attach_controller`.';
 
 const EVENT_TYPES = ['bdev_register', 'bdev_unregister'] as const;
 const eventType = z.enum(EVENT_TYPES);
@@ -144,8 +145,8 @@ export const spdkMethods = {
   framework_set_scheduler: defineMethod({
     summary: 'Choose what decides which core serves what',
     details:
-      'Queues are spread over the cores of their controller when they start, and moved by `vhost_controller_set_placement`. ' +
-      'That is what `static` means; the others are refused.',
+      'Queues are spread over the cores of their controller when they start, and moved by ' +
+      '`vhost_controller_set_placement`. That is what `static` means; the others are refused.',
     params: z.strictObject({
       name: z.string().describe('`static`.'),
       period: uint53.optional().describe('No effect.'),
