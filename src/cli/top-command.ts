@@ -8,7 +8,7 @@ import { takeSample } from '../observe/take-sample.ts';
 import type { RpcClient } from '../rpc/client.ts';
 import { callOf, connectTo, type DaemonAccess } from './daemon-access.ts';
 import { reporting } from './reporting.ts';
-import { NOTHING_CHOSEN, press, TopView } from './top-view.ts';
+import { NOTHING_CHOSEN, PrintedView, press, TopView } from './top-view.ts';
 
 export interface TopOptions {
   readonly daemon: DaemonAccess;
@@ -23,7 +23,6 @@ export interface TopOptions {
 const SECONDS_MIN = 0.1;
 const SECONDS_MAX = 3600;
 const COLUMNS = 240;
-const LINES_MAX = 1000;
 
 /** Resolves with the exit code when the user leaves, or the daemon does. */
 export function runTopCommand(options: TopOptions): Promise<number> {
@@ -44,12 +43,7 @@ async function runTop(options: TopOptions): Promise<void> {
     const rates = await next();
     const text = options.isJson
       ? JSON.stringify(rates, null, 2)
-      : (['controllers', 'queues', 'bdevs'] as const)
-          .map((table) =>
-            h(TopView, { rates, choice: { ...NOTHING_CHOSEN, table }, lines: LINES_MAX, columns: COLUMNS }),
-          )
-          .map((view) => renderToString(view, { columns: COLUMNS }))
-          .join('\n\n');
+      : renderToString(h(PrintedView, { rates, columns: COLUMNS }), { columns: COLUMNS });
     process.stdout.write(`${text}\n`);
     return;
   }

@@ -2,7 +2,7 @@ import { renderToString } from 'ink';
 import { createElement as h } from 'react';
 import { describe, expect, it } from 'vitest';
 import type { Rates } from '../observe/rates.ts';
-import { type Choice, NOTHING_CHOSEN, press, TopView } from './top-view.ts';
+import { type Choice, NOTHING_CHOSEN, PrintedView, press, TopView } from './top-view.ts';
 
 const NO_LATENCY = { meanSeconds: 0, p50Seconds: 0, p99Seconds: 0, p999Seconds: 0 };
 
@@ -47,7 +47,10 @@ const RATES: Rates = {
   reactors: [{ core: 0, busy: 0.5, isSleeping: false, iops: 3000 }],
   controllers: [controller('vm-web', 1000), controller('vm-db', 2000)],
   bdevs: [bdev('Alpha', 10), bdev('Beta', 300_000), bdev('Gamma', 2000)],
-  latency: { read: NO_LATENCY, write: NO_LATENCY },
+  served: {
+    read: { iops: 3000, bytesPerSecond: 3000 * 4096, latency: NO_LATENCY },
+    write: { iops: 0, bytesPerSecond: 0, latency: NO_LATENCY },
+  },
 };
 
 const lines = (choice: Choice, rates = RATES, height = 40, columns = 200): string[] =>
@@ -75,6 +78,13 @@ describe('ringhost top', () => {
     expect(lines(NOTHING_CHOSEN)[6]).toMatch(
       /^Beta +Malloc disk +256 MiB +9\.0 k +300 k +1\.1 GiB +12\.0 µs +1\.5 ms +200 ms/,
     );
+  });
+
+  it('prints all three tables for one look, and no keys', () => {
+    const text = renderToString(h(PrintedView, { rates: RATES, columns: 200 }), { columns: 200 });
+    expect(text.match(/IOPS +read /g)).toHaveLength(1);
+    for (const head of ['controller▴', 'queue▴', 'bdev▴']) expect(text).toContain(head);
+    expect(text).not.toContain('q quit');
   });
 
   it('has three tables', () => {

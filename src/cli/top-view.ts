@@ -146,8 +146,7 @@ export function TopView({ rates, choice, lines, columns }: TopViewProps): ReactN
   return h(
     Box,
     { flexDirection: 'column' },
-    h(Text, { bold: true, wrap: 'truncate' }, totals(rates, choice.isPaused)),
-    ...reactors.map((reactor) => h(Text, { key: reactor.core, wrap: 'truncate' }, reactorLine(reactor))),
+    ...summaryView(rates, reactors, choice.isPaused),
     h(Text, null, ' '),
     ...(choice.opened === null
       ? tableView(choice, rates, { lines: tableLines, columns })
@@ -157,18 +156,36 @@ export function TopView({ rates, choice, lines, columns }: TopViewProps): ReactN
   );
 }
 
+/** All there is, for a look that is printed. */
+export function PrintedView({ rates, columns }: Pick<TopViewProps, 'rates' | 'columns'>): ReactNode {
+  return h(
+    Box,
+    { flexDirection: 'column' },
+    ...summaryView(rates, rates.reactors, false),
+    ...NAMES.map((table) => {
+      const rows = tableView({ ...NOTHING_CHOSEN, table }, rates, { lines: Number.MAX_SAFE_INTEGER, columns });
+      return h(Box, { key: table, flexDirection: 'column' }, h(Text, null, ' '), ...rows);
+    }),
+  );
+}
+
+function summaryView(rates: Rates, reactors: Rates['reactors'], isPaused: boolean): readonly ReactNode[] {
+  return [
+    h(Text, { key: 'totals', bold: true, wrap: 'truncate' }, totals(rates, isPaused)),
+    ...reactors.map((reactor) => h(Text, { key: reactor.core, wrap: 'truncate' }, reactorLine(reactor))),
+  ];
+}
+
 function footer({ filter, controller, opened }: Choice): string {
   const only = controller === null ? '' : `queues of ${controller}   `;
   return opened === null && filter !== '' ? `${only}filter: ${filter} (esc ends it)   ${HELP}` : `${only}${HELP}`;
 }
 
-function totals({ version, controllers, bdevs }: Rates, isPaused: boolean): string {
+function totals({ version, controllers, served }: Rates, isPaused: boolean): string {
   const iops = controllers.reduce((sum, controller) => sum + controller.iops, 0);
   const inFlight = controllers.reduce((sum, controller) => sum + controller.inFlight, 0);
-  const rate = (kind: 'read' | 'write'): string => {
-    return formatBytes(bdevs.reduce((sum, { io }) => sum + io[kind].bytesPerSecond, 0));
-  };
-  const bytes = `read ${rate('read')}/s   write ${rate('write')}/s`;
+  const [read, write] = [served.read, served.write].map(({ bytesPerSecond }) => formatBytes(bytesPerSecond));
+  const bytes = `read ${read}/s   write ${write}/s`;
   return `${version}   ${formatCount(iops)} IOPS   ${bytes}   ${inFlight} in flight${isPaused ? '   paused' : ''}`;
 }
 

@@ -56,7 +56,7 @@ describe('rates between two samples', () => {
     const rates = ratesBetween(sample(1, { bdevs: [bdev({})] }), sample(2, { bdevs: [bdev({})] }));
     const none = { meanSeconds: 0, p50Seconds: 0, p99Seconds: 0, p999Seconds: 0 };
     expect(rates.bdevs[0]?.io.write.latency).toEqual(none);
-    expect(rates.latency).toEqual({ read: none, write: none });
+    expect(rates.served.write.latency).toEqual(none);
   });
 
   const took = (sumSeconds: number, ...buckets: [ns: number, count: number][]): LatencyCount => {
@@ -81,11 +81,18 @@ describe('rates between two samples', () => {
     ]);
   });
 
-  it('have the latency of what guests use, and not of what lies below it', () => {
-    const above = bdev({}, { latencies: { write: took(3, [3_000_000, 10]) } });
-    const below = bdev({}, { name: 'Base0', latencies: { write: took(1, [1000, 1000]) } });
+  it('have the requests of what guests use, and not those of what lies below it', () => {
+    const above = bdev(
+      { write: { operations: 10, bytes: 40_960 } },
+      { latencies: { write: took(3, [3_000_000, 10]) } },
+    );
+    const inBase = { latencies: { write: took(1, [1000, 1000]) } };
+    const below = bdev({ write: { operations: 1000, bytes: 4_096_000 } }, { name: 'Base0', ...inBase });
     const now = sample(2, { bdevs: [below, above], controllers: [controller()] });
-    expect(ratesBetween(sample(1), now).latency.write).toMatchObject({ meanSeconds: 0.3, p50Seconds: 3e-3 });
+    expect(ratesBetween(sample(1), now).served.write).toMatchObject({
+      ...{ iops: 10, bytesPerSecond: 40_960 },
+      latency: { meanSeconds: 0.3, p50Seconds: 3e-3 },
+    });
   });
 
   it('have the latency of each queue, and of all queues of a controller', () => {

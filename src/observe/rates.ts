@@ -83,8 +83,12 @@ export interface Rates {
   readonly reactors: readonly ReactorRates[];
   readonly controllers: readonly ControllerRates[];
   readonly bdevs: readonly BdevRates[];
-  /** Of the bdevs that controllers serve, together. */
-  readonly latency: ReadWriteLatency;
+  /** Of the bdevs that controllers serve, together: those under them would count the same requests again. */
+  readonly served: Readonly<Record<'read' | 'write', ServedRate>>;
+}
+
+interface ServedRate extends Pick<IoRate, 'iops' | 'bytesPerSecond'> {
+  readonly latency: LatencyRate;
 }
 
 export function ratesBetween(before: Sample, now: Sample): Rates {
@@ -102,6 +106,13 @@ export function ratesBetween(before: Sample, now: Sample): Rates {
     const queues = controllers.flatMap((controller) => controller.queues.filter((queue) => queue.core === core));
     return queues.reduce((sum, { iops }) => sum + iops, 0);
   };
+  const bdevs = now.bdevs.map((bdev) =>
+    bdevRates(
+      earlier.bdevs.find(({ name }) => name === bdev.name),
+      bdev,
+      seconds,
+    ),
+  );
   return {
     atSeconds: now.atSeconds,
     version: now.version,
@@ -113,22 +124,22 @@ export function ratesBetween(before: Sample, now: Sample): Rates {
       return { core, isSleeping, busy: total > 0 ? busy / total : 0, iops: iopsOf(core) };
     }),
     controllers,
-    bdevs: now.bdevs.map((bdev) =>
-      bdevRates(
-        earlier.bdevs.find(({ name }) => name === bdev.name),
-        bdev,
-        seconds,
-      ),
-    ),
-    latency: servedLatency(earlier, now),
+    bdevs,
+    served: servedRates(bdevs, earlier, now),
   };
 }
 
-/** Bdevs under those that guests use would count their requests again. */
-function servedLatency(before: Sample, now: Sample): ReadWriteLatency {
-  const served = new Set(now.controllers.flatMap(({ bdevs }) => bdevs));
-  const of = ({ bdevs }: Sample) => bdevs.filter(({ name }) => served.has(name));
-  return readWriteLatency(of(before), of(now));
+function servedRates(rates: readonly BdevRates[], before: Sample, now: Sample): Rates['served'] {
+  const names = new Set(now.controllers.flatMap(({ bdevs }) => bdevs));
+  const of = <B extends { readonly name: string }>(bdevs: readonly B[]): readonly B[] => {
+    return bdevs.filter(({ name }) => names.has(name));
+  };
+  const latency = readWriteLatency(of(before.bdevs), of(now.bdevs));
+  const rate = (kind: 'read' | 'write'): ServedRate => {
+    const sum = (field: 'iops' | 'bytesPerSecond') => of(rates).reduce((total, { io }) => total + io[kind][field], 0);
+    return { iops: sum('iops'), bytesPerSecond: sum('bytesPerSecond'), latency: latency[kind] };
+  };
+  return { read: rate('read'), write: rate('write') };
 }
 
 interface Timed {

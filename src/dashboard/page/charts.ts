@@ -20,16 +20,16 @@ interface Line {
 interface Chart {
   readonly element: HTMLElement;
   readonly format: (value: number) => string;
+  /** What its axis reaches at least, so that marks differ and little does not look like much. */
+  readonly top: number;
+  /** From there to its top by powers of ten, so that a slow one does not hide the others. Else: even steps from 0. */
+  readonly bottom?: number;
   /** Steps of its axis are powers of 2. */
   readonly isBinary: boolean;
   /** May change with what there is. */
   lines(frame: Frame): readonly Line[];
   plot: Plot | null;
   labels: string;
-}
-
-function sum(frame: Frame, kind: 'read' | 'write', field: 'iops' | 'bytesPerSecond'): number {
-  return frame.rates.bdevs.reduce((total, bdev) => total + bdev.io[kind][field], 0);
 }
 
 const both = (value: (frame: Frame, kind: 'read' | 'write') => number | null): readonly Line[] => [
@@ -40,7 +40,7 @@ const both = (value: (frame: Frame, kind: 'read' | 'write') => number | null): r
 /** None when no request ended. */
 const percentile = (kind: 'read' | 'write', field: 'p50Seconds' | 'p99Seconds', label: string): Line => ({
   label: `${kind} ${label}`,
-  value: ({ rates }) => rates.latency[kind][field] || null,
+  value: ({ rates }) => rates.served[kind].latency[field] || null,
 });
 const LATENCY_LINES = [
   percentile('read', 'p50Seconds', 'median'),
@@ -53,15 +53,15 @@ export class Charts {
   readonly #charts: Chart[];
 
   constructor() {
-    const chart = (id: string, format: Chart['format'], lines: Chart['lines']): Chart => {
-      const isBinary = format === formatBytes;
-      return { element: document.getElementById(id) as HTMLElement, format, isBinary, lines, plot: null, labels: '' };
+    const chart = (id: string, format: Chart['format'], top: number, lines: Chart['lines']): Chart => {
+      const element = document.getElementById(id) as HTMLElement;
+      return { element, format, top, isBinary: format === formatBytes, lines, plot: null, labels: '' };
     };
     this.#charts = [
-      chart('chart-iops', formatCount, () => both((frame, kind) => sum(frame, kind, 'iops'))),
-      chart('chart-bytes', formatBytes, () => both((frame, kind) => sum(frame, kind, 'bytesPerSecond'))),
-      chart('chart-latency', formatSeconds, () => LATENCY_LINES),
-      chart('chart-busy', formatShare, (newest) => {
+      chart('chart-iops', formatCount, 10, () => both((frame, kind) => frame.rates.served[kind].iops)),
+      chart('chart-bytes', formatBytes, 2 ** 10, () => both((frame, kind) => frame.rates.served[kind].bytesPerSecond)),
+      { ...chart('chart-latency', formatSeconds, 1e-3, () => LATENCY_LINES), bottom: 1e-6 },
+      chart('chart-busy', formatShare, 1, (newest) => {
         return newest.rates.reactors.map(({ core }) => ({
           label: `core ${core}`,
           value: ({ rates }) => rates.reactors.find((reactor) => reactor.core === core)?.busy ?? null,
@@ -89,7 +89,7 @@ function drawOne(chart: Chart, lines: readonly Line[], frames: readonly Frame[])
   chart.plot.setData([times, ...lines.map(({ value }) => frames.map(value))]);
 }
 
-function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]): Plot {
+function makePlot({ element, format, top, bottom, isBinary }: Chart, lines: readonly Line[]): Plot {
   // Colours are asked for each time: they follow the scheme.
   const color = (name: string): string => resolveColor(element, name);
   const axis = {
@@ -97,7 +97,8 @@ function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]):
     grid: { stroke: () => color('--line'), width: 1 },
     ticks: { show: false },
   };
-  const values = { ...axis, size: 70, values: (_: unknown, marks: number[]) => marks.map(format) };
+  const marks = isBinary ? { incrs: BINARY_STEPS } : bottom === undefined ? {} : { splits: powersOfTen, filter: all };
+  const values = { ...axis, ...marks, size: 70, values: (_: unknown, shown: number[]) => shown.map(format) };
   return new uPlot(
     {
       width: element.clientWidth,
@@ -112,13 +113,33 @@ function makePlot({ element, format, isBinary }: Chart, lines: readonly Line[]):
           value: (_: unknown, value: number | null) => (value === null ? '–' : format(value)),
         })),
       ],
-      axes: [{ ...axis, values: timesOfDay }, isBinary ? { ...values, incrs: BINARY_STEPS } : values],
-      scales: { y: { range: (_: unknown, _low: number, high: number) => [0, high > 0 ? high * 1.1 : 1] } },
+      axes: [{ ...axis, values: timesOfDay }, values],
+      scales: { y: bottom === undefined ? linear(top) : logarithmic(bottom, top) },
     },
     [[], ...lines.map(() => [])],
     element,
   );
 }
+
+const linear = (top: number) => ({
+  range: (_: unknown, _low: number, high: number): [number, number] => [0, Math.max(top, high * 1.1)],
+});
+
+/** Whole powers of ten. */
+const logarithmic = (bottom: number, top: number) => ({
+  distr: 3 as const,
+  range: (_: unknown, low: number, high: number): [number, number] => [
+    10 ** Math.floor(Math.log10(Math.min(bottom, low || bottom))),
+    10 ** Math.ceil(Math.log10(Math.max(top, high))),
+  ],
+});
+
+function powersOfTen(_: unknown, _axis: number, low: number, high: number): number[] {
+  const [first, last] = [Math.round(Math.log10(low)), Math.round(Math.log10(high))];
+  return Array.from({ length: last - first + 1 }, (_each, i) => 10 ** (first + i));
+}
+
+const all = (_: unknown, marks: number[]): number[] => marks;
 
 function timesOfDay(_: unknown, seconds: readonly number[]): string[] {
   return seconds.map((at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour12: false }));

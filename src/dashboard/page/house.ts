@@ -8,6 +8,8 @@ const NAMESPACE = 'http://www.w3.org/2000/svg';
 const BOX = { width: 190, height: 44, gap: 12 } as const;
 const COLUMN_STEP = 270;
 const TOP = 28;
+/** Wide letters included. */
+const TITLE_MAX = 24;
 const COLUMNS = ['guest and controller', 'queues', 'reactors', 'bdevs'] as const;
 
 interface Box {
@@ -140,7 +142,7 @@ function drawBox(
   group.append(
     tooltip,
     element('rect', { width: BOX.width, height: BOX.height, rx: 6 }),
-    label(title.length > 26 ? `${title.slice(0, 25)}…` : title, 10, 18, 'title'),
+    label(title.length > TITLE_MAX ? `${title.slice(0, TITLE_MAX - 1)}…` : title, 10, 18, 'title'),
     label(detail, 10, 35, 'detail'),
   );
   return group;

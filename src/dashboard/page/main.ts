@@ -72,13 +72,10 @@ function draw(shown: readonly Frame[]): void {
   const newest = shown.at(-1);
   if (newest === undefined) return;
   const { rates } = newest;
-  const total = (pick: (bdev: (typeof rates.bdevs)[number]) => number): number => {
-    return rates.bdevs.reduce((sum, bdev) => sum + pick(bdev), 0);
-  };
   byId('version').textContent = rates.version;
   byId('total-iops').textContent = formatCount(rates.controllers.reduce((sum, { iops }) => sum + iops, 0));
-  byId('total-read').textContent = `${formatBytes(total(({ io }) => io.read.bytesPerSecond))}/s`;
-  byId('total-write').textContent = `${formatBytes(total(({ io }) => io.write.bytesPerSecond))}/s`;
+  byId('total-read').textContent = `${formatBytes(rates.served.read.bytesPerSecond)}/s`;
+  byId('total-write').textContent = `${formatBytes(rates.served.write.bytesPerSecond)}/s`;
   byId('total-in-flight').textContent = String(rates.controllers.reduce((sum, { inFlight }) => sum + inFlight, 0));
   offerSubjects(rates);
   drawHouse(byId('house') as unknown as SVGSVGElement, rates, { chosen: subject.value, onChoice: choose });
