@@ -22,6 +22,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findNpmCli } from '../../scripts/setup/node.mjs';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { RpcClient } from '../../src/rpc/client.ts';
+import { DOCUMENT_DAEMON, readDocument } from '../e2e/document-reader.ts';
 import { whyNoSystemd, whyNoTool } from '../e2e/requirements.ts';
 import { SystemdContainer } from '../support/systemd-container.ts';
 import { until } from '../support/waiting.ts';
@@ -54,6 +55,8 @@ beforeAll(() => {
   for (const name of readdirSync(join(ROOT, 'node_modules'))) {
     if (!name.startsWith('.')) symlinkSync(join(ROOT, 'node_modules', name), installed(name));
   }
+  mkdirSync(installed('.bin'));
+  symlinkSync(join('..', 'ringhost', 'bin', 'ringhost'), installed('.bin', 'ringhost'));
   writeFileSync(join(directory, 'package.json'), '{ "type": "module" }');
   writeFileSync(join(directory, 'program.js'), PROGRAM);
 }, BUILD_LIMIT_MS);
@@ -115,6 +118,12 @@ it('serves a disk and the dashboard, and is called by a program', async () => {
     expect(execFileSync(process.execPath, program, { cwd: directory, encoding: 'utf8' })).toBe('Malloc0 function\n');
     expect(printed()).not.toContain('Warning');
   });
+});
+
+it('does what docs/write-a-bdev.md says: every command works, and prints what the page shows', async () => {
+  const page = installed('ringhost', 'docs', 'write-a-bdev.md');
+  const options = { cwd: directory, commands: installed('.bin'), before: DOCUMENT_DAEMON };
+  expect(await readDocument(page, options)).toBeGreaterThan(0);
 });
 
 /** Installed into a root of its own by dpkg, whose scripts then start nothing. */

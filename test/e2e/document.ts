@@ -1,10 +1,13 @@
-/** The commands of docs/guide.md: who types each block, and what is printed. */
+/** The commands of a document: who types each block, and what is printed. */
 
-/** A shell on the host, a terminal of its own there, the guest's shell, QEMU's monitor. */
-type Place = 'host' | 'host terminal' | 'guest' | 'monitor';
+/** A shell on the host, a terminal of its own there, the guest's shell, QEMU's monitor; or a file to be written. */
+type Place = 'host' | 'host terminal' | 'guest' | 'monitor' | 'file';
 
 export interface Step {
   readonly place: Place;
+  /** Of a file: its name. */
+  readonly file: string | null;
+  /** Or what is in the file. */
   readonly commands: string;
   /** Typed again until it succeeds and prints what it should: something else has to happen first. */
   readonly isRepeated: boolean;
@@ -22,11 +25,19 @@ const PLACES: Readonly<Record<string, Place>> = {
   hmp: 'monitor',
 };
 
-/** @throws Error when a block is of no known kind, so that none is left out. A block without a label is a picture. */
+/** What needs more than this machine: other hosts, drives, directories of the system. */
+const ELSEWHERE = / elsewhere$/;
+/** A file: its language and its name, which has a dot. */
+const FILE = /^[a-z]+ (\S+\.\S+)$/;
+
+/**
+ * @throws Error when a block is of no known kind, so that none is left out. A block without a label is a picture, one
+ *   whose label ends with `elsewhere` is typed by nobody here.
+ */
 export function stepsOf(page: string): readonly Step[] {
   const steps: Step[] = [];
   for (const { 0: all, 1: label = '', 2: content = '', index } of page.matchAll(FENCE)) {
-    if (label === '') continue;
+    if (label === '' || ELSEWHERE.test(label)) continue;
     const line = page.slice(0, index).split('\n').length;
     const last = steps.at(-1);
     if (label === 'text' && last?.expected === null) {
@@ -34,9 +45,10 @@ export function stepsOf(page: string): readonly Step[] {
       continue;
     }
     const isRepeated = label.endsWith(' soon');
-    const place = PLACES[isRepeated ? label.slice(0, -' soon'.length) : label];
+    const file = FILE.exec(label)?.[1] ?? null;
+    const place = file === null ? PLACES[isRepeated ? label.slice(0, -' soon'.length) : label] : 'file';
     if (place === undefined) throw new Error(`line ${line}: nobody types a block like this one:\n${all}`);
-    steps.push({ place, commands: content, isRepeated, expected: null, line });
+    steps.push({ place, file, commands: content, isRepeated, expected: null, line });
   }
   return steps;
 }
