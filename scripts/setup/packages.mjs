@@ -62,6 +62,11 @@ export const TOOLS = {
   },
   dpkg: { commands: ['dpkg', 'dpkg-deb'], packages: ['dpkg'], purpose: 'for the Debian package' },
   chromium: { commands: ['chromium'], packages: ['chromium'], purpose: 'for the tests of the dashboard' },
+  prometheus: {
+    commands: ['prometheus', 'promtool'],
+    packages: ['prometheus'],
+    purpose: 'to read /metrics, and ask what the Grafana dashboard asks',
+  },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
   ceph: {
     commands: ['ceph-mon', 'ceph-osd', 'ceph', 'rbd'],

@@ -10,6 +10,8 @@ export const METRICS_CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE;
 /** Of the daemon's process: CPU time, memory, descriptors, event loop of the main thread. */
 const process = new Registry();
 collectDefaultMetrics({ register: process });
+// Sums of others, whose names say that they were counters.
+for (const what of ['handles', 'requests', 'resources']) process.removeSingleMetric(`nodejs_active_${what}_total`);
 
 export async function metricsText(sample: Sample): Promise<string> {
   // A registry for each: what is gone must not be told of again.
