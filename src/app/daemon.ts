@@ -283,6 +283,7 @@ export class Daemon {
     daemon.rbd.inherit(fds.take(offer.ceph.fd), offer.ceph.addresses);
     for (const { name, fd } of offer.listeners) daemon.vhost.inherit(name, fds.take(fd));
     await applyConfig(offer.config, (call) => daemon.#call(call), log);
+    await daemon.vhost.prepare();
     const sessions = await predecessor.sessions();
     await daemon.vhost.load(sessions.controllers, sessions.fds);
     await predecessor.takeOver();
@@ -328,9 +329,8 @@ export class Daemon {
       const { http, rpcHttps } = read();
       if (rpcHttps !== null) this.#server.renewHttps(rpcHttps);
       if (this.#dashboard !== null && http !== null) this.#dashboard.token = http.token;
-      const what =
-        rpcHttps === null && (http?.token ?? null) === null ? 'there is nothing to read again' : 'read again';
-      this.log.info(`SIGHUP: certificates and tokens: ${what}`);
+      const isNone = rpcHttps === null && (http?.token ?? null) === null;
+      this.log.info(`SIGHUP: certificates and tokens: ${isNone ? 'there is nothing to read again' : 'read again'}`);
     } catch (error) {
       this.log.error(`SIGHUP: certificates and tokens stay as they are: ${(error as Error).message}`);
     }
@@ -367,6 +367,7 @@ export class Daemon {
       offer: (fds: FdList) => this.#offer(fds),
       catchUp: async () => {
         for (const { handover } of this.#handovers) await handover.catchUp?.();
+        await this.vhost.flushEarly();
       },
       freeze: async (withinMs: number) => {
         const startMs = performance.now();
@@ -440,7 +441,6 @@ export class Daemon {
 
   #offer(fds: FdList): Omit<Offer, 'type' | 'version'> {
     const { options, state, log } = this;
-    const config = currentConfig(this, false);
     const ceph = this.rbd.handOver();
     return {
       from: VERSION,
@@ -451,7 +451,7 @@ export class Daemon {
       httpFd: fds.put(this.#dashboard?.listeningFd ?? -1),
       stateLockFd: fds.put(state?.directory.lockFd ?? -1),
       logLevels: log.levels,
-      config,
+      config: currentConfig(this, false),
       bdevs: this.#handovers.map(({ name, handover }) => ({
         name,
         fds: handover.fds.map((fd) => fds.put(fd)),

@@ -84,6 +84,8 @@ export interface Bdev {
   readonly blockCount: number;
   readonly hasWriteCache: boolean;
   readonly ioTypes: readonly IoType[];
+  /** One channel has the device, of one process: nobody else may open one meanwhile. Default: false. */
+  readonly isExclusive?: boolean;
   /** Unmapped blocks read as zeroes, always. Left out by a module that cannot promise it. */
   readonly unmapReadsZeroes?: boolean;
   /** For the description. */

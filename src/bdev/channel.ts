@@ -124,16 +124,24 @@ export class BdevChannel implements IoAccount {
     if (!this.isAwake) this.wake();
   }
 
+  /** For an upgrade: flushes what another process will have, while guests work, so that little is left for `letGo`. */
+  async flushEarly(): Promise<void> {
+    if (this.#module?.letGo !== undefined) await this.flush();
+  }
+
   /** For an upgrade: another process may have the bdev now. Throws `EIO` when what was written cannot be flushed. */
   async letGo(): Promise<void> {
     if (this.#module?.letGo === undefined) return;
-    const status = await new Promise<IoStatus>((resolve) => {
+    if ((await this.flush()) !== SUCCESS) throw new TargetError('EIO', `bdev "${this.name}" cannot be flushed`);
+    this.#module?.letGo?.();
+  }
+
+  flush(): Promise<IoStatus> {
+    return new Promise<IoStatus>((resolve) => {
       const io = new BdevIo({ ioDone: (done) => resolve(done.status) });
       io.type = FLUSH;
       this.submit(io);
     });
-    if (status !== SUCCESS) throw new TargetError('EIO', `bdev "${this.name}" cannot be flushed`);
-    this.#module?.letGo?.();
   }
 
   drained(): Promise<void> {

@@ -59,6 +59,11 @@ export class BdevEntry {
     this.bases = bases;
   }
 
+  /** Of it, or of what it stands on, only one channel can be open. */
+  get isExclusive(): boolean {
+    return this.bdev.isExclusive === true || this.bases.some((base) => base.isExclusive);
+  }
+
   get limits(): RateLimits {
     return this.#limits;
   }

@@ -46,6 +46,10 @@ export class BlkController extends Controller<BlkSession> implements BdevUser {
     this.bdev.users.add(this);
   }
 
+  override get bdevs(): readonly BdevEntry[] {
+    return [this.bdev];
+  }
+
   get serial(): string {
     return (this.configuredSerial ?? this.bdev.name).slice(0, BLK_ID_BYTES);
   }

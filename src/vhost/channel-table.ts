@@ -21,7 +21,7 @@ export class ChannelTable implements BaseChannels {
   readonly #reactorIndex: number;
   readonly #context: ChannelContext;
   readonly #channels = new Map<number, OpenChannel>();
-  #held: readonly BdevChannel[] = [];
+  #held: BdevChannel[] = [];
 
   constructor(
     reactor: Pick<Reactor, 'addDrive' | 'removeDrive'>,
@@ -62,6 +62,21 @@ export class ChannelTable implements BaseChannels {
 
   // ---- upgrade (docs/upgrade.md) -----------------------------------------------------------------------------------
 
+  /**
+   * Opens the bdev's channel before its first user comes, until `unhold`. A flush of the devices under it makes the
+   * connections that they need, and has ended when they are there. It reads nothing: a cache would have it when the
+   * process that has the bdev now has written something else.
+   */
+  async openEarly(bdev: BdevDescription): Promise<void> {
+    this.#held.push(this.take(bdev));
+    await Promise.all(devicesOf(bdev).map(({ id }) => this.find(id)?.flush()));
+  }
+
+  /** While guests work: what `letGo` flushes will not be much. */
+  async flushEarly(): Promise<void> {
+    await Promise.all([...this.#channels.values()].map(({ channel }) => channel.flushEarly()));
+  }
+
   /** What is open stays open until `unhold`, though its users go. */
   hold(): void {
     this.#held = [...this.#channels.values()].map((open) => {
@@ -87,4 +102,9 @@ export class ChannelTable implements BaseChannels {
   find(bdevId: number): BdevChannel | undefined {
     return this.#channels.get(bdevId)?.channel;
   }
+}
+
+/** What a stacked bdev stands on in the end; of another, itself. */
+function devicesOf(bdev: BdevDescription): readonly BdevDescription[] {
+  return bdev.bases.length === 0 ? [bdev] : bdev.bases.flatMap(devicesOf);
 }

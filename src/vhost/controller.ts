@@ -9,6 +9,7 @@ import type { FdList } from '../base/fd-list.ts';
 import { LimitedLog, type Logger, withFields } from '../base/log.ts';
 import { isPeerAllowed, type SocketAccess } from '../base/socket-access.ts';
 import { WEIGHT_DEFAULT } from '../bdev/fair-shares.ts';
+import type { BdevEntry } from '../bdev/registry.ts';
 import { NO_NODE, type QueuePlacement, QueuePlaces } from '../reactor/placement.ts';
 import type { ReactorMode } from '../reactor/reactor.ts';
 import type { ReactorThread } from '../reactor/reactor-thread.ts';
@@ -109,6 +110,14 @@ export abstract class Controller<S extends DeviceSession = DeviceSession> {
 
   get isHeld(): boolean {
     return this.#isHeld;
+  }
+
+  /** The disks that its guest has. */
+  abstract get bdevs(): readonly BdevEntry[];
+
+  /** Where its queues will run, if nothing changes. */
+  get likelyReactors(): readonly ReactorThread[] {
+    return this.places.policy === 'pinned' ? [this.places.home] : this.places.reactors;
   }
 
   /** The cores its queues may run on. */

@@ -193,6 +193,43 @@ describe('deletion', () => {
   });
 });
 
+describe('before an upgrade', () => {
+  it('disks are opened where their queues will run, but not those that only one may have open', async () => {
+    class Sole extends NullBdev {
+      readonly isExclusive = true;
+    }
+    const sole = bdevs.create('Sole', undefined, () => new Sole({ name: 'Sole', blockCount: 8, blockSizeBytes: 512 }));
+    const stacked = () => new NullBdev({ name: 'Stacked', blockCount: 8, blockSizeBytes: 512 });
+    bdevs.create('Stacked', undefined, stacked, { bases: [sole] });
+    create('pinned', { cpumask: '0x2', placement: 'pinned' });
+    create('stacked', { bdevName: 'Stacked' });
+    await registry.openEarly(1000);
+    expect(reactors.map(({ calls }) => calls)).toEqual([[], ['bdev.openEarly']]);
+    create('spread', { bdevName: 'B', placement: 'spread' });
+    await registry.openEarly(1000);
+    expect(reactors.map(({ calls }) => calls.length)).toEqual([1, 3]);
+  });
+
+  it('a disk that does not answer keeps the others waiting for as long as it may', async () => {
+    create('c');
+    const [reactor] = reactors as [FakeReactor];
+    for (const [call, wait] of [
+      ['bdev.openEarly', () => registry.openEarly(1)],
+      ['bdev.flushEarly', () => registry.flushEarly(1)],
+    ] as const) {
+      reactor.held = call;
+      await wait();
+      reactor.release();
+    }
+    expect(reactor.calls).toEqual(['bdev.openEarly', 'bdev.flushEarly']);
+  });
+
+  it('rings of both layouts start and stop in every reactor, and leave nothing', async () => {
+    await registry.rehearse();
+    for (const { calls } of reactors) expect(calls).toEqual(['vring.start', 'vring.stop', 'vring.start', 'vring.stop']);
+  });
+});
+
 describe('the end of the daemon', () => {
   it('ends every session, of deleted controllers too', async () => {
     const controllers = [create('c0'), create('c1')];

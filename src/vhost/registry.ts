@@ -16,6 +16,7 @@ import { FdSet } from '../sys/events.ts';
 import { truncationEventFd } from '../sys/mapping.ts';
 import { BlkController } from './blk-controller.ts';
 import type { ControllerOptions, ControllerRecord } from './controller.ts';
+import { rehearse } from './rehearsal.ts';
 import { ScsiController } from './scsi-controller.ts';
 import { VringService } from './vring-service.ts';
 
@@ -27,6 +28,8 @@ const SOCKET_PATH_BYTES_MAX = 107;
  * (docs/decisions/0006-queues-are-spread.md).
  */
 export const BLK_PLACEMENT: QueuePlacement = 'spread';
+/** For what disks do before guests wait for an upgrade: what they have not done by then, guests wait for. */
+const EARLY_MS_MAX = 2_000;
 /** A reactor that turns at all answers sooner. */
 const PING_MS_MAX = 1_000;
 /** Task management, reservations and unit attentions are one state of a target, which lives in one reactor. */
@@ -243,6 +246,39 @@ export class VhostRegistry {
   /** Controllers of these names, when they are made, have a socket already. */
   inherit(name: string, fd: number): void {
     if (fd >= 0) this.#inherited.set(name, fd);
+  }
+
+  /** Before guests wait, for what comes when they do. */
+  async prepare(): Promise<void> {
+    await this.openEarly();
+    await this.rehearse();
+  }
+
+  /**
+   * Before guests wait: opens what their queues will need, in every reactor where one may come to run. What cannot be
+   * opened, or not in time, is opened when they do.
+   */
+  async openEarly(withinMs = EARLY_MS_MAX): Promise<void> {
+    const opening = this.list().flatMap((controller) => {
+      const bdevs = controller.bdevs.filter((bdev) => !bdev.isExclusive);
+      return controller.likelyReactors.flatMap((reactor) =>
+        bdevs.map((bdev) => reactor.call(VringService.openEarly, bdev.describe())),
+      );
+    });
+    const late = () => new TargetError('ETIMEDOUT', 'a disk is not opened in time');
+    await withinDeadline(Promise.allSettled(opening), withinMs, late).catch(() => undefined);
+  }
+
+  /** Before guests wait, what will be run while they do. */
+  async rehearse(): Promise<void> {
+    const { reactors, mode } = this.#options;
+    await rehearse(reactors, mode, this.#fdSet);
+  }
+
+  /** Guests will wait soon. What is not flushed in time, or cannot be, is for `letGo` to say. */
+  async flushEarly(withinMs = EARLY_MS_MAX): Promise<void> {
+    const late = () => new TargetError('ETIMEDOUT', 'a disk is not flushed in time');
+    await withinDeadline(this.#tellAll(VringService.flushEarly), withinMs, late).catch(() => undefined);
   }
 
   /** Guests wait, with nothing in flight, until `thaw`. Throws `ETIMEDOUT` when requests are not done in time. */

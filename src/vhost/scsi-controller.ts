@@ -84,6 +84,10 @@ export class ScsiController extends Controller<ScsiSession> {
     await this.places.home.call(ScsiCall.open, this.id);
   }
 
+  override get bdevs(): readonly BdevEntry[] {
+    return this.luns().map(({ bdev }) => bdev);
+  }
+
   /** In ascending order of target and LUN. */
   luns(): ScsiLun[] {
     const all = [...this.#targets.values()].flatMap((luns) => [...luns.values()]);

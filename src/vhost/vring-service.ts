@@ -103,6 +103,8 @@ export const VringService = {
   start: 'vring.start',
   stop: 'vring.stop',
   release: 'vring.release',
+  openEarly: 'bdev.openEarly',
+  flushEarly: 'bdev.flushEarly',
   hold: 'bdev.hold',
   letGo: 'bdev.letGo',
   setCall: 'vring.setCall',
@@ -134,6 +136,8 @@ export function createVringService(
     [VringService.start]: (call: StartCall) => service.start(call),
     [VringService.stop]: (call: StopCall) => service.stop(call),
     [VringService.release]: () => service.release(),
+    [VringService.openEarly]: (bdev: BdevDescription) => service.openEarly(bdev),
+    [VringService.flushEarly]: () => service.flushEarly(),
     [VringService.hold]: () => service.hold(),
     [VringService.letGo]: () => service.letGo(),
     [VringService.setCall]: (call: SetCallCall) => service.setCall(call),
@@ -218,6 +222,14 @@ class Service {
     this.#reportRecovery(call, ring);
     open.queue.setCoalescing(coalescing);
     if (!call.isHeld) this.#reactor.add(open.queue, mode);
+  }
+
+  async openEarly(bdev: BdevDescription): Promise<void> {
+    await this.#channels.openEarly(bdev);
+  }
+
+  async flushEarly(): Promise<void> {
+    await this.#channels.flushEarly();
   }
 
   hold(): void {

@@ -16,10 +16,10 @@ import { BlkLoadGenerator, ScsiLoadGenerator } from '../../src/initiator/load-ge
 import { ScsiInitiator } from '../../src/initiator/scsi-initiator.ts';
 import { BlkFeature, BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';
 import { whyNoTool } from '../e2e/requirements.ts';
-import { waitUntil } from '../e2e/wait.ts';
 import { describeConformance, type Kind } from '../support/bdev-conformance.ts';
 import { CephCluster } from '../support/ceph-cluster.ts';
-import { connectBlk, connectScsi, STAMPED_BYTES, StampedLoad } from '../support/stamped-load.ts';
+import { connectBlk, connectScsi, STAMPED_BYTES } from '../support/stamped-load.ts';
+import { strayAnswers } from '../support/upgrade-load.ts';
 import { MIB, pattern, sameBytes } from './blk-case-helpers.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 import { attentions } from './scsi-bench.ts';
@@ -27,7 +27,6 @@ import { attentions } from './scsi-bench.ts';
 const BLOCK_BYTES = 4096;
 const DISK_MIB = 32;
 const CORES = ['-m', '0x3'];
-const MORTAL_VERSION = join(import.meta.dirname, 'fixtures', 'mortal-version.ts');
 const LOAD = { depth: 16, blockBytes: BLOCK_BYTES, writePercent: 50, stallMs: 60_000 };
 
 let number = 0;
@@ -127,29 +126,7 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
     await daemon.rpc.call('vhost_scsi_controller_add_target', target);
     const options = { timeoutMs: 120_000 };
     const disks = [await connectBlk(path, options), await connectScsi(join(daemon.directory, 'scsi'), options)];
-    const loads = disks.map((disk) => new StampedLoad(disk));
-    const goOn = async (): Promise<void> => {
-      for (const load of loads) {
-        const before = load.writes;
-        await waitUntil(() => load.writes > before + 10, 120_000, 'writes');
-      }
-    };
-    const pauses: number[] = [];
-    for (let i = 0; i < 2; i++) {
-      await goOn();
-      pauses.push((await daemon.upgrade({ max_pause_ms: 60_000 })).pause_ms);
-      await goOn();
-      const args = [MORTAL_VERSION, 'ready>', 'exits', 'serve', '-S', daemon.directory];
-      const same = ['-r', join(daemon.directory, 'rpc.sock'), '-s', '1024', ...CORES];
-      const failing = { exec: process.execPath, args: [...args, ...same], max_pause_ms: 60_000 };
-      await expect(daemon.rpc.call('framework_upgrade', failing)).rejects.toThrow('serves on');
-    }
-    await goOn();
-    await Promise.all(loads.map((load) => load.stop()));
-    await Promise.all(loads.map((load) => load.verify()));
-    const longest = Math.max(...loads.map(({ longestMs }) => longestMs)).toFixed(1);
-    console.log(`pauses of ${pauses.join(', ')} ms, longest request ${longest} ms`);
-    for (const disk of disks) disk.close();
+    expect(await strayAnswers(daemon, disks, CORES)).toBe(0);
     const keeper = newName();
     await ceph.createImage(keeper, 8);
     const kept = { name: 'Keeper', pool_name: 'rbd', rbd_name: keeper, block_size: 512, cluster_name: 'ceph' } as const;

@@ -5,18 +5,14 @@
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, onTestFailed, test } from 'vitest';
 import { whyNoTool } from '../e2e/requirements.ts';
-import { waitUntil } from '../e2e/wait.ts';
 import { NbdServer } from '../support/nbd-servers.ts';
 import { NvmeTcpTarget, TARGET_NQN } from '../support/nvme-tcp-target.ts';
-import { connectBlk, connectScsi, STAMPED_BYTES, type StampedDisk, StampedLoad } from '../support/stamped-load.ts';
+import { connectBlk, connectScsi, STAMPED_BYTES, type StampedDisk } from '../support/stamped-load.ts';
+import { strayAnswers } from '../support/upgrade-load.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
 /** Of waits and of requests: a machine may be slow. */
 const LONG_MS = 120_000;
-const PATIENT = { max_pause_ms: 60_000 };
-const MORTAL_VERSION = join(import.meta.dirname, 'fixtures', 'mortal-version.ts');
-/** That work; before each one that fails after guests have begun to wait. */
-const UPGRADES = 2;
 
 let daemon: RinghostDaemon;
 const closers: (() => Promise<unknown>)[] = [];
@@ -50,41 +46,6 @@ async function connect(name: string, kind: 'blk' | 'scsi'): Promise<StampedDisk>
   return await connectScsi(join(daemon.directory, ctrlr), options);
 }
 
-async function failingUpgrade(): Promise<void> {
-  const own = ['serve', '-S', daemon.directory, '-r', join(daemon.directory, 'rpc.sock'), '-m', '0x1', '-s', '1024'];
-  const params = { exec: process.execPath, args: [MORTAL_VERSION, 'ready>', 'exits', ...own], ...PATIENT };
-  await expect(daemon.rpc.call('framework_upgrade', params)).rejects.toThrow('serves on');
-}
-
-/**
- * Loads the disks and hands them over, after that failed. Throws when something is lost or mixed up; resolves
- * with how many requests were answered that nobody made.
- */
-async function strayAnswers(disks: readonly StampedDisk[]): Promise<number> {
-  const loads = disks.map((disk) => new StampedLoad(disk));
-  const goOn = async (what: string): Promise<void> => {
-    for (const load of loads) {
-      const before = load.writes;
-      await waitUntil(() => load.writes > before + 10, LONG_MS, `writes ${what}`);
-    }
-  };
-  const pauses: number[] = [];
-  for (let i = 0; i < UPGRADES; i++) {
-    await goOn('before an upgrade');
-    await failingUpgrade();
-    await goOn('after an upgrade that failed');
-    pauses.push((await daemon.upgrade(PATIENT)).pause_ms);
-    await goOn('by the new daemon');
-  }
-  await Promise.all(loads.map((load) => load.stop()));
-  await Promise.all(loads.map((load) => load.verify()));
-  const longest = Math.max(...loads.map(({ longestMs }) => longestMs)).toFixed(1);
-  console.log(`pauses of ${pauses.join(', ')} ms, longest request ${longest} ms`);
-  const stray = disks.reduce((sum, disk) => sum + disk.unknownIds(), 0);
-  for (const disk of disks) disk.close();
-  return stray;
-}
-
 describe('an upgrade under load loses nothing', () => {
   test(
     'of RAM disks in the memory of the daemon, also above a stacked one',
@@ -95,7 +56,7 @@ describe('an upgrade under load loses nothing', () => {
       }
       await daemon.rpc.call('bdev_passthru_create', { name: 'Stacked', base_bdev_name: 'Base' });
       const disks = [await connect('Ram', 'blk'), await connect('Other', 'scsi'), await connect('Stacked', 'blk')];
-      expect(await strayAnswers(disks)).toBe(0);
+      expect(await strayAnswers(daemon, disks)).toBe(0);
       // What was handed over grows and shrinks as any other.
       await daemon.rpc.call('bdev_malloc_resize', { name: 'Ram', new_size: (STAMPED_BYTES >> 20) + 16 });
       await daemon.rpc.call('vhost_delete_controller', { ctrlr: 'Ram.blk' });
@@ -120,7 +81,7 @@ describe('an upgrade under load loses nothing', () => {
         await daemon.rpc.call('bdev_nbd_create', { name: 'One', uri: one.uri() });
         await daemon.rpc.call('bdev_nbd_create', { name: 'Other', uri: other.uri() });
         expect(
-          await strayAnswers([
+          await strayAnswers(daemon, [
             await connect('Many', 'blk'),
             await connect('One', 'blk'),
             await connect('Other', 'scsi'),
@@ -139,7 +100,7 @@ describe('an upgrade under load loses nothing', () => {
       target.addNamespace(2);
       const address = { trtype: 'TCP', traddr: target.address, trsvcid: String(target.port), subnqn: TARGET_NQN };
       await daemon.rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', ...address });
-      expect(await strayAnswers([await connect('Nvme0n1', 'blk'), await connect('Nvme0n2', 'scsi')])).toBe(0);
+      expect(await strayAnswers(daemon, [await connect('Nvme0n1', 'blk'), await connect('Nvme0n2', 'scsi')])).toBe(0);
     },
     LONG_MS * 5,
   );

@@ -13,14 +13,13 @@ import { ScsiInitiator } from '../../src/initiator/scsi-initiator.ts';
 import { encodeMessage, HeaderFlag, REQUESTS } from '../../src/vhost-user/messages.ts';
 import { waitUntil } from '../e2e/wait.ts';
 import { connectBlk, connectScsi, STAMPED_BYTES, type StampedDisk, StampedLoad } from '../support/stamped-load.ts';
+import { PATIENT, spreadOf } from '../support/upgrade-load.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
 const UPGRADES = Number(process.env.RINGHOST_UPGRADES ?? 3);
 const LIFE_MS_MAX = 300;
 /** Of waits and of requests: a machine may be slow. */
 const LONG_MS = 120_000;
-/** Nothing here is to fail because a machine is slow. */
-const PATIENT = { max_pause_ms: 60_000 };
 const MORTAL_VERSION = join(import.meta.dirname, 'fixtures', 'mortal-version.ts');
 /** A file system on a disk, with O_DIRECT where it can. */
 const ON_DISK = join(import.meta.dirname, '..', '..', 'build');
@@ -98,7 +97,7 @@ describe('an upgrade', () => {
       expect(disks.map((disk) => disk.unknownIds())).toEqual([0, 0, 0, 0]);
       const [writes, reads] = [loads.map((load) => load.writes), loads.map((load) => load.reads)];
       const longest = Math.max(...loads.map(({ longestMs }) => longestMs)).toFixed(1);
-      const figures = `pauses of ${pauses.join(', ')} ms, longest request ${longest} ms`;
+      const figures = `pauses: ${spreadOf(pauses)}, longest request ${longest} ms`;
       console.log(`${UPGRADES} upgrades: ${figures}, ${writes.join('+')} writes, ${reads.join('+')} reads`);
       for (const disk of disks) disk.close();
     },

@@ -101,6 +101,10 @@ export class NbdBdev implements Bdev {
     return blocksOf(uri, await probe(uri, readAddress(this.#channel)), this.blockSizeBytes);
   }
 
+  get isExclusive(): boolean {
+    return !this.#channel.isShared;
+  }
+
   params(): NbdChannelParams {
     return this.#channel;
   }
