@@ -24,7 +24,8 @@
   X(void, rados_shutdown, (void *)) X(int, rados_cluster_fsid, (void *, char *, size_t)) \
   X(int, rados_getaddrs, (void *, char **)) X(void, rados_buffer_free, (char *)) \
   X(int, rados_ioctx_create, (void *, const char *, void **)) X(void, rados_ioctx_destroy, (void *)) \
-  X(int64_t, rados_ioctx_get_id, (void *)) X(int, rados_wait_for_latest_osdmap, (void *)) \
+  X(int64_t, rados_ioctx_get_id, (void *)) \
+  X(int, rados_pool_reverse_lookup, (void *, int64_t, char *, size_t)) X(int, rados_wait_for_latest_osdmap, (void *)) \
   X(ssize_t, rados_list_lockers, (void *, const char *, const char *, int *, char *, size_t *, char *, size_t *, \
                                   char *, size_t *, char *, size_t *)) \
   X(int, rados_break_lock, (void *, const char *, const char *, const char *, const char *))
@@ -200,6 +201,15 @@ static int image_identity(struct image *image, char *answer) {
   return rbd_get_id(image->rbd, answer + length, (size_t)(ANSWER_BYTES - length));
 }
 
+// librbd remembers the size of an image whose pool is not there any more.
+static int64_t image_size(const struct image *image) {
+  char pool[TEXT_BYTES];
+  uint64_t size;
+  int result = rados_pool_reverse_lookup(image->cluster->rados, rados_ioctx_get_id(image->io), pool, sizeof pool);
+  if (result >= 0) result = rbd_get_size(image->rbd, &size);
+  return result < 0 ? result : (int64_t)size;
+}
+
 static int image_setting(struct image *image, const char *name, char *answer) {
   struct setting settings[SETTINGS_MAX];
   int count = SETTINGS_MAX;
@@ -264,7 +274,6 @@ static void execute(napi_env env, void *data) {
   struct image *image = work->object;
   struct cluster *cluster = work->object;
   cpu_set_t before;
-  uint64_t size;
   // Threads that librbd starts run where this one does.
   bool is_start = work->operation == CONNECT || work->operation == OPEN;
   bool is_moved = is_start && CPU_COUNT(&cluster->cores) > 0 && sched_getaffinity(0, sizeof before, &before) == 0;
@@ -284,8 +293,7 @@ static void execute(napi_env env, void *data) {
     case CLOSE: work->result = close_image(image); break;
     case IDENTITY: work->result = image_identity(image, work->answer); break;
     case SIZE:
-      work->result = rbd_get_size(image->rbd, &size);
-      if (work->result == 0) work->result = (int64_t)size;
+      work->result = image_size(image);
       break;
     case RESIZE: work->result = rbd_resize(image->rbd, work->number); break;
     case OWNER: work->result = lock_owner(image, work->answer); break;

@@ -225,6 +225,27 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
       await expect.poll(eventFds, { timeout: 20_000 }).toBe(before);
     });
 
+    test('goes, as one that is pulled out, when its pool is removed', async () => {
+      const image = newName();
+      await ceph.ceph(
+        'osd pool create doomed 8 8',
+        'osd pool set doomed size 1 --yes-i-really-mean-it',
+        'osd pool application enable doomed rbd',
+        'config set mon mon_allow_pool_delete true',
+      );
+      await ceph.createImage(`doomed/${image}`, DISK_MIB);
+      const host = await BlkInitiator.connect(await serve(daemon, image, { pool_name: 'doomed' }));
+      await host.write(0, pattern(4096, 1));
+      await ceph.ceph('osd pool delete doomed doomed --yes-i-really-really-mean-it');
+      const namesAfterWrite = async (): Promise<string[]> => {
+        await host.write(0, pattern(4096, 2)).catch(() => undefined);
+        return (await daemon.rpc.call('bdev_get_bdevs', {})).map(({ name }) => name);
+      };
+      await expect.poll(namesAfterWrite, { timeout: 20_000 }).not.toContain(image);
+      await expect(host.read(0, 4096)).rejects.toThrow();
+      host.close();
+    });
+
     test('deleted under load gives its guest errors', async () => {
       const image = newName();
       const host = await served(image, DISK_MIB);

@@ -109,7 +109,7 @@ export class RbdDisks {
     const blockCount = await bdev.measure();
     if (entry.isRemoving) return;
     if (blockCount === Errno.ENOENT) {
-      this.#log.error(`bdev ${bdev.name}: its image was removed, so the bdev goes too`);
+      this.#log.error(`bdev ${bdev.name}: its image or its pool was removed, so the bdev goes too`);
       await this.#registry.delete(entry);
     } else if (blockCount > 0 && blockCount !== bdev.blockCount) {
       this.#log.info(`bdev ${bdev.name}: its image has ${blockCount} blocks now`);
