@@ -3,6 +3,7 @@
  * again under verified requests, exports that change, TLS.
  */
 import { execFileSync } from 'node:child_process';
+import { lookup } from 'node:dns/promises';
 import { copyFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
@@ -14,6 +15,7 @@ import { NbdBdev, type NbdParams } from '../../src/bdev/modules/nbd/nbd.ts';
 import { BdevRegistry } from '../../src/bdev/registry.ts';
 import { whyNoTool } from '../e2e/requirements.ts';
 import { DiskRig } from '../support/disk-rig.ts';
+import { freePort } from '../support/free-port.ts';
 import { NbdServer } from '../support/nbd-servers.ts';
 import { pause } from '../support/processes.ts';
 import { VerifiedLoad } from '../support/verified-load.ts';
@@ -197,6 +199,20 @@ describe.skipIf(whyNoTool('nbd') !== null)('an NBD disk', () => {
       method: 'bdev_nbd_create',
       params: { name: 'C', uri: plain.uri(), block_size: 4096, uuid: bdevs[2]?.uuid, readonly: true },
     });
+  });
+
+  it.each(['127.0.0.1', '::1', 'localhost'])('is reached by TCP at %s', async (host) => {
+    const port = await freePort();
+    // A name is looked up when the disk is made, and may be either.
+    const address = host === 'localhost' ? (await lookup(host)).address : host;
+    await started(NbdServer.nbdkitTcp(address, port, DISK_BYTES));
+    const uri = `nbd://${host.includes(':') ? `[${host}]` : host}:${port}`;
+    const rig = new DiskRig(await NbdBdev.open({ name: 'Nbd0', uri }));
+    closers.push(() => rig.close());
+    const load = new VerifiedLoad(rig, { depth: 16, seed: 4 });
+    await load.run(500);
+    expect(load.failures).toBe(0);
+    await load.verify();
   });
 
   it('is made, resized and deleted by its calls', async () => {

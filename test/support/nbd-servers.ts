@@ -1,7 +1,10 @@
-/** NBD servers that people have: nbdkit and qemu-nbd, each on a Unix socket in a directory of its own. */
+/** NBD servers that people have: nbdkit and qemu-nbd, on Unix sockets in directories of their own, or on TCP ports. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { DiskServer } from './disk-server.ts';
+
+/** There when a server has no socket file, and can be connected to. */
+const READY_FILE = 'pid';
 
 export class NbdServer extends DiskServer {
   readonly #argsOf: (directory: string) => readonly string[];
@@ -33,6 +36,14 @@ export class NbdServer extends DiskServer {
       ],
       sizeBytes,
     );
+  }
+
+  /** nbdkit's memory on a TCP port: no `uri` names it. */
+  static async nbdkitTcp(host: string, port: number, sizeBytes: number): Promise<NbdServer> {
+    return await NbdServer.#startNew('nbdkit', (directory) => [
+      ...['--foreground', '--exit-with-parent', '--ipaddr', host, '--port', String(port)],
+      ...['--pidfile', join(directory, READY_FILE), 'memory', String(sizeBytes)],
+    ]);
   }
 
   /** nbdkit over a file, with TLS only. `makeCertificates` puts them into the directory. */
@@ -84,6 +95,6 @@ export class NbdServer extends DiskServer {
   }
 
   protected override isReady(): boolean {
-    return existsSync(this.socketPath);
+    return existsSync(this.socketPath) || existsSync(join(this.directory, READY_FILE));
   }
 }
