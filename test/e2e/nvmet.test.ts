@@ -217,6 +217,29 @@ describe.skipIf(whyNoGuests() !== null)("a disk on Linux's NVMe/TCP target", () 
     await load.goesOn();
   });
 
+  test('lets in the host whose name it knows, and no other', async () => {
+    const closed = `${CONFIG}/subsystems/${NQN}-3`;
+    const host = 'nqn.2014-08.org.example:host';
+    await guest.run(`truncate -s 8M /run/closed
+      mkdir -p ${closed}/namespaces/1 ${CONFIG}/hosts/${host}
+      ln -s ${CONFIG}/hosts/${host} ${closed}/allowed_hosts/${host}
+      cd ${closed}/namespaces/1
+      echo 1 >buffered_io
+      echo /run/closed >device_path
+      echo 1 >enable
+      ln -s ${closed} ${link(ports[1])}-3`);
+    const attach = (params: Readonly<Record<string, unknown>>): Promise<unknown> =>
+      daemon.rpc('bdev_nvme_attach_controller', {
+        ...{ name: 'Closed', trtype: 'tcp', traddr: '127.0.0.1', adrfam: 'ipv4', trsvcid: String(ports[1]) },
+        ...{ subnqn: `${NQN}-3`, ...params },
+      });
+    await expect(attach({})).rejects.toThrow(/the target refuses: .*host/i);
+    expect(await attach({ hostnqn: host })).toEqual(['Closedn1']);
+    await daemon.rpc('bdev_nvme_detach_controller', { name: 'Closed' });
+    await guest.run(`rm ${link(ports[1])}-3`);
+    await load.goesOn();
+  });
+
   test('goes on by the other port when a path is inaccessible', async () => {
     const [first, second] = ports;
     await setAccess(first, 'inaccessible');

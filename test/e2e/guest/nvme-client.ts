@@ -1,7 +1,7 @@
 /**
  * Runs in a guest whose daemon drives an NVMe drive by VFIO, as the front-end of that disk: attaches the drive, puts
  * verified load on it, and says what it saw in one line of JSON. `use` works and leaves a message on the disk, `lose`
- * goes on until the drive is gone.
+ * goes on until the drive is gone, `measure` reads at random without looking at what it reads (bench/nvme-guest.ts).
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -18,6 +18,10 @@ const DEPTH = 16;
 /** TCG on a busy machine. */
 const LIMIT_MS = 120_000;
 const IDLE_MS = 1000;
+/** Of `measure`, by depth: requests to get warm, and milliseconds. */
+const MEASURED_DEPTHS = [1, 32];
+const WARM_UP_REQUESTS = 500;
+const MEASURE_MS = 8000;
 
 const rpc = await RpcClient.connect(`${DIRECTORY}/rpc.sock`, { timeoutMs: LIMIT_MS });
 const disks = await rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', trtype: 'PCIe', traddr: TRADDR });
@@ -73,6 +77,20 @@ async function use(): Promise<Record<string, unknown>> {
   return { disks, found, runs, interrupts, sleeps, model, writes, knownBlocks: stamps.knownCount() };
 }
 
+async function measure(): Promise<unknown[]> {
+  const results: unknown[] = [];
+  for (const depth of MEASURED_DEPTHS) {
+    const reads = new BlkLoadGenerator(disk, { depth, stallMs: LIMIT_MS });
+    await reads.runAsync({ count: WARM_UP_REQUESTS });
+    const before = countInterrupts();
+    const { ios, iops, latency } = await reads.runAsync({ durationMs: MEASURE_MS });
+    const interrupts = (countInterrupts() - before) / ios;
+    results.push({ depth, iops, p50Ns: latency.percentile(50), interrupts });
+    reads.close();
+  }
+  return results;
+}
+
 async function lose(): Promise<Record<string, unknown>> {
   const ios = { good: 0, bad: 0, mismatches: 0 };
   while (ios.bad === 0) {
@@ -90,7 +108,8 @@ async function lose(): Promise<Record<string, unknown>> {
   return ios;
 }
 
-const answer = process.argv[2] === 'use' ? await use() : await lose();
+const WORK: Readonly<Record<string, () => Promise<unknown>>> = { use, lose, measure };
+const answer = await WORK[process.argv[2] ?? '']?.();
 load.close();
 disk.close();
 await rpc.call('vhost_delete_controller', { ctrlr: 'disk', force: true });
