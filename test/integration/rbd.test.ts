@@ -2,7 +2,7 @@
  * RBD disks on a cluster that keeps its data in memory: what every bdev does, verified load over blk and scsi, resize,
  * discard, locks of the living and the dead, and what is refused. What a failing cluster does is in rbd-faults.test.ts.
  */
-import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -46,6 +46,7 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
       own = new OwnAddresses(join(ceph.directory, 'own'), SILENT);
       clusters = new RbdClusters(own, SILENT);
       await clusters.register('plain', { configFile: ceph.configFile });
+      await clusters.register('one core', { configFile: ceph.configFile, coreMask: '[0]' });
       const settings = { rbd_cache: 'true', rbd_cache_policy: 'writeback' };
       await clusters.register('cached', { configFile: ceph.configFile, settings });
     });
@@ -63,7 +64,7 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
       },
     });
     describeConformance('an image', imageOf(512, 'plain'));
-    describeConformance('an image of 4096-byte blocks', imageOf(4096, 'plain'));
+    describeConformance('an image of 4096-byte blocks', imageOf(4096, 'one core'));
     describeConformance('an image behind a cache of librbd', imageOf(512, 'cached'));
   });
 
@@ -280,6 +281,23 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
       [{ config: { mon_host: '127.0.0.1:1', client_mount_timeout: '1' } }, -110, 'no monitor answers'],
     ])('of a disk with %o say what to do', async (params, code, text) => {
       await expect(create(params)).rejects.toMatchObject({ code, message: expect.stringContaining(text) });
+    });
+
+    test('give librbd as many threads for completions as it has cores, or as is wanted', async () => {
+      const threads = (): number =>
+        readdirSync(`/proc/${daemon.pid}/task`).filter(
+          (id) => readFileSync(`/proc/${daemon.pid}/task/${id}/comm`, 'utf8') === 'io_context_pool\n',
+        ).length;
+      const started = async (params: Readonly<Record<string, unknown>>): Promise<number> => {
+        const before = threads();
+        await daemon.rpc.request('bdev_rbd_register_cluster', { name: 'new', config_file: ceph.configFile, ...params });
+        const after = threads();
+        await daemon.rpc.call('bdev_rbd_unregister_cluster', { name: 'new' });
+        return after - before;
+      };
+      expect(await started({})).toBe(2);
+      expect(await started({ core_mask: '[0]' })).toBe(1);
+      expect(await started({ core_mask: '[0]', config_param: { librados_thread_count: '3' } })).toBe(3);
     });
 
     test('know registered clusters', async () => {

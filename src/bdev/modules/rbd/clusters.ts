@@ -42,6 +42,8 @@ export interface RegisteredCluster extends Connection {
  * process, while the guest lives on and knows of no crash.
  */
 const DEFAULT_SETTINGS: Settings = { rbd_cache: 'false', client_mount_timeout: '30' };
+/** For a client with one core: of Ceph's two threads for completions one would only wait for the other to leave it. */
+const ONE_CORE_SETTINGS: Settings = { librados_thread_count: '1' };
 const PACKAGES = 'apt-get install librbd1 librados2';
 
 export class RbdClusters {
@@ -116,7 +118,7 @@ export class RbdClusters {
     await this.#own.claim();
     const cluster = new RadosCluster(params.user ?? '', cores);
     try {
-      this.#configure(cluster, params);
+      this.#configure(cluster, cores, params);
       const answer = await cluster.connect();
       if (typeof answer === 'number') throw connectError(answer, params);
       this.#own.add(answer.address);
@@ -128,14 +130,20 @@ export class RbdClusters {
     }
   }
 
-  #configure(cluster: RadosCluster, { configFile, keyFile, settings = {} }: ConnectParams): void {
+  #configure(
+    cluster: RadosCluster,
+    cores: readonly number[],
+    { configFile, keyFile, settings = {} }: ConnectParams,
+  ): void {
     const result = cluster.configureFromFile(configFile ?? '');
     // No file in any of the usual places: the settings may say all there is.
     if (result < 0 && (configFile !== undefined || result !== Errno.ENOENT)) {
       const what = configFile ?? 'the configuration of Ceph';
       throw new TargetError(errnoName(result), `cannot read ${what}: ${strerror(result)}`, { errno: result });
     }
-    const all = { ...DEFAULT_SETTINGS, ...(keyFile === undefined ? {} : { keyring: keyFile }), ...settings };
+    const ofCores = cores.length === 1 ? ONE_CORE_SETTINGS : {};
+    const ofKey = keyFile === undefined ? {} : { keyring: keyFile };
+    const all = { ...DEFAULT_SETTINGS, ...ofCores, ...ofKey, ...settings };
     for (const [name, value] of Object.entries(all)) {
       const set = cluster.configure(name, value);
       if (set === 0) continue;
