@@ -18,11 +18,13 @@ import { type Onlooker, runRounds } from './run.ts';
 import { SCENARIOS } from './scenarios/all.ts';
 import type { Scenario } from './scenarios/scenario.ts';
 import { startServers } from './servers.ts';
+import { BARE_URINGS } from './targets/bare-uring.ts';
 import { COPY } from './targets/copy.ts';
 import { FIO, FIO_NBD, FIO_RBD } from './targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from './targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
 import { RINGHOST } from './targets/ringhost.ts';
+import { SLEEPER, SLEEPER_VARIANTS } from './targets/sleeper.ts';
 import { SPDK } from './targets/spdk.ts';
 import { FILE_BYTES, type Place, type TargetKind } from './targets/target.ts';
 
@@ -38,7 +40,10 @@ const KINDS: readonly TargetKind[] = [
   FIO,
   FIO_RBD,
   FIO_NBD,
+  SLEEPER,
   ...LIMIT_VARIANTS,
+  ...SLEEPER_VARIANTS,
+  ...BARE_URINGS,
 ];
 
 function chooseCores(): Omit<Place, 'file'> {

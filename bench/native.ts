@@ -71,6 +71,10 @@ export const Format = { splitDirect: 0, splitIndirect: 1, packedDirect: 2, packe
  * second for reads and the fourth for writes.
  */
 export const CopyWay = { memcpy: 0, prefetch: 1, repMovsb: 2, stream: 3, best: 4 } as const;
+/** Ways of a thread to sleep until its eventfd is written (native/bench/wake.c). */
+export const SleepWay = { read: 0, epoll: 1, nested: 2 } as const;
+/** Ways to learn of an io_uring's completions (native/bench/disk.c). */
+export const LearnWay = { poll: 0, wait: 1, event: 2, offer: 3 } as const;
 
 /** Bytes of a slot's control block in the client's memory. */
 export const SLOT_BYTES = 256;
@@ -93,6 +97,16 @@ interface BenchNative {
     depth: number,
     writePercent: number,
     isSequential: number,
+    way: number,
+    durationNs: number,
+  ): number;
+  wakeUps(core: number, way: number, napNs: number, latenciesNs: Float64Array): number;
+  fileRate(
+    fd: number,
+    blocks: number,
+    blockBytes: number,
+    depth: number,
+    isWrite: number,
     way: number,
     durationNs: number,
   ): number;

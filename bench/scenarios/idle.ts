@@ -13,6 +13,7 @@ import { QUEUES_MAX } from '../../src/virtio/features.ts';
 import type { Load } from '../client.ts';
 import { summarize } from '../statistics.ts';
 import { RINGHOST } from '../targets/ringhost.ts';
+import { SLEEPER, SLEEPER_VARIANTS } from '../targets/sleeper.ts';
 import { cpuTimeNs, type Endpoint, type Target } from '../targets/target.ts';
 import { COMPARISON, iopsOf } from './load.ts';
 import { type Effort, formatNs, type Sample, type Scenario } from './scenario.ts';
@@ -130,6 +131,7 @@ async function wakeUp(target: Target): Promise<Sample> {
   }
 }
 
+const WOKEN = new Set([RINGHOST, SLEEPER, ...SLEEPER_VARIANTS].map(({ name }) => name));
 const isRinghost: Scenario['runsOn'] = (kind) => kind.name === RINGHOST.name;
 
 const neighbourRows = [1, 128].map(
@@ -189,8 +191,9 @@ export const IDLE_SCENARIOS: readonly Scenario[] = [
       { key: 'p90', title: 'p90', format: formatNs },
     ],
     isLessBetter: true,
-    runsOn: isRinghost,
-    measure: wakeUp,
+    runsOn: ({ name }) => WOKEN.has(name),
+    measure: async (target, effort) =>
+      (await target.measureAlone?.({ ...LOAD, queues: 1, depth: 1 }, effort)) ?? (await wakeUp(target)),
   },
   ...neighbourRows,
   ...modeRows,

@@ -38,5 +38,7 @@ NAPI_MODULE_INIT() {
   client_exports(env, exports);
   limit_exports(env, exports);
   copy_exports(env, exports);
+  wake_exports(env, exports);
+  disk_exports(env, exports);
   return exports;
 }

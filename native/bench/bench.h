@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <node_api.h>
@@ -33,6 +34,8 @@ void clock_exports(napi_env env, napi_value exports);
 void client_exports(napi_env env, napi_value exports);
 void limit_exports(napi_env env, napi_value exports);
 void copy_exports(napi_env env, napi_value exports);
+void wake_exports(napi_env env, napi_value exports);
+void disk_exports(napi_env env, napi_value exports);
 
 // ---- clock ---------------------------------------------------------------------------------------------------------
 

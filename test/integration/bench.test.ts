@@ -7,10 +7,12 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Load, LoadClient } from '../../bench/client.ts';
 import { makeFile, removeFile } from '../../bench/file.ts';
+import { BARE_URINGS } from '../../bench/targets/bare-uring.ts';
 import { FIO } from '../../bench/targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from '../../bench/targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from '../../bench/targets/qemu.ts';
 import { RINGHOST } from '../../bench/targets/ringhost.ts';
+import { SLEEPER, SLEEPER_VARIANTS } from '../../bench/targets/sleeper.ts';
 import { cpuTimeNs, type Endpoint, memoryOf, type Target } from '../../bench/targets/target.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { LatencyHistogram } from '../../src/initiator/latency-histogram.ts';
@@ -139,6 +141,21 @@ test.skipIf(whyNoTool('fio') !== null)('fio is measured on the same file', async
   const sample = (await target.measureAlone?.(LOAD, { durationMs: MEASURED_MS, warmUpMs: 10 })) ?? {};
   expect(sample['iops']).toBeGreaterThan(0);
   expect(sample['p99']).toBeGreaterThanOrEqual(sample['p50'] as number);
+});
+
+test.each(BARE_URINGS)('$name reads and writes the file', async (kind) => {
+  const target = await kind.start(PLACE);
+  for (const writePercent of [0, 100]) {
+    const sample = await target.measureAlone?.({ ...LOAD, writePercent }, { durationMs: MEASURED_MS, warmUpMs: 10 });
+    expect(sample?.['iops']).toBeGreaterThan(0);
+  }
+});
+
+test.each([SLEEPER, ...SLEEPER_VARIANTS])('$name is woken, again and again', async (kind) => {
+  const target = await kind.start(PLACE);
+  const { p50 = 0, p90 } = (await target.measureAlone?.(LOAD, { durationMs: 0, warmUpMs: 0 })) ?? {};
+  expect(p50).toBeGreaterThan(0);
+  expect(p90).toBeGreaterThanOrEqual(p50);
 });
 
 test.each(LIMIT_VARIANTS)('$name serves what was written', async (kind) => {
