@@ -1,7 +1,7 @@
 /**
- * An NVMe drive under Linux's own driver and under ours, for docs/nvme.md: `node bench/nvme-guest.ts [ROUNDS]` (2). Both
- * run in one emulated guest with an IOMMU, one after the other, on the drive that QEMU emulates. So the figures say what
- * each costs there, where every instruction is emulated, and nothing about a drive's speed.
+ * An NVMe drive under Linux's own driver and under ours, for docs/nvme.md: `node bench/nvme-guest.ts [ROUNDS]` (2).
+ * Both run in one emulated guest with an IOMMU, one after the other, on the drive that QEMU emulates. So the figures
+ * say what each costs there, where every instruction is emulated, and nothing about a drive's speed.
  */
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -38,9 +38,9 @@ const COUNT_INTERRUPTS = "awk '/nvme0q/ { for (i = 2; i <= 3; i++) sum += $i } E
 
 async function measureKernel(guest: Guest, depth: number): Promise<Figures> {
   const before = Number((await guest.run(COUNT_INTERRUPTS)).stdout);
-  const options = `--name=read --filename=/dev/nvme0n1 --direct=1 --ioengine=libaio --iodepth=${depth} --rw=randread --bs=4k`;
+  const options = `--filename=/dev/nvme0n1 --direct=1 --ioengine=libaio --iodepth=${depth} --rw=randread --bs=4k`;
   const { stdout: text } = await guest.run(
-    `fio ${options} --time_based --runtime=${SECONDS} --ramp_time=1 --thread --output-format=json`,
+    `fio --name=read ${options} --time_based --runtime=${SECONDS} --ramp_time=1 --thread --output-format=json`,
     { timeoutMs: LIMIT_MS },
   );
   const after = Number((await guest.run(COUNT_INTERRUPTS)).stdout);
@@ -71,8 +71,9 @@ async function measureOurs(guest: Guest, node: string): Promise<readonly Figures
 }
 
 function show(name: string, { depth, iops, p50Ns, interrupts }: Figures): void {
-  const text = `${Math.round(iops)} IOPS, p50 ${(p50Ns / 1e6).toFixed(2)} ms, ${interrupts.toFixed(2)} interrupts a request`;
-  console.log(`${name}, depth ${depth}: ${text}`);
+  const p50 = (p50Ns / 1e6).toFixed(2);
+  const rest = `p50 ${p50} ms, ${interrupts.toFixed(2)} interrupts a request`;
+  console.log(`${name}, depth ${depth}: ${Math.round(iops)} IOPS, ${rest}`);
 }
 
 const why = whyNoVirtualIommu();

@@ -292,9 +292,7 @@ static void execute(napi_env env, void *data) {
     case OPEN: work->result = open_image(cluster, work->texts[0], work->texts[1], work->number != 0); break;
     case CLOSE: work->result = close_image(image); break;
     case IDENTITY: work->result = image_identity(image, work->answer); break;
-    case SIZE:
-      work->result = image_size(image);
-      break;
+    case SIZE: work->result = image_size(image); break;
     case RESIZE: work->result = rbd_resize(image->rbd, work->number); break;
     case OWNER: work->result = lock_owner(image, work->answer); break;
     case ACQUIRE: work->result = rbd_lock_acquire(image->rbd, LOCK_MODE_EXCLUSIVE); break;

@@ -24,12 +24,9 @@ static napi_value stream_connect(napi_env env, napi_callback_info info) {
   char text[sizeof ((struct sockaddr_un *)0)->sun_path + 1];
   int32_t port;
   size_t length;
-  union {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-    struct sockaddr_un file;
-  } to = {.any.sa_family = AF_UNIX};
+  union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; struct sockaddr_un file; } to;
+  memset(&to, 0, sizeof to);
+  to.any.sa_family = AF_UNIX;
   if (!addon_i32(env, argv[1], &port) || port < 0 || port > 65535 ||
       napi_get_value_string_utf8(env, argv[0], text, sizeof text, &length) != napi_ok)
     return addon_throw(env, "streamConnect(address, port)");
