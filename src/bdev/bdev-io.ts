@@ -94,6 +94,8 @@ export interface IoChannel {
    * core from them. Default: false. Such a channel has a `wakeFd`.
    */
   readonly sharesCores?: boolean;
+  /** It has a connection of its own, which its first request makes: a flush is one that takes nothing from others. */
+  readonly hasConnection?: boolean;
   /**
    * Readable, from `arm` to `disarm`, when a request may have completed, so that a reactor with nothing but waiting I/O
    * can sleep. `NO_WAKE_FD`: completions need polling. `WOKEN_FROM_BELOW`: this channel needs neither. The channel's

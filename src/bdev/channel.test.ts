@@ -88,6 +88,17 @@ describe('a request', () => {
     expect(owner.statuses).toEqual([failed]);
   });
 
+  it('is made early where it makes a connection, and nowhere else', async () => {
+    const { channel, module } = channelOf({ hasWriteCache: true });
+    await channel.connect();
+    expect(module.held).toEqual([]);
+    module.hasConnection = true;
+    const connected = channel.connect();
+    expect(module.held.map(({ type }) => type)).toEqual([IoType.flush]);
+    module.complete(failed);
+    await connected;
+  });
+
   it('may end inside the submission, and its owner may submit another then', () => {
     const { channel, module, owner } = channelOf();
     module.immediateStatus = success;

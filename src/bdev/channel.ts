@@ -124,6 +124,14 @@ export class BdevChannel implements IoAccount {
     if (!this.isAwake) this.wake();
   }
 
+  /**
+   * Resolves when the connection of a module that has one stands. No other is asked for anything: a flush of an RBD
+   * image takes its lock, a read fills a cache with what another process may write over.
+   */
+  async connect(): Promise<void> {
+    if (this.#module?.hasConnection === true) await this.flush();
+  }
+
   /** For an upgrade: flushes what another process will have, while guests work, so that little is left for `letGo`. */
   async flushEarly(): Promise<void> {
     if (this.#module?.letGo !== undefined) await this.flush();

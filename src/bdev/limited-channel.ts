@@ -65,6 +65,7 @@ type Kind = typeof READS | typeof WRITES;
 
 export class LimitedChannel implements IoChannel {
   readonly sharesCores: boolean;
+  readonly hasConnection: boolean;
   letGo?: () => void;
   readonly #module: IoChannel;
   readonly #shares: FairShares;
@@ -84,6 +85,7 @@ export class LimitedChannel implements IoChannel {
     this.#module = module;
     this.#shares = new FairShares(limits, reactorIndex, clock);
     this.sharesCores = module.sharesCores ?? false;
+    this.hasConnection = module.hasConnection ?? false;
     if (module.letGo !== undefined) this.letGo = () => module.letGo?.();
   }
 

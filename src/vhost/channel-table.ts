@@ -63,13 +63,12 @@ export class ChannelTable implements BaseChannels {
   // ---- upgrade (docs/upgrade.md) -----------------------------------------------------------------------------------
 
   /**
-   * Opens the bdev's channel before its first user comes, until `unhold`. A flush of the devices under it makes the
-   * connections that they need, and has ended when they are there. It reads nothing: a cache would have it when the
-   * process that has the bdev now has written something else.
+   * Opens the bdev's channel before its first user comes, until `unhold`, and makes the connections of the devices under
+   * it.
    */
   async openEarly(bdev: BdevDescription): Promise<void> {
     this.#held.push(this.take(bdev));
-    await Promise.all(devicesOf(bdev).map(({ id }) => this.find(id)?.flush()));
+    await Promise.all(devicesOf(bdev).map(({ id }) => this.find(id)?.connect()));
   }
 
   /** While guests work: what `letGo` flushes will not be much. */

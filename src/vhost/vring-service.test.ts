@@ -11,7 +11,6 @@ import { turns, until } from '../../test/support/waiting.ts';
 import { SILENT } from '../base/log.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
 import { IoType } from '../bdev/bdev-io.ts';
-import { createStats, readStats } from '../bdev/bdev-stats.ts';
 import type { MailboxHandler } from '../reactor/mailbox.ts';
 import { REACTOR_COUNTERS, Reactor, ReactorCounter } from '../reactor/reactor.ts';
 import { closeFd, createEventFd, readEventFd, signalEventFd } from '../sys/events.ts';
@@ -165,23 +164,6 @@ describe('a queue that is held', () => {
     const guest = new Guest();
     call('start', { ...guest.startCall(), isHeld: true });
     expect(await guest.stop()).toBe(0);
-    call('release', null);
-  });
-});
-
-describe('a bdev that is opened early', () => {
-  it('is flushed, also below a stacked one, and closed when guests are served', async () => {
-    const stats = createStats(1);
-    const base = describeBdev({ kind: 'null', id: 7, hasWriteCache: true, stats });
-    const flushes = (): number => readStats(stats, 0, IoType.flush).operations;
-    await call('openEarly', describeBdev({ kind: 'passthru', id: 8, bases: [base] }));
-    expect(flushes()).toBe(1);
-    await call('openEarly', base);
-    expect(flushes()).toBe(2);
-    call('release', null);
-    await turns();
-    await call('openEarly', { ...base, isRemoved: true });
-    expect(flushes()).toBe(2);
     call('release', null);
   });
 });

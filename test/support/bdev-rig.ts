@@ -37,6 +37,7 @@ export class HeldChannel implements IoChannel {
   readonly held: BdevIo[] = [];
   readonly updates: BdevDescription[] = [];
   wakeFd = NO_WAKE_FD;
+  hasConnection = false;
   isArmed = false;
   polls = 0;
   closes = 0;

@@ -55,6 +55,7 @@ const FAILED = IoStatus.failed;
 
 export class NbdChannel implements IoChannel {
   readonly sharesCores: boolean;
+  readonly hasConnection = true;
   readonly wakeFd: number;
   letGo?: () => void;
   readonly #connection: NbdConnection;

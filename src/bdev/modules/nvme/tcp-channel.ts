@@ -99,6 +99,7 @@ export class TcpChannel implements IoChannel {
   readonly #ready = new ReadySet();
   readonly wakeFd: number = this.#ready.fd;
   readonly sharesCores: boolean;
+  readonly hasConnection = true;
   /** Wakes who sleeps on `wakeFd` when a request ended in the event loop. */
   readonly #nudge = createEventFd();
   readonly #params: TcpChannelParams;
