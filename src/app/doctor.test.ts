@@ -4,6 +4,14 @@ import { type DoctorHost, examine, type Finding } from './doctor.ts';
 const SOCKET = '/var/tmp/ringhost.sock';
 const QEMU = 'qemu-system-x86_64\0-device\0vhost-user-blk-pci,chardev=c';
 
+/** As libvirt starts it. */
+const LIBVIRT_QEMU = [
+  ...['/usr/bin/qemu-system-x86_64', '-machine', 'pc-q35-7.2,usb=off,memory-backend=pc.ram', '-object'],
+  ...['{"qom-type":"memory-backend-memfd","id":"pc.ram","share":true,"size":1073741824}', '-device'],
+  '{"driver":"vhost-user-blk-pci","chardev":"chr-vu-virtio-disk0","id":"virtio-disk0"}',
+].join('\0');
+const HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+
 /** A machine on which all is well, but for what a test changes. */
 function machine(parts: Partial<DoctorHost> & { files?: Record<string, string> } = {}): DoctorHost {
   const files: Record<string, string> = {
@@ -60,6 +68,34 @@ describe('the doctor', () => {
       { files: { '/proc/77/cmdline': `${QEMU}\0-object\0memory-backend-memfd,id=mem,size=1G` } },
       { level: 'fail', text: expect.stringContaining('process 77'), remedy: expect.stringContaining('share=on') },
     ],
+    [
+      'guest',
+      { files: { '/proc/77/cmdline': `${QEMU}\0-object\0memory-backend-memfd,id=mem,size=1G,share=on` } },
+      { level: 'fail', text: expect.stringContaining('does not run on'), remedy: expect.stringContaining('-machine') },
+    ],
+    [
+      'guest',
+      { files: { '/proc/77/cmdline': LIBVIRT_QEMU.replace('"share":true', '"share":false') } },
+      { level: 'fail', text: expect.stringContaining('does not share') },
+    ],
+    [
+      'huge pages',
+      { files: { [`${HUGEPAGES}/nr_hugepages`]: '512\n', [`${HUGEPAGES}/free_hugepages`]: '0\n' } },
+      { level: 'warn', remedy: expect.stringContaining('ringhost setup --hugepages') },
+    ],
+    ['kvm', { canUse: (path) => path !== '/dev/kvm' }, { level: 'warn', remedy: expect.stringContaining('usermod') }],
+    ['kvm', { canUse: (path) => (path === '/dev/kvm' ? null : true) }, { level: 'warn' }],
+    [
+      'daemon',
+      { canUse: (path) => path !== SOCKET },
+      { level: 'fail', remedy: expect.stringContaining('--socket-group') },
+    ],
+    ['iommu', { canUse: (path) => !path.includes('vfio') }, { level: 'warn', remedy: expect.stringContaining('root') }],
+    [
+      'iommu',
+      { canUse: (path) => (path.includes('vfio') ? null : true) },
+      { level: 'warn', remedy: 'modprobe vfio-pci' },
+    ],
     ['iommu', { list: () => [] }, { level: 'warn', remedy: expect.stringContaining('intel_iommu=on') }],
     ['daemon', { stat: () => null }, { level: 'warn', text: `no RPC socket ${SOCKET}` }],
     [
@@ -82,8 +118,11 @@ describe('the doctor', () => {
     expect(find(machine(parts), topic)).toMatchObject(finding);
   });
 
-  it('is content with a guest that shares its memory', () => {
-    const cmdline = `${QEMU}\0-object\0memory-backend-memfd,id=mem,size=1G,share=on`;
+  it.each([
+    `${QEMU}\0-object\0memory-backend-memfd,id=mem,size=1G,share=on\0-machine\0q35,memory-backend=mem`,
+    `${QEMU}\0-object\0memory-backend-file,id=m0,mem-path=/dev/hugepages,share=on\0-numa\0node,memdev=m0`,
+    LIBVIRT_QEMU,
+  ])('is content with a guest that shares its memory: %j', (cmdline) => {
     const findings = examine(machine({ files: { '/proc/77/cmdline': cmdline } }), SOCKET);
     expect(findings).toContainEqual({ level: 'ok', topic: 'guest', text: 'process 77 shares its memory' });
   });

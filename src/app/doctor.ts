@@ -106,6 +106,14 @@ function checkHugepages({ read }: DoctorHost): Finding {
   const directory = '/sys/kernel/mm/hugepages/hugepages-2048kB';
   const total = Number(read(`${directory}/nr_hugepages`) ?? 0);
   const free = Number(read(`${directory}/free_hugepages`) ?? 0);
+  if (total > 0 && free === 0) {
+    const text = `all ${total} of 2 MiB are taken: another guest that wants some does not start`;
+    return warn(
+      'huge pages',
+      text,
+      'ringhost setup --hugepages MIB, with the sum of all guests; the daemon needs none',
+    );
+  }
   return ok('huge pages', total === 0 ? 'none reserved, and none needed' : `${free} of ${total} of 2 MiB free`);
 }
 
@@ -132,20 +140,33 @@ function checkGuests({ list, read }: DoctorHost): readonly Finding[] {
   return list('/proc')
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid): Finding[] => {
-      const words = (read(`/proc/${pid}/cmdline`) ?? '').split('\0');
+      const words = (read(`/proc/${pid}/cmdline`) ?? '').split('\0').map(optionText);
       const isGuest = /qemu|kvm/.test(words[0] ?? '') && words.some((word) => /^vhost-user-(blk|scsi)/.test(word));
       if (!isGuest) return [];
       const backends = words.filter((word) => word.startsWith('memory-backend-'));
       const isShared = backends.some((word) => /(^|,)share=(on|true|yes)/.test(word));
-      if (isShared) return [ok('guest', `process ${pid} shares its memory`)];
+      const isUsed = words.some((word) => /(^|,)(memory-backend|memdev)=/.test(word));
+      if (isShared && isUsed) return [ok('guest', `process ${pid} shares its memory`)];
+      const why = isShared ? 'has shared memory that it does not run on' : 'does not share its memory';
       return [
         fail(
           'guest',
-          `process ${pid} has a vhost-user disk, and does not share its memory: the daemon cannot see its requests`,
+          `process ${pid} has a vhost-user disk, and ${why}: the daemon cannot see its requests`,
           '-object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem, with the size of -m',
         ),
       ];
     });
+}
+
+/** libvirt gives objects and devices as JSON; people do as `TYPE,key=value`. */
+function optionText(word: string): string {
+  if (!word.startsWith('{')) return word;
+  try {
+    const { driver, 'qom-type': type = driver, ...rest } = JSON.parse(word) as Record<string, unknown>;
+    return [type, ...Object.entries(rest).map(([key, value]) => `${key}=${value}`)].join(',');
+  } catch {
+    return word; // nothing that says more
+  }
 }
 
 function checkSocket({ stat, canUse }: DoctorHost, path: string): readonly Finding[] {
@@ -189,8 +210,11 @@ function checkIommu({ list, canUse }: DoctorHost): Finding {
       'switch it on in the firmware, and boot with intel_iommu=on on Intel machines',
     );
   }
-  if (canUse('/dev/vfio/vfio') === null)
-    return warn('iommu', `${groups} groups, and no /dev/vfio/vfio`, 'modprobe vfio-pci');
+  const canUseVfio = canUse('/dev/vfio/vfio');
+  if (canUseVfio === null) return warn('iommu', `${groups} groups, and no /dev/vfio/vfio`, 'modprobe vfio-pci');
+  if (!canUseVfio) {
+    return warn('iommu', `this user may not use /dev/vfio/vfio: ${needed}`, 'run the daemon as root, or chgrp it');
+  }
   return ok('iommu', `${groups} groups, and VFIO`);
 }
 
