@@ -18,7 +18,11 @@ export async function runCompleteCommand(program: Command, words: readonly strin
 async function findNames(kind: NameKind, socket = clientSocketPath()): Promise<readonly string[]> {
   try {
     using client = await connectTo({ socket }, { timeoutMs: ANSWER_LIMIT_MS });
-    if (kind === 'bdev') return (await client.call('bdev_get_bdevs')).map(({ name }) => name);
+    if (kind === 'bdev') {
+      const bdevs = await client.call('bdev_get_bdevs');
+      // Nobody types the name of a volume, which is its UUID.
+      return bdevs.map(({ name, uuid, aliases }) => (name === uuid ? (aliases[0] ?? name) : name));
+    }
     return (await client.call('vhost_get_controllers')).map(({ ctrlr }) => ctrlr);
   } catch {
     return [];

@@ -72,6 +72,10 @@ test('what a method takes', async () => {
   expect(await wordsAt('rpc', 'vhost_create_blk_controller', '')).toEqual([]);
   expect(await wordsAt('rpc', 'vhost_delete_controller', '')).toEqual(['vhost.0']);
   expect(await wordsAt('rpc', 'bdev_get_bdevs', '-b', 'N')).toEqual(['Nvme0n1']);
+  expect(await wordsAt('rpc', 'bdev_lvol_snapshot', 'N')).toEqual(['Nvme0n1']);
+  expect(await wordsAt('rpc', 'bdev_lvol_snapshot', 'Nvme0n1', 'N')).toEqual([]);
+  expect(await wordsAt('rpc', 'bdev_raid_add_base_bdev', 'N')).toEqual(['Nvme0n1']);
+  expect(await wordsAt('copy', 'Nvme0n1', 'N')).toEqual(['Nvme0n1']);
   expect((await at('rpc', 'bdev_aio_create', '')).takesPath).toBe(true);
   expect(await wordsAt('rpc', 'no_such_method', '')).toEqual([]);
 });

@@ -151,7 +151,8 @@ function candidateOf(flag: CliFlag): Candidate {
 
 /** What a parameter names that is there already; null: nothing, or what is to be made. */
 function kindOf(method: string, param: CliPositional['name']): NameKind | null {
-  if (/^(bdev_name|dev_name|base_bdev_name|base_bdev|base_name)$/.test(param)) return 'bdev';
+  if (/^(bdev_name|dev_name|base_bdev_name|base_bdev|base_name|raid_bdev)$/.test(param)) return 'bdev';
+  if (/^bdev_lvol_(snapshot lvol_name|clone snapshot_name|rename old_name)$/.test(`${method} ${param}`)) return 'bdev';
   if (param === 'ctrlr') return method.startsWith('vhost_create_') ? null : 'controller';
   if (param !== 'name') return null;
   if (method === 'vhost_get_controllers') return 'controller';

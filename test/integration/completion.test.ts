@@ -25,6 +25,9 @@ let daemon: RinghostDaemon;
 beforeAll(async () => {
   daemon = await RinghostDaemon.start([]);
   await daemon.rpc.request('bdev_null_create', { name: 'Nothing', num_blocks: 8, block_size: 512 });
+  await daemon.rpc.request('bdev_malloc_create', { name: 'Ram', num_blocks: 16_384, block_size: 512 });
+  await daemon.rpc.request('bdev_lvol_create_lvstore', { bdev_name: 'Ram', lvs_name: 'lvs' });
+  await daemon.rpc.request('bdev_lvol_create', { lvs_name: 'lvs', lvol_name: 'vm', size_in_mib: 1 });
 });
 afterAll(() => daemon.close());
 
@@ -48,7 +51,8 @@ it('in bash', () => {
     return words(run('bash', '--norc', '-c', script));
   };
   expect(at('rpc', 'bdev_malloc_re')).toEqual(['bdev_malloc_resize']);
-  expect(at('rpc', 'bdev_null_delete', '""')).toEqual(['Nothing']);
+  expect(at('rpc', 'bdev_null_delete', 'N')).toEqual(['Nothing']);
+  expect(at('erase', 'lvs')).toEqual(['lvs/vm']);
   expect(at('serve', '-c', 'packa')).toContain('package.json');
 });
 
@@ -56,7 +60,7 @@ it.skipIf(noShells !== null)('in fish', () => {
   const at = (typed: string): readonly string[] =>
     words(run('fish', '--no-config', '-c', `ringhost completion fish | source; complete -C '${typed}'`));
   expect(at('ringhost rpc bdev_malloc_re')).toEqual(['bdev_malloc_resize']);
-  expect(at('ringhost rpc bdev_null_delete ')).toEqual(['Nothing']);
+  expect(at('ringhost rpc bdev_null_delete N')).toEqual(['Nothing']);
   expect(at('ringhost serve -c package.js')).toEqual(['package.json']);
 });
 
