@@ -60,6 +60,7 @@ export const TOOLS = {
     packages: ['libvirt-clients', 'libxml2-utils'],
     purpose: 'to check XML for libvirt',
   },
+  shellcheck: { commands: ['shellcheck'], packages: ['shellcheck'], purpose: 'to check the scripts that are shipped' },
   dpkg: { commands: ['dpkg', 'dpkg-deb'], packages: ['dpkg'], purpose: 'for the Debian package' },
   chromium: { commands: ['chromium'], packages: ['chromium'], purpose: 'for the tests of the dashboard' },
   prometheus: {

@@ -1,6 +1,7 @@
 /**
  * What is printed for those who start machines is what their own tools take: libvirt's schema of a domain, systemd's
- * check of a unit. And Proxmox's hook makes and takes away the disks of a machine.
+ * check of a unit. Scripts that are shipped please shellcheck, and Proxmox's hook makes and takes away the disks of a
+ * machine.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -95,6 +96,12 @@ describe("Proxmox's hook", { timeout: HOOK_MAX_MS }, () => {
     daemon = await RinghostDaemon.start();
   });
   afterAll(() => daemon?.close());
+
+  it.skipIf(whyNoTool('shellcheck') !== null)('is a script about which shellcheck has nothing to say', () => {
+    const scripts = ['proxmox-hook', 'debian/postinst', 'debian/prerm', 'debian/postrm', 'debian/ringhost'];
+    const { status, stdout } = spawnSync('shellcheck', scripts, { cwd: join(ROOT, 'packaging'), encoding: 'utf8' });
+    expect({ status, stdout }).toEqual({ status: 0, stdout: '' });
+  });
 
   it('serves the image of the machine before its start, and only those; again without harm', async () => {
     hook('pre-start');
