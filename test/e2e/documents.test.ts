@@ -49,6 +49,8 @@ test.skipIf(whyNoTool('nbd') !== null || whyNoTool('curl') !== null).each([
   ['docs/raid.md', withDaemon],
   ['docs/jobs.md', withDaemon],
   ['docs/nbd.md', withDaemon],
+  ['docs/file-disks.md', withDaemon],
+  ['docs/stacked-bdevs.md', withDaemon],
   ['docs/observing.md', { busyController: 'vhost.0' }],
 ])('every command of %s works in its turn, and prints what the page shows', async (page, options) => {
   expect(await readDocument(join(ROOT, page), options)).toBeGreaterThan(0);
