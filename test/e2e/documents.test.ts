@@ -44,11 +44,12 @@ test.skipIf(whyNoGuest !== null || !isX86).each([
 });
 
 const withDaemon: ReaderOptions = { before: DOCUMENT_DAEMON };
-test.skipIf(whyNoTool('nbd') !== null || whyNoTool('curl') !== null).each([
+test.skipIf((whyNoTool('qemu') ?? whyNoTool('nbd') ?? whyNoTool('curl')) !== null).each([
   ['docs/lvol.md', withDaemon],
   ['docs/raid.md', withDaemon],
   ['docs/jobs.md', withDaemon],
   ['docs/nbd.md', withDaemon],
+  ['docs/virtio-bdev.md', withDaemon],
   ['docs/file-disks.md', withDaemon],
   ['docs/stacked-bdevs.md', withDaemon],
   ['docs/observing.md', { busyController: 'vhost.0' }],
