@@ -63,8 +63,8 @@ export class ChannelTable implements BaseChannels {
   // ---- upgrade (docs/upgrade.md) -----------------------------------------------------------------------------------
 
   /**
-   * Opens the bdev's channel before its first user comes, until `unhold`, and makes the connections of the devices under
-   * it.
+   * Opens the bdev's channel before its first user comes, until `unhold`, and makes the connections of the devices
+   * under it.
    */
   async openEarly(bdev: BdevDescription): Promise<void> {
     this.#held.push(this.take(bdev));
