@@ -21,6 +21,7 @@ import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ensureGuestImage } from '../../scripts/guest/image.ts';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
+import { RpcClient } from '../../src/rpc/client.ts';
 import { SECTOR_BYTES } from '../../src/virtio/blk.ts';
 import { freePort } from '../support/free-port.ts';
 import { isPrinted, type Step, stepsOf } from './document.ts';
@@ -236,9 +237,23 @@ class DocumentReader {
     disk.close();
   }
 
+  /** `npm start` gives it a process group of its own, which does not end with the shell's. */
+  async #endDaemon(): Promise<void> {
+    const socket = join(this.#directory, 'ringhost.sock');
+    const client = await RpcClient.connect(socket).catch(() => null);
+    if (client === null) return; // there is none, or it has ended
+    // The connection may end before the answer arrives.
+    await client.request('spdk_kill_instance', { sig_name: 'SIGTERM' }).catch(() => {});
+    client.close();
+    await waitUntil(() => !existsSync(socket), STEP_MAX_MS, 'end of the daemon');
+  }
+
   async leave(): Promise<void> {
     this.#hasLeft = true;
-    await this.#load.finally(() => this.#shell.close());
+    await this.#load.finally(async () => {
+      await this.#endDaemon();
+      await this.#shell.close();
+    });
     this.#guest?.agent.close();
     this.#guest?.qmp.close();
     rmSync(this.#directory, { recursive: true, force: true });
