@@ -54,9 +54,14 @@ export const WRITES = 1;
 export const NOBODY = -1;
 const NO_WAKE = -1;
 
+/** Doubles of all reactors: where sharers are that have requests waiting, and how many offers there are. */
+const NOW = 0;
+const ALL_OFFERS = 1;
+const COMMON = 2;
+
 /** Memory of a bdev's limits. What is not touched of it takes none. */
 export function createLimits(reactorCount: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(STORES_BYTES + (1 + SHARERS_MAX + reactorCount * REACTOR) * 8);
+  return new SharedArrayBuffer(STORES_BYTES + (COMMON + SHARERS_MAX + reactorCount * REACTOR) * 8);
 }
 
 /**
@@ -64,8 +69,7 @@ export function createLimits(reactorCount: number): SharedArrayBuffer {
  * gaps.
  */
 export class FairShares extends RateStores {
-  /** Where the sharers are that have requests waiting: seconds of the limits by weight. */
-  readonly #now: Float64Array;
+  readonly #common: Float64Array;
   /** By sharer: where its next request starts. */
   readonly #next: Float64Array;
   readonly #reactors: Float64Array;
@@ -73,16 +77,16 @@ export class FairShares extends RateStores {
 
   constructor(memory: SharedArrayBuffer, reactorIndex: number, clock: () => number = clockNs) {
     super(memory, clock);
-    this.#now = new Float64Array(memory, STORES_BYTES, 1);
-    this.#next = new Float64Array(memory, STORES_BYTES + 8, SHARERS_MAX);
-    this.#reactors = new Float64Array(memory, STORES_BYTES + (1 + SHARERS_MAX) * 8);
+    this.#common = new Float64Array(memory, STORES_BYTES, COMMON);
+    this.#next = new Float64Array(memory, STORES_BYTES + COMMON * 8, SHARERS_MAX);
+    this.#reactors = new Float64Array(memory, STORES_BYTES + (COMMON + SHARERS_MAX) * 8);
     this.#own = reactorIndex * REACTOR;
     this.#reactors[this.#own + WAKE_FD] = NO_WAKE;
   }
 
-  /** Where a sharer begins that had nothing waiting. */
+  /** Where a sharer begins that had nothing waiting: in seconds of the limits, by weight. */
   get now(): number {
-    return this.#now[0] as number;
+    return this.#common[NOW] as number;
   }
 
   /** Where the next request of a sharer starts that began at `floor`. */
@@ -91,6 +95,16 @@ export class FairShares extends RateStores {
   }
 
   // ---- with the lock ------------------------------------------------------------------------------------------------
+
+  /** Lets a request through at once when nobody waits, and there is enough. */
+  take(kind: number, sharer: Sharer, sectors: number): boolean {
+    if (this.#common[ALL_OFFERS] !== 0) return false;
+    this.fill();
+    const isWrite = kind === WRITES;
+    if (!this.isOpen(isWrite)) return false;
+    this.#charge(sharer.number, sharer.weight, this.startOf(sharer.number, this.now), isWrite, sectors);
+    return true;
+  }
 
   /** How many offers of a kind there are. */
   count(kind: number): number {
@@ -110,6 +124,7 @@ export class FairShares extends RateStores {
     reactors[at + SECTORS] = sectors;
     reactors[at + ARRIVAL] = arrival;
     reactors[this.#own + COUNT + kind] = index + 1;
+    this.#countOffers(1);
     return place;
   }
 
@@ -123,11 +138,13 @@ export class FairShares extends RateStores {
     reactors[this.#own + GRANTS] = (reactors[this.#own + GRANTS] as number) - (reactors[at + IS_GRANTED] as number);
     reactors.copyWithin(at, offerAt(this.#own, last), offerAt(this.#own, last) + OFFER);
     reactors[this.#own + COUNT + kind] = left;
+    this.#countOffers(-1);
     return last;
   }
 
   /** Takes all of them back. */
   removeAll(): void {
+    this.#countOffers(-(this.count(READS) + this.count(WRITES)));
     this.#reactors[this.#own + COUNT + READS] = 0;
     this.#reactors[this.#own + COUNT + WRITES] = 0;
     this.#reactors[this.#own + GRANTS] = 0;
@@ -159,7 +176,10 @@ export class FairShares extends RateStores {
       if (at === NOBODY) return NOBODY;
       const reactor = at - (at % REACTOR);
       const place = (at - reactor - OFFERS) / OFFER;
-      this.#charge(at, place >= OFFERS_MAX);
+      const sharer = reactors[at + SHARER] as number;
+      const start = this.startOf(sharer, reactors[at + FLOOR] as number);
+      const sectors = reactors[at + SECTORS] as number;
+      this.#charge(sharer, reactors[at + WEIGHT] as number, start, place >= OFFERS_MAX, sectors);
       if (reactor === this.#own) return place;
       reactors[at + IS_GRANTED] = 1;
       reactors[reactor + GRANTS] = (reactors[reactor + GRANTS] as number) + 1;
@@ -203,14 +223,14 @@ export class FairShares extends RateStores {
     return best;
   }
 
-  #charge(at: number, isWrite: boolean): void {
-    const reactors = this.#reactors;
-    const sharer = reactors[at + SHARER] as number;
-    const sectors = reactors[at + SECTORS] as number;
-    const start = this.startOf(sharer, reactors[at + FLOOR] as number);
+  #charge(sharer: number, weight: number, start: number, isWrite: boolean, sectors: number): void {
     this.spend(isWrite, sectors);
-    this.#next[sharer] = start + this.secondsOf(isWrite, sectors) / (reactors[at + WEIGHT] as number);
-    if (start > this.now) this.#now[0] = start;
+    this.#next[sharer] = start + this.secondsOf(isWrite, sectors) / weight;
+    if (start > this.now) this.#common[NOW] = start;
+  }
+
+  #countOffers(more: number): void {
+    this.#common[ALL_OFFERS] = (this.#common[ALL_OFFERS] as number) + more;
   }
 }
 

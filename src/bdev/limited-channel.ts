@@ -96,7 +96,7 @@ export class LimitedChannel implements IoChannel {
 
   submit(io: BdevIo): void {
     const isLimited = (io.type === READ || io.type === WRITE) && !this.#isAbandoned;
-    if (!isLimited || (this.#held === 0 && !this.#shares.isOn)) {
+    if (!isLimited || (this.#held === 0 && (!this.#shares.isOn || this.#isLetThrough(io)))) {
       this.#module.submit(io);
       return;
     }
@@ -148,6 +148,15 @@ export class LimitedChannel implements IoChannel {
     this.disarm();
     closeFd(this.#fd);
     this.#module.close();
+  }
+
+  /** The short way of requests for which there is enough, and nobody waits on any reactor. */
+  #isLetThrough(io: BdevIo): boolean {
+    const shares = this.#shares;
+    if (!shares.tryLock()) return false;
+    const isTaken = shares.take(kindOf(io), sharerOf(io), sectorsOf(io.lengthBytes));
+    shares.unlock();
+    return isTaken;
   }
 
   #hold(io: BdevIo): void {
