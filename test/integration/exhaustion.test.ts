@@ -8,7 +8,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { DescriptorFlag } from '../../src/initiator/driver-ring.ts';
 import { OwnedMemory } from '../../src/initiator/owned-memory.ts';
@@ -19,7 +19,15 @@ import { connectUnix, sendMessage } from '../../src/sys/socket.ts';
 import { encodeMessage, encodeU64, HeaderFlag, REQUESTS } from '../../src/vhost-user/messages.ts';
 import { whyNoHugepages } from '../e2e/requirements.ts';
 import { MIB, pattern, writeAndReadBack } from './blk-case-helpers.ts';
-import { anyOutcome, HostileBench, isClosedByPeer, refusal, seededRandom, waitUntil } from './hostile-helpers.ts';
+import {
+  anyOutcome,
+  type HostileBench,
+  isClosedByPeer,
+  onHostileBench,
+  refusal,
+  seededRandom,
+  waitUntil,
+} from './hostile-helpers.ts';
 import { REGIONS, RING_SIZE, RingAttacker } from './ring-attacker.ts';
 
 const CYCLES = Number(process.env['RINGHOST_CYCLES'] ?? 300);
@@ -32,11 +40,9 @@ const HUGEPAGES = '/sys/kernel/mm/hugepages/hugepages-2048kB';
 const withoutHugepages = whyNoHugepages();
 
 let bench: HostileBench;
-beforeAll(async () => {
-  bench = await HostileBench.start();
+onHostileBench((started) => {
+  bench = started;
 });
-afterEach(() => bench.checkAftermath());
-afterAll(() => bench.close());
 
 /** Changes a limit of the running daemon. */
 function limit(resource: 'nofile' | 'as', soft: number | typeof UNLIMITED): void {

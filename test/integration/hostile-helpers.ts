@@ -6,6 +6,7 @@
 import { deepEqual, ok } from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach } from 'vitest';
 import { TargetError } from '../../src/base/errors.ts';
 import { BlkInitiator, type BlkInitiatorOptions } from '../../src/initiator/blk-initiator.ts';
 import { type FrontendOptions, VhostUserFrontend } from '../../src/initiator/vhost-user-frontend.ts';
@@ -16,6 +17,21 @@ import { type BlkTarget, RinghostDaemon } from './fixtures/targets.ts';
 const WAIT_LIMIT_MS = 10_000;
 const POLL_MS = 5;
 const BYSTANDER_BLOCKS = 64;
+
+/** Gives the tests of a file a bench, checks it after each, and shows what the daemon printed in one that failed. */
+export function onHostileBench(use: (bench: HostileBench) => void): void {
+  let bench: HostileBench;
+  beforeAll(async () => {
+    bench = await HostileBench.start();
+    use(bench);
+  });
+  beforeEach(({ onTestFailed }) => {
+    const start = bench.daemon.log.length;
+    onTestFailed(() => console.log(`the daemon printed:\n${bench.daemon.log.slice(start)}`));
+  });
+  afterEach(() => bench.checkAftermath());
+  afterAll(() => bench.close());
+}
 
 export class HostileBench {
   readonly daemon: RinghostDaemon;

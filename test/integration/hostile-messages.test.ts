@@ -4,7 +4,7 @@
  */
 import { openSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { OwnedMemory, type RegionDescription } from '../../src/initiator/owned-memory.ts';
 import { VhostUserFrontend } from '../../src/initiator/vhost-user-frontend.ts';
@@ -26,7 +26,15 @@ import {
   VringState,
 } from '../../src/vhost-user/messages.ts';
 import { MIB } from './blk-case-helpers.ts';
-import { anyOutcome, HostileBench, isClosedByPeer, refusal, seededRandom, waitUntil } from './hostile-helpers.ts';
+import {
+  anyOutcome,
+  type HostileBench,
+  isClosedByPeer,
+  onHostileBench,
+  refusal,
+  seededRandom,
+  waitUntil,
+} from './hostile-helpers.ts';
 
 const { needReply, version, reply } = HeaderFlag;
 const NO_PAYLOAD = new Uint8Array(0);
@@ -35,15 +43,9 @@ const ROWS = Object.entries(REQUESTS) as [RequestName, RequestSpec][];
 const SHUFFLED = ROWS.filter(([name]) => name !== 'SET_PROTOCOL_FEATURES');
 
 let bench: HostileBench;
-beforeAll(async () => {
-  bench = await HostileBench.start();
+onHostileBench((started) => {
+  bench = started;
 });
-beforeEach(({ onTestFailed }) => {
-  const start = bench.daemon.log.length;
-  onTestFailed(() => console.log(`the daemon printed:\n${bench.daemon.log.slice(start)}`));
-});
-afterEach(() => bench.checkAftermath());
-afterAll(() => bench.close());
 
 /** A whole message with the header as given, right or wrong. */
 function message(request: number, flags: number, size: number, payload: Uint8Array = NO_PAYLOAD): Uint8Array {

@@ -4,7 +4,7 @@
  * other queue is served.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { BlkInitiatorOptions } from '../../src/initiator/blk-initiator.ts';
 import { DescriptorFlag } from '../../src/initiator/driver-ring.ts';
 import { RING_FEATURES, STORAGE_PROTOCOL_FEATURES } from '../../src/initiator/frontend-session.ts';
@@ -12,7 +12,7 @@ import type { PackedDriverRing } from '../../src/initiator/packed-driver-ring.ts
 import { maskOf, ProtocolFeature } from '../../src/vhost-user/messages.ts';
 import { VirtioFeature } from '../../src/virtio/features.ts';
 import { SECTOR } from './blk-case-helpers.ts';
-import { HostileBench, seededRandom, waitUntil } from './hostile-helpers.ts';
+import { type HostileBench, onHostileBench, seededRandom, waitUntil } from './hostile-helpers.ts';
 import { HOSTILE_CHAINS, REGIONS, RING_SIZE, RingAttacker } from './ring-attacker.ts';
 
 const { next, write, indirect } = DescriptorFlag;
@@ -25,15 +25,9 @@ const NEEDS_RESET = 0x40;
 type Attacker = RingAttacker<PackedDriverRing>;
 
 let bench: HostileBench;
-beforeAll(async () => {
-  bench = await HostileBench.start();
+onHostileBench((started) => {
+  bench = started;
 });
-beforeEach(({ onTestFailed }) => {
-  const start = bench.daemon.log.length;
-  onTestFailed(() => console.log(`the daemon printed:\n${bench.daemon.log.slice(start)}`));
-});
-afterEach(() => bench.checkAftermath());
-afterAll(() => bench.close());
 
 async function attacker(options: BlkInitiatorOptions = {}): Promise<Attacker> {
   const common = { queues: 2, queueSize: RING_SIZE, memory: REGIONS, isPacked: true };

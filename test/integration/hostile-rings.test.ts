@@ -8,7 +8,7 @@ import { mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { BlkInitiatorOptions } from '../../src/initiator/blk-initiator.ts';
 import { encodeRanges } from '../../src/initiator/blk-initiator.ts';
 import { STATUS_UNTOUCHED } from '../../src/initiator/blk-request.ts';
@@ -20,22 +20,16 @@ import { maskOf, ProtocolFeature } from '../../src/vhost-user/messages.ts';
 import { BlkRequestType, BlkStatus } from '../../src/virtio/blk.ts';
 import { VirtioFeature } from '../../src/virtio/features.ts';
 import { MIB, pattern, SECTOR, sameBytes, writeAndReadBack } from './blk-case-helpers.ts';
-import { anyOutcome, HostileBench, seededRandom, waitUntil } from './hostile-helpers.ts';
+import { anyOutcome, type HostileBench, onHostileBench, seededRandom, waitUntil } from './hostile-helpers.ts';
 import { HOSTILE_CHAINS, REACTION_MS, REGIONS, RING_SIZE, RingAttacker } from './ring-attacker.ts';
 
 const { next, write } = DescriptorFlag;
 const { OUT, DISCARD, WRITE_ZEROES } = BlkRequestType;
 const WITHOUT_SLOTS = STORAGE_PROTOCOL_FEATURES & ~maskOf(ProtocolFeature.CONFIGURE_MEM_SLOTS);
 let bench: HostileBench;
-beforeAll(async () => {
-  bench = await HostileBench.start();
+onHostileBench((started) => {
+  bench = started;
 });
-beforeEach(({ onTestFailed }) => {
-  const start = bench.daemon.log.length;
-  onTestFailed(() => console.log(`the daemon printed:\n${bench.daemon.log.slice(start)}`));
-});
-afterEach(() => bench.checkAftermath());
-afterAll(() => bench.close());
 
 type Attacker = RingAttacker<SplitDriverRing>;
 
