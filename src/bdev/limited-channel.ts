@@ -245,7 +245,7 @@ export class LimitedChannel implements IoChannel {
   /** Offers reads or writes of those that are next here, in place of those of others that have more than their part. */
   #offerMore(kind: Kind): void {
     const shares = this.#shares;
-    for (;;) {
+    for (let count = 0; count < OFFERS_MAX; count++) {
       const lane = this.#nextLane(kind);
       if (lane === null || (shares.count(kind) === OFFERS_MAX && !this.#takeBack(kind, lane))) return;
       const io = lane.lists[kind].shift();
