@@ -24,6 +24,7 @@ import {
   installTool,
   isToolMissing,
   TOOLS,
+  TOOLS_BIN_DIR,
 } from './setup/packages.mjs';
 
 const LOCK_FILE = join(ROOT, '.ringhost', 'setup.lock');
@@ -91,6 +92,7 @@ function resolveCommand(node, [name, ...args]) {
 }
 
 async function main(words) {
+  process.env.PATH = [process.env.PATH ?? '', TOOLS_BIN_DIR].join(delimiter);
   if (words.length === 0) throw new Error('say what to run: serve, test, a script or a command.');
   const isTest = words[0] === 'test';
   const isBench = words[0] === 'bench';

@@ -1,11 +1,15 @@
 /** What the project needs around it: npm packages in node_modules, and Debian packages for the commands it calls. */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { excerpt, findOnPath, runQuietly } from './child.mjs';
 import { findNpmCli, ROOT } from './node.mjs';
 
 const LOCK_FILE = join(ROOT, 'package-lock.json');
+/** Where packages are that are not installed on the machine, and their commands. */
+const TOOLS_DIR = join(ROOT, '.ringhost', 'tools');
+export const TOOLS_BIN_DIR = join(TOOLS_DIR, 'usr', 'bin');
+const APT_INSTALL = ['install', '-y', '-q', '--no-install-recommends'];
 /** Inside node_modules, so that removing the folder removes the stamp too. */
 const NPM_STAMP = join(ROOT, 'node_modules', '.ringhost-lock-hash');
 
@@ -67,6 +71,8 @@ export const TOOLS = {
     commands: ['prometheus', 'promtool'],
     packages: ['prometheus'],
     purpose: 'to read /metrics, and ask what the Grafana dashboard asks',
+    // Installed it would be a service of the machine.
+    isUnpacked: true,
   },
   fio: { commands: ['fio'], packages: ['fio'], purpose: 'for comparison' },
   ceph: {
@@ -88,11 +94,33 @@ export function canInstallTools() {
   return process.getuid() === 0 && findOnPath('apt-get') !== null;
 }
 
+/** Fetches Debian packages and unpacks them, without installing anything. */
+function unpackPackages(packages, env) {
+  const fetched = join(TOOLS_DIR, 'fetched');
+  mkdirSync(fetched, { recursive: true });
+  try {
+    const download = runQuietly('apt-get', ['-o', 'APT::Sandbox::User=root', '-q', 'download', ...packages], {
+      env,
+      cwd: fetched,
+    });
+    if (!download.ok) return download;
+    for (const deb of readdirSync(fetched)) {
+      const unpacked = runQuietly('dpkg', ['-x', join(fetched, deb), TOOLS_DIR]);
+      if (!unpacked.ok) return unpacked;
+    }
+    return download;
+  } finally {
+    rmSync(fetched, { recursive: true });
+  }
+}
+
 /** Installs a tool's Debian packages. Package lists are fetched only when the ones on the machine will not do. */
 export function installTool(tool) {
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   const install = () =>
-    runQuietly('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...tool.packages], { env });
+    tool.isUnpacked
+      ? unpackPackages(tool.packages, env)
+      : runQuietly('apt-get', [...APT_INSTALL, ...tool.packages], { env });
   let result = install();
   if (!result.ok) {
     runQuietly('apt-get', ['update', '-q'], { env });
