@@ -1,6 +1,16 @@
 /** The file behind file disks: on the disk of the checkout, every block written. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, fsyncSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { ROOT } from './targets/target.ts';
 
@@ -21,7 +31,16 @@ export function makeFile(sizeBytes: number): string {
   return path;
 }
 
-/** Removes what `makeFile` made. */
+/** Another one of its size, of which nothing was written: a daemon has its files alone. */
+export function makeFileBeside(path: string): string {
+  const other = `${path}-2`;
+  const fd = openSync(other, 'w');
+  ftruncateSync(fd, statSync(path).size);
+  closeSync(fd);
+  return other;
+}
+
+/** Removes what `makeFile` made, and what was made beside it. */
 export function removeFile(path: string): void {
   rmSync(dirname(path), { recursive: true, force: true });
 }

@@ -5,6 +5,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { LoadClient } from './client.ts';
+import { makeFileBeside } from './file.ts';
 import { measureNoise, type Noise, stealTicks } from './noise.ts';
 import type { BenchOptions } from './options.ts';
 import type { Outcome } from './report.ts';
@@ -73,7 +74,8 @@ export async function runRounds(
           stop.throwIfAborted();
           const list = samples.get(kind.name);
           if (list === undefined) continue;
-          const instance = scenario.isFresh === true ? await kind.start(place) : target;
+          const instance =
+            scenario.isFresh === true ? await kind.start({ ...place, file: makeFileBeside(place.file) }) : target;
           try {
             instance.resume();
             list.push(await scenario.measure(instance, effort));
