@@ -2,8 +2,11 @@
  * The documents are right: whoever types what they say gets what they show. Every command of these pages is typed, in
  * its turn. Those of docs/write-a-bdev.md are in test/integration/package.test.ts, which has an installed package.
  */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { CephCluster } from '../support/ceph-cluster.ts';
 import { isPrinted, stepsOf } from './document.ts';
 import { DOCUMENT_DAEMON, type ReaderOptions, readDocument } from './document-reader.ts';
 import { whyNoGuests, whyNoTool } from './requirements.ts';
@@ -55,4 +58,17 @@ test.skipIf((whyNoTool('qemu') ?? whyNoTool('nbd') ?? whyNoTool('curl')) !== nul
   ['docs/observing.md', { busyController: 'vhost.0' }],
 ])('every command of %s works in its turn, and prints what the page shows', async (page, options) => {
   expect(await readDocument(join(ROOT, page), options)).toBeGreaterThan(0);
+});
+
+test.skipIf(whyNoTool('ceph') !== null)('every command of docs/rbd.md works in its turn, on a cluster', async () => {
+  const parent = mkdtempSync(join(tmpdir(), 'ringhost-rbd-page-'));
+  const cluster = await CephCluster.start({ parent, store: 'memory' });
+  try {
+    await cluster.ceph('osd pool create vms 8');
+    const before = `export CEPH_CONF=${cluster.configFile}\n${DOCUMENT_DAEMON}`;
+    expect(await readDocument(join(ROOT, 'docs/rbd.md'), { before })).toBeGreaterThan(0);
+  } finally {
+    await cluster.close();
+    rmSync(parent, { recursive: true, force: true });
+  }
 });
