@@ -3,14 +3,13 @@
  * Both run in one emulated guest with an IOMMU, one after the other, on the drive that QEMU emulates. So the figures
  * say what each costs there, where every instruction is emulated, and nothing about a drive's speed.
  */
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Guest } from '../test/e2e/guest.ts';
-import { runtimeArchive } from '../test/e2e/guest-runtime.ts';
+import type { Guest } from '../test/e2e/guest.ts';
+import { startNvmeGuest } from '../test/e2e/nvme-guest.ts';
 import { whyNoVirtualIommu } from '../test/e2e/requirements.ts';
 
-const DISK_BYTES = 64 << 20;
 const LIMIT_MS = 600_000;
 const SECONDS = 8;
 /** As it comes, and as the tests run it: there V8 interprets, which emulation likes better than new machine code. */
@@ -79,24 +78,7 @@ function show(name: string, { depth, iops, p50Ns, interrupts }: Figures): void {
 const why = whyNoVirtualIommu();
 if (why !== null) throw new Error(why);
 const directory = mkdtempSync(join(tmpdir(), 'ringhost-nvme-'));
-const image = join(directory, 'drive');
-writeFileSync(image, '');
-truncateSync(image, DISK_BYTES);
-const guest = await Guest.start({
-  name: 'nvme-bench',
-  machine: 'q35',
-  kernelArgs: 'intel_iommu=on',
-  cpus: 2,
-  translatedCodeMiB: 256,
-  memoryMiB: 1280,
-  files: runtimeArchive('nvme-client'),
-  qemuArgs: [
-    ...['-device', 'intel-iommu,intremap=on'],
-    ...['-device', 'pcie-root-port,id=socket,chassis=1,slot=1,addr=10'],
-    ...['-drive', `if=none,id=drive,format=raw,file=${image}`],
-    ...['-device', 'nvme,id=nvme,bus=socket,drive=drive,serial=VFIO'],
-  ],
-});
+const guest = await startNvmeGuest('nvme-bench', directory);
 try {
   for (let round = 0; round < Number(process.argv[2] ?? 2); round++) {
     for (const depth of [1, 32]) show("Linux's driver, fio", await measureKernel(guest, depth));

@@ -1,5 +1,6 @@
 /** What the calls of a configuration are about: what each makes, what it stands on, and what takes it away again. */
 import { TargetError } from '../base/errors.ts';
+import { WEIGHT_DEFAULT } from '../bdev/fair-shares.ts';
 import { findMethod } from '../rpc/lookup.ts';
 import { checkParams } from '../rpc/params.ts';
 import type { ConfigCall } from './config-file.ts';
@@ -14,8 +15,6 @@ export interface FullCall {
 const BDEV_PARAMS = ['bdev_name', 'dev_name', 'base_bdev_name', 'base_bdev', 'base_name', 'base_bdevs'];
 /** What a controller's notifications are without a call that says otherwise. */
 const DEFAULT_COALESCING_PARAMS = { delay_base_us: 0, iops_threshold: 60_000 };
-/** So for its part of limits that it shares. */
-const DEFAULT_WEIGHT_PARAMS = { weight: 100 };
 
 export const isController = ({ method }: ConfigCall): boolean => /^vhost_create_\w+_controller$/.test(method);
 
@@ -118,7 +117,7 @@ export function removalOf(call: ConfigCall): FullCall | null {
     case 'vhost_controller_set_coalescing':
       return { method, params: { ctrlr, ...DEFAULT_COALESCING_PARAMS } };
     case 'vhost_controller_set_qos_weight':
-      return { method, params: { ctrlr, ...DEFAULT_WEIGHT_PARAMS } };
+      return { method, params: { ctrlr, weight: WEIGHT_DEFAULT } };
     case 'bdev_set_qos_limit': {
       const limits = Object.keys(params).filter((key) => key.endsWith('_per_sec'));
       return { method, params: { name, ...Object.fromEntries(limits.map((limit) => [limit, 0])) } };

@@ -7,6 +7,7 @@ import type { spdkMethods } from '../rpc/methods/spdk.ts';
 import type { Handlers, Result } from '../rpc/methods.ts';
 import type { VhostRegistry } from '../vhost/registry.ts';
 import { ScsiController } from '../vhost/scsi-controller.ts';
+import { BLK_TRANSPORT } from '../vhost/vhost.rpc.ts';
 
 type SpdkHandlers = Pick<Handlers, keyof typeof spdkMethods>;
 type Notification = Result<'notify_get_notifications'>[number];
@@ -18,7 +19,6 @@ interface SpdkParts {
   readonly log: Logger;
 }
 
-const BLK_TRANSPORT = 'vhost_user_blk';
 const SCHEDULER = 'static';
 const NOTIFICATIONS_MAX = 1024;
 

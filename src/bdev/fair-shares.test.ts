@@ -3,30 +3,14 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { describeBdev } from '../../test/support/bdev-rig.ts';
 import { readEventFd } from '../sys/events.ts';
-import { BdevIo, type IoChannel, type IoOwner, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
+import { BdevIo, type IoOwner, IoType } from './bdev-io.ts';
 import { createLimits, SHARERS_MAX, type Sharer } from './fair-shares.ts';
 import { LimitedChannel } from './limited-channel.ts';
+import { NullChannel } from './modules/null/null-channel.ts';
 import { NO_LIMITS, type RateLimits, RateStores } from './rate-limits.ts';
 
 const NS_PER_US = 1000;
 const MIB = 2 ** 20;
-
-/** Ends what it gets at once. */
-class PromptChannel implements IoChannel {
-  readonly wakeFd = NO_WAKE_FD;
-  submit(io: BdevIo): void {
-    io.complete(IoStatus.success);
-  }
-  poll(): number {
-    return 0;
-  }
-  arm(): boolean {
-    return false;
-  }
-  disarm(): void {}
-  update(): void {}
-  close(): void {}
-}
 
 /** Reactors that share a limit, in steps of time. */
 class Bench {
@@ -40,7 +24,7 @@ class Bench {
     this.stores = new RateStores(memory, clock);
     this.stores.set({ ...NO_LIMITS, burstMs: 1, ...limits });
     this.channels = Array.from({ length: reactors }, (_, i) => {
-      return new LimitedChannel(new PromptChannel(), memory, i, clock);
+      return new LimitedChannel(new NullChannel(), memory, i, clock);
     });
   }
 

@@ -1,5 +1,6 @@
 /** `ringhost complete WORD...`, which the scripts for the shells call. */
 import type { Command } from 'commander';
+import { aliasOf } from '../observe/take-sample.ts';
 import { clientSocketPath } from '../rpc/client.ts';
 import { complete, type NameKind } from './completion.ts';
 import { PATH_MARK } from './completion-scripts.ts';
@@ -20,8 +21,7 @@ async function findNames(kind: NameKind, socket = clientSocketPath()): Promise<r
     using client = await connectTo({ socket }, { timeoutMs: ANSWER_LIMIT_MS });
     if (kind === 'bdev') {
       const bdevs = await client.call('bdev_get_bdevs');
-      // Nobody types the name of a volume, which is its UUID.
-      return bdevs.map(({ name, uuid, aliases }) => (name === uuid ? (aliases[0] ?? name) : name));
+      return bdevs.map((bdev) => aliasOf(bdev) ?? bdev.name);
     }
     return (await client.call('vhost_get_controllers')).map(({ ctrlr }) => ctrlr);
   } catch {

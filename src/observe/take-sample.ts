@@ -42,9 +42,10 @@ export async function takeSample(call: Call): Promise<Sample> {
     controllers: controllers.map((controller) => toController(controller, byController.get(controller.ctrlr) ?? [])),
     bdevs: ('bdevs' in iostat ? iostat.bdevs : []).map((counts) => {
       const bdev = described.get(counts.name);
+      const alias = bdev === undefined ? undefined : aliasOf(bdev);
       return {
         name: counts.name,
-        ...aliasOf(bdev),
+        ...(alias === undefined ? {} : { alias }),
         product: bdev?.product_name ?? '',
         ...conditionOf(bdev?.driver_specific ?? {}),
         sizeBytes: bdev === undefined ? 0 : bdev.num_blocks * bdev.block_size,
@@ -56,9 +57,9 @@ export async function takeSample(call: Call): Promise<Sample> {
   };
 }
 
-function aliasOf(bdev: Result<'bdev_get_bdevs'>[number] | undefined): Pick<BdevSample, 'alias'> {
-  const alias = bdev?.aliases.find((each) => each !== bdev.uuid);
-  return alias === undefined ? {} : { alias };
+/** What people call a bdev whose name is a UUID; undefined: its name. */
+export function aliasOf({ uuid, aliases }: Result<'bdev_get_bdevs'>[number]): string | undefined {
+  return aliases.find((each) => each !== uuid);
 }
 
 /** Of a mirror that lacks a leg. */

@@ -10,7 +10,8 @@ const EPOLLERR = 0x8;
 const EPOLLHUP = 0x10;
 const EPOLLET = 0x8000_0000;
 
-const Operation = { add: 1, remove: 2, change: 3 } as const;
+/** Of epoll_ctl(2). */
+export const Operation = { add: 1, remove: 2, change: 3 } as const;
 
 export interface FdEvents {
   readonly isReadable: boolean;
@@ -108,7 +109,8 @@ export class FdSet {
   }
 }
 
-function epollEvents(options: WatchOptions): number {
+/** Bits of epoll_ctl(2). */
+export function epollEvents(options: WatchOptions): number {
   return (options.readable === false ? 0 : EPOLLIN) + (options.writable ? EPOLLOUT : 0) + (options.edge ? EPOLLET : 0);
 }
 

@@ -1,11 +1,7 @@
 /** A descriptor that is readable while one of a few others is ready: what stays the same while they come and go. */
 import { checkErrno } from '../base/errors.ts';
-import { closeFd } from './events.ts';
+import { closeFd, epollEvents, Operation } from './events.ts';
 import { native } from './native.ts';
-
-const EPOLLIN = 0x1;
-const EPOLLOUT = 0x4;
-const Operation = { add: 1, remove: 2, change: 3 } as const;
 
 export class ReadySet {
   readonly fd: number = checkErrno(native.epollCreate(), 'cannot create an epoll descriptor');
@@ -21,7 +17,7 @@ export class ReadySet {
   }
 
   watch(fd: number, readable: boolean, writable: boolean): void {
-    native.epollControl(this.fd, Operation.change, fd, (readable ? EPOLLIN : 0) | (writable ? EPOLLOUT : 0));
+    native.epollControl(this.fd, Operation.change, fd, epollEvents({ readable, writable }));
   }
 
   close(): void {

@@ -265,8 +265,7 @@ export class VhostRegistry {
         bdevs.map((bdev) => reactor.call(VringService.openEarly, bdev.describe())),
       );
     });
-    const late = () => new TargetError('ETIMEDOUT', 'a disk is not opened in time');
-    await withinDeadline(Promise.allSettled(opening), withinMs, late).catch(() => undefined);
+    await early(Promise.allSettled(opening), withinMs);
   }
 
   /** Before guests wait, what will be run while they do. */
@@ -277,8 +276,7 @@ export class VhostRegistry {
 
   /** Guests will wait soon. What is not flushed in time, or cannot be, is for `letGo` to say. */
   async flushEarly(withinMs = EARLY_MS_MAX): Promise<void> {
-    const late = () => new TargetError('ETIMEDOUT', 'a disk is not flushed in time');
-    await withinDeadline(this.#tellAll(VringService.flushEarly), withinMs, late).catch(() => undefined);
+    await early(this.#tellAll(VringService.flushEarly), withinMs);
   }
 
   /** Guests wait, with nothing in flight, until `thaw`. Throws `ETIMEDOUT` when requests are not done in time. */
@@ -376,4 +374,9 @@ export class VhostRegistry {
     const bdev = bdevName === undefined ? {} : { bdev: bdevName };
     this.#options.log.info(`Controller ${name}: new controller added`, { ctrlr: name, ...bdev, cores: String(cores) });
   }
+}
+
+/** Waits for what may fail, or come too late: that shows when it is needed. */
+async function early(work: Promise<unknown>, withinMs: number): Promise<void> {
+  await withinDeadline(work, withinMs, () => new TargetError('ETIMEDOUT', 'too late')).catch(() => undefined);
 }

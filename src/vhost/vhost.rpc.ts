@@ -14,7 +14,8 @@ import { countersOf, latenciesOf, QUEUE_COUNTERS, QueueCounter } from './queue-c
 import { type AnyController, BLK_PLACEMENT, type VhostRegistry } from './registry.ts';
 import type { ScsiController } from './scsi-controller.ts';
 
-const BLK_TRANSPORT = 'vhost_user_blk';
+/** The only one of blk controllers. */
+export const BLK_TRANSPORT = 'vhost_user_blk';
 
 type QueueMethod =
   | 'vhost_controller_set_coalescing'

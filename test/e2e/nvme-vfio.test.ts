@@ -3,15 +3,14 @@
  * daemon drives it, and a front-end in the same guest puts verified load on it. Nobody here stands for the kernel's
  * vfio-pci, its IOMMU or the drive's interrupts; the drive is QEMU's.
  */
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Guest } from './guest.ts';
-import { runtimeArchive } from './guest-runtime.ts';
+import type { Guest } from './guest.ts';
+import { startNvmeGuest } from './nvme-guest.ts';
 import { whyNoVirtualIommu } from './requirements.ts';
 
-const DISK_BYTES = 64 << 20;
 const DRIVE = '0000:01:00.0';
 /** TCG on a busy machine, several programs of ours one after another. */
 const LIMIT_MS = 240_000;
@@ -34,24 +33,7 @@ describe.skipIf(whyNoVirtualIommu() !== null)('an NVMe drive by VFIO', () => {
 
   beforeAll(async () => {
     directory = mkdtempSync(join(tmpdir(), 'ringhost-nvme-'));
-    const image = join(directory, 'drive');
-    writeFileSync(image, '');
-    truncateSync(image, DISK_BYTES);
-    guest = await Guest.start({
-      name: 'nvme-vfio',
-      machine: 'q35',
-      kernelArgs: 'intel_iommu=on',
-      cpus: 2,
-      translatedCodeMiB: 256,
-      memoryMiB: 1280,
-      files: runtimeArchive('nvme-client'),
-      qemuArgs: [
-        ...['-device', 'intel-iommu,intremap=on'],
-        ...['-device', 'pcie-root-port,id=socket,chassis=1,slot=1,addr=10'],
-        ...['-drive', `if=none,id=drive,format=raw,file=${image}`],
-        ...['-device', 'nvme,id=nvme,bus=socket,drive=drive,serial=VFIO'],
-      ],
-    });
+    guest = await startNvmeGuest('nvme-vfio', directory);
   });
 
   afterAll(async () => {
