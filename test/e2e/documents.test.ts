@@ -51,6 +51,7 @@ test.skipIf((whyNoTool('qemu') ?? whyNoTool('nbd') ?? whyNoTool('curl')) !== nul
   ['docs/lvol.md', withDaemon],
   ['docs/raid.md', withDaemon],
   ['docs/jobs.md', withDaemon],
+  ['docs/configuration.md', withDaemon],
   ['docs/nbd.md', withDaemon],
   ['docs/virtio-bdev.md', withDaemon],
   ['docs/file-disks.md', withDaemon],
