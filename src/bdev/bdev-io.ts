@@ -15,9 +15,9 @@ export const GUEST_IO_TYPES = Object.values(IoType).filter((type) => type !== Io
 
 /**
  * `gone`: the device behind the bdev is not there any more, and the bdev goes with it. `noSpace`: a thin disk has no
- * room for what is written.
+ * room for what is written. `withdrawn`: the owner took it back, and no device was given it.
  */
-export const IoStatus = { success: 0, failed: -1, aborted: -7, gone: -19, noSpace: -28 } as const;
+export const IoStatus = { success: 0, failed: -1, aborted: -7, gone: -19, noSpace: -28, withdrawn: -125 } as const;
 export type IoStatus = (typeof IoStatus)[keyof typeof IoStatus];
 
 /** No segments. */
@@ -109,6 +109,11 @@ export interface IoChannel {
   wake?: () => void;
   /** The bdev is going away: what waits for its device to come back fails now. */
   abandon?(): void;
+  /**
+   * Ends as `withdrawn` what the owners with this very `sharer` submitted and no device was given yet, as far as it can
+   * tell. What a stacked bdev made of a request counts as given.
+   */
+  withdraw?(sharer: Sharer): void;
   /**
    * For an upgrade: another process serves the bdev next, by a connection of its own. What was written has been
    * flushed, and nothing is in flight. Gives up what only one of them can have, until the next request. Left out where

@@ -8,6 +8,7 @@ import { clockStamp, stepsBetween } from '../sys/thread.ts';
 import type { BdevDescription, ChannelContext, ChannelFactory } from './bdev.ts';
 import { BdevIo, type IoAccount, type IoChannel, IoStatus, IoType, NO_WAKE_FD } from './bdev-io.ts';
 import { REGIONS, StatsRow } from './bdev-stats.ts';
+import type { Sharer } from './fair-shares.ts';
 import { LimitedChannel } from './limited-channel.ts';
 import { RequestSampler } from './request-sampler.ts';
 
@@ -18,6 +19,7 @@ const ADMITTED = 1;
 const SUCCESS = IoStatus.success;
 const FAILED = IoStatus.failed;
 const GONE = IoStatus.gone;
+const WITHDRAWN = IoStatus.withdrawn;
 const { flush: FLUSH } = IoType;
 const LAST_REGION = REGIONS - 1;
 
@@ -124,6 +126,13 @@ export class BdevChannel implements IoAccount {
     if (!this.isAwake) this.wake();
   }
 
+  /** Ends as `withdrawn` what a queue, known by its own `sharer`, submitted and no device was given yet. */
+  withdraw(sharer: Sharer): void {
+    if (this.inFlight === 0 || this.#module?.withdraw === undefined) return;
+    if (!this.isAwake) this.wake();
+    this.#module.withdraw(sharer);
+  }
+
   /**
    * Resolves when the connection of a module that has one stands. No other is asked for anything: a flush of an RBD
    * image takes its lock, a read fills a cache with what another process may write over.
@@ -175,7 +184,8 @@ export class BdevChannel implements IoAccount {
 
   ioFinished(io: BdevIo): void {
     this.inFlight--;
-    this.#stats.add(io.type, io.lengthBytes, io.status !== SUCCESS);
+    // One that was withdrawn is as if it had not come.
+    if (io.status !== WITHDRAWN) this.#stats.add(io.type, io.lengthBytes, io.status !== SUCCESS);
     if (io.weight !== 0) this.#endSample(io);
     if (io.status === GONE) this.#deviceGone();
     if (this.inFlight === 0 && this.#onIdle.length > 0) {

@@ -156,10 +156,15 @@ export class FairShares extends RateStores {
     for (let kind = READS; kind <= WRITES; kind++) {
       const end = kind * OFFERS_MAX + this.count(kind);
       for (let place = kind * OFFERS_MAX; place < end; place++) {
-        if (this.#reactors[offerAt(this.#own, place) + IS_GRANTED] === 1) return place;
+        if (this.isGranted(place)) return place;
       }
     }
     return NOBODY;
+  }
+
+  /** Another reactor has granted what is in this place. */
+  isGranted(place: number): boolean {
+    return this.#reactors[offerAt(this.#own, place) + IS_GRANTED] === 1;
   }
 
   /** Something was granted, and not taken yet. */

@@ -5,7 +5,7 @@
  */
 import { closeFd, createEventFd, readEventFd, signalEventFd } from '../sys/events.ts';
 import type { BdevDescription } from './bdev.ts';
-import { type BdevIo, type IoChannel, IoType } from './bdev-io.ts';
+import { type BdevIo, type IoChannel, IoStatus, IoType } from './bdev-io.ts';
 import { DAEMON_SHARER, FairShares, NOBODY, OFFERS_MAX, READS, type Sharer, WRITES } from './fair-shares.ts';
 import { sectorsOf } from './rate-limits.ts';
 
@@ -14,6 +14,7 @@ const { read: READ, write: WRITE } = IoType;
 const READ_KIND = READS;
 const WRITE_KIND = WRITES;
 const NONE = NOBODY;
+const WITHDRAWN = IoStatus.withdrawn;
 /** How long a sleeping reactor waits until it looks at what waits here. */
 const LOOK_MS = 1;
 /** Requests let through in one go, so that other reactors have theirs. */
@@ -42,6 +43,22 @@ class IoList {
     this.first = io.next;
     io.next = null;
     return io;
+  }
+
+  /** Moves those of a queue to another list. Returns how many. */
+  moveOf(queue: Sharer, list: IoList): number {
+    let moved = 0;
+    let io = this.first;
+    this.first = null;
+    this.#last = null;
+    while (io !== null) {
+      const { next } = io;
+      const isMoved = isOf(io, queue);
+      (isMoved ? list : this).push(io);
+      if (isMoved) moved++;
+      io = next;
+    }
+    return moved;
   }
 }
 
@@ -138,6 +155,25 @@ export class LimitedChannel implements IoChannel {
   abandon(): void {
     this.#isAbandoned = true;
     this.#module.abandon?.();
+  }
+
+  /** What another reactor has granted goes on: it is paid for. */
+  withdraw(sharer: Sharer): void {
+    const withdrawn = new IoList();
+    this.#shares.lock();
+    // From the end on: one from a higher place comes into that of an offer which is taken.
+    for (let place = this.#offers.length - 1; place >= 0; place--) {
+      const io = this.#offers[place] as BdevIo | null;
+      if (io === null || !isOf(io, sharer) || this.#shares.isGranted(place)) continue;
+      withdrawn.push(this.#takeOffer(place));
+    }
+    this.#shares.unlock();
+    for (const lane of [...this.#active]) {
+      for (const list of lane.lists) this.#leave(lane, list.moveOf(sharer, withdrawn));
+    }
+    // Their owners may submit others meanwhile.
+    while (withdrawn.first !== null) withdrawn.shift().complete(WITHDRAWN);
+    this.#module.withdraw?.(sharer);
   }
 
   update(description: BdevDescription): void {
@@ -323,12 +359,18 @@ export class LimitedChannel implements IoChannel {
     const io = this.#removeOffer(place);
     const lane = this.#laneOf(io);
     lane.offered[kindOf(io)]--;
-    this.#held--;
-    if (--lane.count === 0) {
-      const end = this.#active.pop() as Lane;
-      if (end !== lane) this.#active[this.#active.indexOf(lane)] = end;
-    }
+    this.#leave(lane, 1);
     return io;
+  }
+
+  /** Requests of a lane wait no more. */
+  #leave(lane: Lane, count: number): void {
+    if (count === 0) return;
+    this.#held -= count;
+    lane.count -= count;
+    if (lane.count > 0) return;
+    const end = this.#active.pop() as Lane;
+    if (end !== lane) this.#active[this.#active.indexOf(lane)] = end;
   }
 }
 
@@ -338,6 +380,11 @@ function kindOf(io: BdevIo): Kind {
 
 function isBefore(lane: Lane, other: Lane, kind: Kind): boolean {
   return (lane.lists[kind].first as BdevIo).arrival < (other.lists[kind].first as BdevIo).arrival;
+}
+
+/** Of a queue's own requests, not of what a stacked bdev made of them. */
+function isOf(io: BdevIo, queue: Sharer): boolean {
+  return io.owner.sharer === queue;
 }
 
 /** Whoever asked for it, through whatever stands over the bdev. */

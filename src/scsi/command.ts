@@ -48,6 +48,7 @@ const IDLE: Step = () => {};
 const COMPLETE = ServiceResponse.complete;
 const SUCCESS = IoStatus.success;
 const NO_SPACE = IoStatus.noSpace;
+const WITHDRAWN = IoStatus.withdrawn;
 const READ = IoType.read;
 const NONE = NO_BOUNCE;
 
@@ -164,6 +165,10 @@ export class Command implements IoOwner, BounceWaiter {
       this.isActive = false;
       task.transferredBytes = this.dataBytes;
       finishTask(task);
+      this.owner.commandEnded(this);
+    } else if (io.status === WITHDRAWN && this.abortResponse === COMPLETE) {
+      this.#free();
+      task.transport.taskWithdrawn(task);
       this.owner.commandEnded(this);
     } else this.#step();
   }

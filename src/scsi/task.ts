@@ -78,6 +78,8 @@ export interface TaskTransport {
   mapData(task: ScsiTask, io: BdevIo, isRead: boolean, offset: number, lengthBytes: number): number;
   /** The target's last word on a task. */
   taskDone(task: ScsiTask): void;
+  /** In place of it: the I/O of the task was withdrawn, on the transport's behalf. */
+  taskWithdrawn(task: ScsiTask): void;
 }
 
 /** Pooled; all fields always there. */

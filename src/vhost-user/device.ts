@@ -32,6 +32,17 @@ export interface VringLog extends MappingInfo {
   readonly fd: number;
 }
 
+/** How a ring is stopped. */
+export interface StopOptions {
+  /** Throws `ETIMEDOUT` when it takes longer: then the ring runs on. Default: no limit. */
+  readonly withinMs?: number;
+  /**
+   * What no device was given yet is left in the ring's in-flight area, which it has, for the next back-end. Not with a
+   * limit. Default: everything is carried out.
+   */
+  readonly leaves?: boolean;
+}
+
 /** One front-end's view of a device. Descriptors and memory stay the session's. */
 export interface SessionDevice {
   /** Virtio features offered, without VHOST_USER_F_PROTOCOL_FEATURES. */
@@ -42,11 +53,8 @@ export interface SessionDevice {
   /** The front-end acked these. */
   setFeatures(features: bigint): void;
   startVring(vring: VringStart): Promise<void>;
-  /**
-   * Resolves with where the ring stands (its base) when nothing is in flight and the memory is not used any more. With
-   * a limit it throws `ETIMEDOUT` when that takes longer: then the ring runs on.
-   */
-  stopVring(index: number, withinMs?: number): Promise<number>;
+  /** Resolves with where the ring stands (its base) when nothing is in flight and the memory is not used any more. */
+  stopVring(index: number, options?: StopOptions): Promise<number>;
   setVringCall(index: number, callFd: number): Promise<void>;
   /** Back to the state after connecting. Every queue is stopped. */
   reset(): void;

@@ -47,6 +47,9 @@ export function checkProtocolFeatures(acked: bigint, offered: bigint): void {
   if (has('INBAND_NOTIFICATIONS') && !(has('BACKEND_REQ') && has('REPLY_ACK'))) {
     throw new TargetError('VHOST_FEATURES', 'INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK');
   }
+  if (has('GET_VRING_BASE_INFLIGHT') && !has('INFLIGHT_SHMFD')) {
+    throw new TargetError('VHOST_FEATURES', 'GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD');
+  }
 }
 
 /** The regions of a SET_MEM_TABLE. Throws a TargetError when they are not all there, each with its descriptor. */

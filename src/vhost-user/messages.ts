@@ -66,6 +66,7 @@ export const ProtocolFeature = {
   INBAND_NOTIFICATIONS: 14,
   CONFIGURE_MEM_SLOTS: 15,
   STATUS: 16,
+  GET_VRING_BASE_INFLIGHT: 20,
 } as const;
 export type ProtocolFeature = keyof typeof ProtocolFeature;
 
@@ -80,6 +81,7 @@ export const PROTOCOL_FEATURES_OFFERED = [
   'INBAND_NOTIFICATIONS',
   'CONFIGURE_MEM_SLOTS',
   'STATUS',
+  'GET_VRING_BASE_INFLIGHT',
 ] as const satisfies readonly ProtocolFeature[];
 
 /** Of SET_VRING_ADDR: writes to the used ring are logged. */

@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openFdCount } from '../../test/support/descriptors.ts';
 import {
   INBAND_BIT,
+  LEAVING_BIT,
   memoryTable,
   PROTOCOL_FEATURES,
   PROTOCOL_FEATURES_BIT,
@@ -137,7 +138,7 @@ describe('features', () => {
     await useRig(new SessionRig());
     const offered = await rig.askU64('GET_FEATURES');
     expect(offered).toBe(rig.device.features | PROTOCOL_FEATURES_BIT | maskOf(VHOST_F_LOG_ALL));
-    expect(await rig.askU64('GET_PROTOCOL_FEATURES')).toBe(PROTOCOL_FEATURES | INBAND_BIT);
+    expect(await rig.askU64('GET_PROTOCOL_FEATURES')).toBe(PROTOCOL_FEATURES | INBAND_BIT | LEAVING_BIT);
     rig.send('SET_OWNER');
     expect(await rig.askU64('GET_FEATURES')).toBe(offered);
   });
@@ -353,6 +354,34 @@ describe('the in-flight region', () => {
       'in-flight',
     );
     closeFd(fd);
+  });
+
+  it('has what a ring holds left in it where both have agreed, and only by who stops the ring for good', async () => {
+    const { mmapSize, fds } = await get({ queueCount: 2 });
+    const message = inflight({ queueCount: 2, mmapSize });
+    const stopped: string[] = [];
+    for (const features of [PROTOCOL_FEATURES, PROTOCOL_FEATURES | LEAVING_BIT]) {
+      await rig.accept('SET_PROTOCOL_FEATURES', encodeU64(features));
+      await startRings(0, 2);
+      // Queue 2 has no part of the region.
+      await rig.accept('SET_INFLIGHT_FD', message, fds);
+      rig.device.events.length = 0;
+      await rig.shareMemory(memory);
+      await rig.accept('SET_VRING_ENABLE', vringState(0, 0));
+      await rig.accept('SET_VRING_ENABLE', vringState(0, 1));
+      for (const index of [0, 2]) await rig.ask('GET_VRING_BASE', vringState(index, 0));
+      stopped.push(...rig.device.events.filter((event) => event.startsWith('stop')));
+    }
+    for (const fd of fds) closeFd(fd);
+    const drained = ['stop 0', 'stop 2', 'stop 0', 'stop 0', 'stop 2'];
+    const left = ['stop 0', 'stop 2', 'stop 0, leaving requests', 'stop 0, leaving requests', 'stop 2'];
+    expect(stopped).toEqual([...drained, ...left]);
+  });
+
+  it('must have been agreed on by who wants requests left in it', async () => {
+    await useRig(new SessionRig());
+    rig.send('SET_PROTOCOL_FEATURES', encodeU64(LEAVING_BIT));
+    expect(await rig.disconnection()).toContain('GET_VRING_BASE_INFLIGHT needs INFLIGHT_SHMFD');
   });
 
   it('keeps nothing of a ring that is longer than it allows for: it runs all the same', async () => {

@@ -154,7 +154,7 @@ export class Session {
     await this.#serially(async () => {
       this.#frozen = this.runningVrings;
       const stops = this.#frozen.map(async (vring) => {
-        vring.base = await this.#device.stopVring(vring.index, withinMs);
+        vring.base = await this.#device.stopVring(vring.index, { withinMs });
         vring.isRunning = false;
       });
       const failed = (await Promise.allSettled(stops)).find((outcome) => outcome.status === 'rejected');
@@ -437,7 +437,7 @@ export class Session {
   }
 
   async #getVringBase(vring: Vring): Promise<Uint8Array> {
-    if (vring.isRunning) await this.#stop(vring);
+    if (vring.isRunning) await this.#stop(vring, true);
     vring.isStarted = false;
     vring.replaceFd('kickFd', NO_FD);
     return wire.VringState.encode({ index: vring.index, num: vring.place(this.#isPacked) });
@@ -482,7 +482,8 @@ export class Session {
   async #setVringEnable(vring: Vring, num: number): Promise<undefined> {
     if (num > 1) throw new TargetError('VHOST_VRING_ENABLE', `${num} is neither 0 nor 1`);
     vring.isEnabled = num === 1;
-    if (!this.#isEnabled(vring) && vring.isRunning) await this.#stop(vring);
+    // Front-ends do this before GET_VRING_BASE.
+    if (!this.#isEnabled(vring) && vring.isRunning) await this.#stop(vring, true);
     await this.#refresh(vring);
   }
 
@@ -523,9 +524,11 @@ export class Session {
     return area;
   }
 
-  async #stop(vring: Vring): Promise<void> {
+  /** `mayLeave`: requests may stay in the in-flight region, where the front-end has agreed to that. */
+  async #stop(vring: Vring, mayLeave = false): Promise<void> {
+    const leaves = mayLeave && this.#hasProtocol('GET_VRING_BASE_INFLIGHT') && this.#inflightArea(vring) !== null;
     vring.isRunning = false;
-    vring.base = await this.#device.stopVring(vring.index);
+    vring.base = await this.#device.stopVring(vring.index, { leaves });
     this.#status.queueStopped(vring.index);
   }
 

@@ -43,6 +43,9 @@ const HEADER_BYTES = BLK_HEADER_BYTES;
 const NONE = NO_LIST;
 const NOT_MAPPED = NOWHERE;
 const SUCCESS = IoStatus.success;
+const WITHDRAWN = IoStatus.withdrawn;
+/** In place of a status: the request was not carried out. */
+const LEFT = -1;
 const UNRECORDED = NO_RECORD;
 const WORDS = RECORDS;
 const { header0: TYPE, header2: SECTOR_LOW, header3: SECTOR_HIGH, buffers: HEADER } = RecordWord;
@@ -278,10 +281,14 @@ export class BlkQueue extends RequestQueue {
     return true;
   }
 
+  protected override withdraw(): void {
+    if (this.sharer !== null) this.#channel.withdraw(this.sharer);
+  }
+
   /** One of a request's I/Os has ended. */
   requestIoDone(request: Request, io: Io): void {
     if (io !== request.io) this.#moreIos.push(io);
-    if (io.status !== SUCCESS) request.status = IOERR;
+    if (io.status !== SUCCESS && request.status !== LEFT) request.status = io.status === WITHDRAWN ? LEFT : IOERR;
     if (--request.pending > 0) return;
     const mustFlush = io.type !== FLUSH && io.type !== READ && this.#channel.hasWriteCache;
     if (mustFlush && this.#device.isWriteThrough && request.status === OK) this.#flush(request);
@@ -296,8 +303,12 @@ export class BlkQueue extends RequestQueue {
   }
 
   #finish(request: Request): void {
-    request.statusBytes[request.statusOffset] = request.status;
     if (request.list !== NONE) this.arena.release(request.list);
+    if (request.status === LEFT) {
+      this.leave(request.slot);
+      return;
+    }
+    request.statusBytes[request.statusOffset] = request.status;
     this.complete(request.slot, request.usedLength);
   }
 

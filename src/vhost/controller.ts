@@ -16,7 +16,7 @@ import type { ReactorThread } from '../reactor/reactor-thread.ts';
 import { closeFd, type FdSet } from '../sys/events.ts';
 import { peerCredentials } from '../sys/socket.ts';
 import { clockNs, nodeOfMemory } from '../sys/thread.ts';
-import type { SessionConfig, SessionDevice, VringStart } from '../vhost-user/device.ts';
+import type { SessionConfig, SessionDevice, StopOptions, VringStart } from '../vhost-user/device.ts';
 import { ProtocolTrace } from '../vhost-user/protocol-trace.ts';
 import { Session } from '../vhost-user/session.ts';
 import type { SessionRecord } from '../vhost-user/session-record.ts';
@@ -352,9 +352,9 @@ export abstract class DeviceSession implements SessionDevice {
     }
   }
 
-  async stopVring(index: number, withinMs?: number): Promise<number> {
+  async stopVring(index: number, { withinMs, leaves = false }: StopOptions = {}): Promise<number> {
     const { places } = this.#host;
-    const call: StopCall = { sessionId: this.id, index, withinMs };
+    const call: StopCall = { sessionId: this.id, index, withinMs, leaves };
     const base = (await places.reactorOf(index)?.call(VringService.stop, call)) as number;
     places.stop(index);
     return base;

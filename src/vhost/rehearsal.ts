@@ -22,7 +22,7 @@ import { VirtioFeature } from '../virtio/features.ts';
 import { PACKED_BASE_FIRST } from '../virtio/ring-shape.ts';
 import { DEFAULT_COALESCING } from './call-coalescing.ts';
 import { createQueueBlock } from './queue-counters.ts';
-import { type StartCall, VringService } from './vring-service.ts';
+import { type StartCall, type StopCall, VringService } from './vring-service.ts';
 
 const MEMORY_BYTES = 64 * 1024;
 const RING_SIZE = 16;
@@ -85,7 +85,7 @@ class Rehearsed implements SessionDevice {
   }
 
   async stopVring(index: number): Promise<number> {
-    const call = { sessionId: NOBODYS_ID, index, withinMs: undefined };
+    const call: StopCall = { sessionId: NOBODYS_ID, index, withinMs: undefined, leaves: false };
     return (await this.#reactors[index]?.call(VringService.stop, call)) as number;
   }
 

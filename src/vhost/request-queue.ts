@@ -3,6 +3,7 @@
  * publishes what completed, sleeps and wakes, drains and stops, and reports a driver that breaks the ring. A device's
  * queue gives `accept`, and ends each request with `complete`.
  */
+import { assert } from '../base/assert.ts';
 import { TargetError } from '../base/errors.ts';
 import { CHAINS_PER_ROUND_MAX } from '../base/limits.ts';
 import type { LimitedLog } from '../base/log.ts';
@@ -25,6 +26,8 @@ import type { QueueTrace } from './queue-trace.ts';
 // Constants of this module are part of the compiled code; an imported one is loaded and checked at every use.
 const NO_FAULT = RingFault.none;
 const PER_ROUND_MAX = CHAINS_PER_ROUND_MAX;
+/** What is in flight may have come to wait again. */
+const WITHDRAW_AGAIN_MS = 5;
 const { requests: REQUESTS, inFlight: IN_FLIGHT } = QueueCounter;
 /** One for all queues of a thread: a request is parsed in one go. */
 const CHAIN = new Chain();
@@ -71,6 +74,8 @@ export abstract class RequestQueue implements Source {
   readonly #faults: LimitedLog;
   readonly #onBroken: () => void;
   #isStopping = false;
+  /** What no device was given is left in the in-flight region. */
+  #isLeaving = false;
   #hasReportedFault = false;
   /** A chain was put back because the arena was full. */
   #isStarved = false;
@@ -105,7 +110,8 @@ export abstract class RequestQueue implements Source {
     let taken = 0;
     this.#isStarved = false;
     // What the back-end before us had in flight is part of what a stop must end.
-    const count = Math.min(this.#isStopping ? ring.againCount : ring.look(), PER_ROUND_MAX);
+    const available = this.#isStopping ? this.#againCount : ring.look();
+    const count = Math.min(available, PER_ROUND_MAX);
     while (taken < count && this.wantsMore() && ring.pop(CHAIN)) {
       if (this.#log !== null) this.#log.keep(CHAIN);
       if (this.trace !== null) this.trace.taken(CHAIN);
@@ -126,11 +132,7 @@ export abstract class RequestQueue implements Source {
     if (this.#log !== null) this.#log.published(this.ring);
     if (this.#isCallDue && this.#mayCall()) this.#call();
     this.#counters[IN_FLIGHT] = this.ring.inFlightCount;
-    if (this.#onDrained !== null && this.#isDrained) {
-      const onDrained = this.#onDrained;
-      this.#onDrained = null;
-      onDrained();
-    }
+    this.#tellDrained();
   }
 
   get isBusy(): boolean {
@@ -159,10 +161,14 @@ export abstract class RequestQueue implements Source {
 
   /**
    * Takes no more requests; resolves with where the ring stands when none is in flight. Throws `ETIMEDOUT` when some
-   * still are after so long: then the queue goes on, once it is woken.
+   * still are after so long: then the queue goes on, once it is woken. `leaves`: those that no device was given, and
+   * those of a back-end before that were not taken yet, stay in the in-flight region.
    */
-  async stop(withinMs = Number.POSITIVE_INFINITY): Promise<number> {
+  async stop(withinMs = Number.POSITIVE_INFINITY, leaves = false): Promise<number> {
+    assert(!leaves || !Number.isFinite(withinMs), 'a queue that leaves requests does not go on');
     this.#isStopping = true;
+    this.#isLeaving = leaves;
+    if (leaves) this.#withdrawAll();
     if (!this.#isDrained && !(await this.#drain(withinMs))) {
       this.#isStopping = false;
       const count = this.ring.inFlightCount;
@@ -190,6 +196,14 @@ export abstract class RequestQueue implements Source {
     if (!this.isAwake) this.wake();
   }
 
+  /** Takes back what no device was given: each request of it ends with `leave`. */
+  protected withdraw(): void {}
+
+  /** The next back-end carries the request out. */
+  protected leave(head: number): void {
+    this.ring.leave(head);
+  }
+
   /** A chain that cannot carry an answer is given back empty. */
   protected refuse(chain: Chain, reason: string): true {
     this.#faults.warn(`request-${reason}`, `queue ${this.index}: a request ${reason}`);
@@ -205,15 +219,38 @@ export abstract class RequestQueue implements Source {
         resolve(false);
       };
       const timer = Number.isFinite(withinMs) ? setTimeout(giveUp, withinMs) : undefined;
+      const again = this.#isLeaving ? setInterval(() => this.#withdrawAll(), WITHDRAW_AGAIN_MS) : undefined;
       this.#onDrained = () => {
         clearTimeout(timer);
+        clearInterval(again);
         resolve(true);
       };
     });
   }
 
+  /** The end of one may let others begin, which come to wait. */
+  #withdrawAll(): void {
+    for (let before = -1; before !== this.ring.inFlightCount; ) {
+      before = this.ring.inFlightCount;
+      this.withdraw();
+    }
+    this.#tellDrained();
+  }
+
+  #tellDrained(): void {
+    if (this.#onDrained === null || !this.#isDrained) return;
+    const onDrained = this.#onDrained;
+    this.#onDrained = null;
+    onDrained();
+  }
+
   get #isDrained(): boolean {
-    return this.ring.inFlightCount === 0 && (this.ring.againCount === 0 || !this.wantsMore());
+    return this.ring.inFlightCount === 0 && (this.#againCount === 0 || !this.wantsMore());
+  }
+
+  /** Requests of a back-end before that a stop must end. */
+  get #againCount(): number {
+    return this.#isLeaving ? 0 : this.ring.againCount;
   }
 
   #mayCall(): boolean {

@@ -6,6 +6,7 @@ import { REMOVAL_DRAIN_MS_MAX } from '../base/limits.ts';
 import type { BdevDescription } from '../bdev/bdev.ts';
 import { IoType } from '../bdev/bdev-io.ts';
 import type { BdevChannel } from '../bdev/channel.ts';
+import type { Sharer } from '../bdev/fair-shares.ts';
 import type { BouncePool } from '../scsi/bounce-pool.ts';
 import { type ManagementRequest, ScsiTarget } from '../scsi/target.ts';
 import type { UnitRecord } from '../scsi/unit-state.ts';
@@ -118,6 +119,11 @@ export class ScsiDevice {
     this.#targets[number]?.capacityChanged(lun);
     if (!this.hasChange) return;
     this.events.add({ type: ScsiEventType.PARAM_CHANGE, target: number, lun, reason: SCSI_CAPACITY_CHANGED });
+  }
+
+  /** As of `TargetDirectory`. */
+  withdraw(sharer: Sharer): void {
+    for (const channel of this.#lunChannels.values()) channel.withdraw(sharer);
   }
 
   /** For whoever has the targets next. No queue runs. */

@@ -35,7 +35,7 @@ afterEach(closeRigs);
 /** A queue whose only target is number 4. */
 function createRig(arena?: IovArena): { rig: QueueRig<ScsiQueue>; target: HeldTarget } {
   const target = new HeldTarget();
-  const device = { target: (number: number) => (number === 4 ? target : null) };
+  const device = { target: (number: number) => (number === 4 ? target : null), withdraw: () => {} };
   const rig = new QueueRig((options) => new ScsiQueue({ ...options, device }), arena === undefined ? {} : { arena });
   rigs.push(rig);
   return { rig, target };

@@ -11,6 +11,7 @@
  * segment list is made. Nothing is allocated per request once a slot was used.
  */
 import type { BdevIo } from '../bdev/bdev-io.ts';
+import type { Sharer } from '../bdev/fair-shares.ts';
 import { NOWHERE, type Window } from '../memory/guest-memory.ts';
 import { ScsiTask, type TaskTransport } from '../scsi/task.ts';
 import { NO_LIST } from '../sys/iov-arena.ts';
@@ -69,6 +70,8 @@ export interface TaskTarget {
 export interface TargetDirectory {
   /** Null when there is no such target. */
   target(number: number): TaskTarget | null;
+  /** Ends the tasks of a queue, known by its own `sharer`, with `taskWithdrawn` whose I/O no device was given. */
+  withdraw(sharer: Sharer): void;
 }
 
 export interface ScsiQueueOptions extends QueueOptions {
@@ -258,7 +261,21 @@ export class ScsiQueue extends RequestQueue implements TaskTransport {
     this.complete(slot, RESPONSE_BYTES + placed);
   }
 
+  taskWithdrawn(task: ScsiTask): void {
+    const request = task as Request;
+    this.#releaseLists(request);
+    if (request.chain !== null) this.#releaseChain(request);
+    this.leave(request.slot);
+  }
+
   // ---- tasks --------------------------------------------------------------------------------------------------------
+
+  protected override withdraw(): void {
+    const retries = this.#retries;
+    this.#retries = [];
+    for (const request of retries) this.taskWithdrawn(request);
+    if (this.sharer !== null) this.#device.withdraw(this.sharer);
+  }
 
   #execute(request: Request): void {
     const target = this.#device.target(request.target);

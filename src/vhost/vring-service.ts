@@ -59,6 +59,8 @@ interface VringCall {
 export interface StopCall extends VringCall {
   /** Undefined: no limit. */
   readonly withinMs: number | undefined;
+  /** As of `RequestQueue.stop`. */
+  readonly leaves: boolean;
 }
 export interface SetCallCall extends VringCall {
   readonly callFd: number;
@@ -280,7 +282,7 @@ class Service {
     if (running === undefined) throw new TargetError('ENODEV', `queue ${key} is not running`);
     let base: number;
     try {
-      base = await running.queue.stop(call.withinMs);
+      base = await running.queue.stop(call.withinMs, call.leaves);
     } catch (error) {
       // Chains may have come that it did not look at.
       this.#reactor.wake(running.queue);

@@ -7,8 +7,9 @@ import type { DirtyLog } from '../memory/dirty-log.ts';
 import type { Chain, RingFault } from './chain.ts';
 import type { Recovery, Ring } from './ring.ts';
 
-/** Of a head, in `#lengths`: what its chain will say is not known yet. */
+/** Of a head, in `#lengths`: what its chain will say is not known yet, or will not be here. */
 const PENDING = -1;
+const LEFT = -2;
 
 export class InOrderRing implements Ring {
   readonly #ring: Ring;
@@ -18,6 +19,7 @@ export class InOrderRing implements Ring {
   readonly #lengths: Float64Array;
   #first = 0;
   #count = 0;
+  #hasLeft = false;
 
   constructor(ring: Ring) {
     this.#ring = ring;
@@ -74,13 +76,34 @@ export class InOrderRing implements Ring {
   push(head: number, lengthBytes: number): void {
     assert(this.#lengths[head] === PENDING, 'a chain is returned once');
     this.#lengths[head] = lengthBytes;
+    if (this.#hasLeft) this.#leaveBehind();
     while (this.#count > 0) {
       const next = this.#order[this.#first] as number;
       const length = this.#lengths[next] as number;
-      if (length === PENDING) break;
+      if (length < 0) break;
       this.#ring.push(next, length);
       this.#first = this.#placeOf(1);
       this.#count--;
+    }
+  }
+
+  leave(head: number): void {
+    this.#ring.leave(head);
+    this.#lengths[head] = LEFT;
+    this.#hasLeft = true;
+    this.#leaveBehind();
+  }
+
+  /** The turn of what is done and comes after one that is left will not come. */
+  #leaveBehind(): void {
+    let isBehind = false;
+    for (let i = 0; i < this.#count; i++) {
+      const head = this.#order[this.#placeOf(i)] as number;
+      if (this.#lengths[head] === LEFT) isBehind = true;
+      else if (isBehind && this.#lengths[head] !== PENDING) {
+        this.#ring.leave(head);
+        this.#lengths[head] = LEFT;
+      }
     }
   }
 

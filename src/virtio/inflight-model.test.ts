@@ -40,8 +40,21 @@ const LAYOUTS: readonly Layout[] = [
   { name: 'packed in-order', isInOrder: true, ...packed },
 ];
 
-const KINDS = ['submit', 'submit', 'take', 'take', 'push', 'push', 'publish', 'unpop', 'collect', 'stop', 'crash'];
-type Kind = 'submit' | 'take' | 'push' | 'publish' | 'unpop' | 'collect' | 'stop' | 'crash';
+const KINDS = [
+  'submit',
+  'submit',
+  'take',
+  'take',
+  'push',
+  'push',
+  'publish',
+  'unpop',
+  'collect',
+  'stop',
+  'leave',
+  'crash',
+];
+type Kind = 'submit' | 'take' | 'push' | 'publish' | 'unpop' | 'collect' | 'stop' | 'leave' | 'crash';
 /** What is done, a choice in it, and after how many stores it is killed. */
 type Step = readonly [Kind, number, number];
 
@@ -107,6 +120,7 @@ class Model {
     if (kind === 'publish') this.#publish(stores);
     if (kind === 'unpop' && last !== null) this.#unpop(last === 'again', stores);
     if (kind === 'stop' && this.#marked.length === 0) this.#stop();
+    if (kind === 'leave') this.#leave(choice, stores);
   }
 
   #submit(count: number): void {
@@ -219,6 +233,23 @@ class Model {
     this.#marked = this.#marked.filter((head) => !batch.includes(head));
     this.#taken = this.#taken.filter((head) => !batch.includes(head));
     this.#pushed = this.#pushed.filter((head) => !batch.includes(head));
+  }
+
+  /** A stop that carries out some of what it has, and leaves the rest to whoever comes next. */
+  #leave(choice: number, stores: number): void {
+    const isLeft = (head: number): boolean => !this.#pushed.includes(head);
+    const left = this.#taken.filter(isLeft);
+    // One that is still with its disk ends after the others were left.
+    const last = choice % 2 === 0 ? undefined : left[choice % left.length];
+    for (const head of left) {
+      if (head === last) continue;
+      if (!this.#survives(stores, () => (this.#device as Ring).leave(head))) return;
+    }
+    if (last !== undefined) this.#push(left.indexOf(last), stores);
+    if (this.#device !== null) this.#publish(stores);
+    if (this.#device === null) return;
+    assert.equal(this.#device.inFlightCount, 0);
+    this.#stop();
   }
 
   #stop(): void {

@@ -246,6 +246,12 @@ export class PackedRing implements Ring {
     }
   }
 
+  leave(head: number): void {
+    assert(this.#slots[head] !== 0 && this.#tracker !== null, 'a chain is left where somebody finds it');
+    this.#slots[head] = 0;
+    this.#inFlightCount--;
+  }
+
   publish(): boolean {
     const first = this.#hidden;
     if (first === NONE) return false;

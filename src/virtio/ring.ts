@@ -43,6 +43,11 @@ export interface Ring {
   unpop(head: number): void;
   /** Returns a chain to the driver. `lengthBytes`: bytes written to its device-writable part. Not yet visible. */
   push(head: number, lengthBytes: number): void;
+  /**
+   * Before a stop: a chain that was taken is not carried out here. What is noted in the in-flight area of it stays, and
+   * whoever takes the ring up from there takes it again. Nothing else is taken afterwards.
+   */
+  leave(head: number): void;
   /** Makes the pushed chains visible. True when the driver is to be called. */
   publish(): boolean;
   /** Asks the driver not to kick. */

@@ -205,6 +205,12 @@ export class SplitRing implements Ring {
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
   }
 
+  leave(head: number): void {
+    assert(this.#inFlight[head] === 1 && this.#tracker !== null, 'a chain is left where somebody finds it');
+    this.#inFlight[head] = 0;
+    this.#inFlightCount--;
+  }
+
   publish(): boolean {
     const before = this.#publishedUsed;
     const now = this.#nextUsed;

@@ -110,7 +110,7 @@ function createPath(kind: 'blk' | 'scsi', layout: Layout, format: 'direct' | 'in
   const queue =
     kind === 'blk'
       ? new BlkQueue({ ...queueOptions, channel, device })
-      : new ScsiQueue({ ...queueOptions, device: { target: () => target } });
+      : new ScsiQueue({ ...queueOptions, device: { target: () => target, withdraw: () => {} } });
   const reactor = new Reactor('poll', new Float64Array(REACTOR_COUNTERS));
   reactor.add(queue);
   reactor.addDrive(channel);

@@ -277,6 +277,8 @@ export class ScsiRig implements TaskTransport {
     return 0;
   }
 
+  taskWithdrawn(): void {}
+
   taskDone(task: ScsiTask): void {
     const running = this.#running.get(task);
     if (running === undefined) throw new Error('a task ended twice');

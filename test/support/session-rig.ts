@@ -4,7 +4,7 @@ import { MessageReader, type RawMessage } from '../../src/initiator/message-read
 import type { OwnedMemory } from '../../src/initiator/owned-memory.ts';
 import { closeFd, createEventFd, FdSet } from '../../src/sys/events.ts';
 import { sendMessage, socketPair } from '../../src/sys/socket.ts';
-import type { SessionConfig, SessionDevice, VringStart } from '../../src/vhost-user/device.ts';
+import type { SessionConfig, SessionDevice, StopOptions, VringStart } from '../../src/vhost-user/device.ts';
 import {
   encodeMessage,
   encodeU64,
@@ -39,6 +39,7 @@ export const PROTOCOL_FEATURES = maskOf(
   ProtocolFeature.STATUS,
 );
 export const INBAND_BIT = maskOf(ProtocolFeature.INBAND_NOTIFICATIONS);
+export const LEAVING_BIT = maskOf(ProtocolFeature.GET_VRING_BASE_INFLIGHT);
 
 export class FakeDevice implements SessionDevice {
   features = maskOf(6, 9, VirtioFeature.VERSION_1, VirtioFeature.EVENT_IDX);
@@ -75,12 +76,12 @@ export class FakeDevice implements SessionDevice {
     this.events.push(`start ${index} at ${base}`);
   }
 
-  async stopVring(index: number): Promise<number> {
+  async stopVring(index: number, { leaves = false }: StopOptions = {}): Promise<number> {
     const vring = this.running.get(index);
     if (vring === undefined) throw new Error(`ring ${index} is stopped, but does not run`);
     await this.gate(`stop ${index}`);
     this.running.delete(index);
-    this.events.push(`stop ${index}`);
+    this.events.push(leaves ? `stop ${index}, leaving requests` : `stop ${index}`);
     return this.base.get(index) ?? vring.base;
   }
 

@@ -7,6 +7,7 @@ import { encodeMessage, encodeU64, HeaderFlag, REQUESTS, type RequestName } from
 import { openFdCount, openFdNames } from '../../support/descriptors.ts';
 import {
   INBAND_BIT,
+  LEAVING_BIT,
   memoryTable,
   PROTOCOL_FEATURES,
   PROTOCOL_FEATURES_BIT,
@@ -49,7 +50,7 @@ const vringFd = fc
 /** Requests that are right more often than not, so that the session gets somewhere. */
 const SENSIBLE: Partial<Record<RequestName, fc.Arbitrary<Sensible>>> = {
   SET_FEATURES: plain(fc.nat(1)),
-  SET_PROTOCOL_FEATURES: plain(fc.nat(1)),
+  SET_PROTOCOL_FEATURES: plain(fc.nat(2)),
   SET_MEM_TABLE: withMemory(),
   ADD_MEM_REG: withMemory(fc.nat(1)),
   REM_MEM_REG: plain(fc.nat(1)),
@@ -91,7 +92,7 @@ function payloadOf({ code, values, isOdd }: Step, memory: OwnedMemory): Uint8Arr
     case REQUESTS.SET_FEATURES.code:
       return encodeU64(first === 0 ? 0n : PROTOCOL_FEATURES_BIT);
     case REQUESTS.SET_PROTOCOL_FEATURES.code:
-      return encodeU64(first === 0 ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | INBAND_BIT);
+      return encodeU64(PROTOCOL_FEATURES | ([0n, INBAND_BIT, LEAVING_BIT][first] ?? 0n));
     case REQUESTS.SET_MEM_TABLE.code:
       return memoryTable(memory);
     case REQUESTS.ADD_MEM_REG.code:
