@@ -18,6 +18,8 @@ const STATE_DIR = join(ROOT, '.ringhost');
 const VITEST_REPORT = join(STATE_DIR, 'vitest-report.json');
 /** What .ci/run prints at its end. */
 const SUMMARY = join(STATE_DIR, 'test-summary.txt');
+/** Where Node keeps what it made of sources: a daemon of the tests starts in half the time. Keyed by their content. */
+const COMPILE_CACHE = join(STATE_DIR, 'compile-cache');
 const OUTPUT_MAX_BYTES = 64 << 20;
 const PROJECTS: readonly string[] = ['unit', 'integration', 'e2e', 'fuzz'];
 
@@ -54,7 +56,8 @@ async function runVitest(args: readonly string[]): Promise<Tally> {
   rmSync(VITEST_REPORT, { force: true });
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${VITEST_REPORT}`];
   const vitestArgs = ['node_modules/vitest/vitest.mjs', 'run', ...reporters, ...args];
-  const vitest = spawn(process.execPath, vitestArgs, { cwd: ROOT, stdio: 'inherit' });
+  const env = { ...process.env, NODE_COMPILE_CACHE: COMPILE_CACHE };
+  const vitest = spawn(process.execPath, vitestArgs, { cwd: ROOT, env, stdio: 'inherit' });
   const [exitCode] = (await once(vitest, 'exit')) as [number | null];
   let report: VitestReport = { testResults: [] };
   try {
