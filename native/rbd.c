@@ -137,11 +137,18 @@ static void share_copies(void) {
   }
 }
 
-// RTLD_DEEPBIND: the libraries use their own OpenSSL, not the one that Node's binary exports. The answer is what is
-// missing, if anything is.
+// So the libraries use their own OpenSSL, not the one that Node's binary exports. With a sanitizer they have to make do
+// with that: they and the C library would use different allocators.
+#ifdef __SANITIZE_ADDRESS__
+#define BINDING 0
+#else
+#define BINDING RTLD_DEEPBIND
+#endif
+
+// The answer is what is missing, if anything is.
 static void load(char *answer) {
   const char *missing = NULL;
-  void *library = dlopen("librados.so.2", RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  void *library = dlopen("librados.so.2", RTLD_NOW | RTLD_LOCAL | BINDING);
 #define LOOK_UP(type, name, arguments) \
   if (missing == NULL && (library == NULL || (*(void **)&name = dlsym(library, #name)) == NULL)) missing = dlerror();
   RADOS_CALLS(LOOK_UP)
@@ -149,7 +156,7 @@ static void load(char *answer) {
   if (missing == NULL && (*(void **)&rados_blocklist_add = dlsym(library, "rados_blocklist_add")) == NULL &&
       (*(void **)&rados_blocklist_add = dlsym(library, "rados_blacklist_add")) == NULL)
     missing = dlerror();
-  if (missing == NULL) library = dlopen("librbd.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  if (missing == NULL) library = dlopen("librbd.so.1", RTLD_NOW | RTLD_LOCAL | BINDING);
   RBD_CALLS(LOOK_UP)
   if (missing == NULL) share_copies();
   is_loaded = missing == NULL;

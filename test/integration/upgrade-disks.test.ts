@@ -99,7 +99,8 @@ describe('an upgrade under load loses nothing', () => {
       closers.unshift(() => target.kill());
       target.addNamespace(2);
       const address = { trtype: 'TCP', traddr: target.address, trsvcid: String(target.port), subnqn: TARGET_NQN };
-      await daemon.rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', ...address });
+      const digests = { hdgst: true, ddgst: true };
+      await daemon.rpc.call('bdev_nvme_attach_controller', { name: 'Nvme0', ...address, ...digests });
       expect(await strayAnswers(daemon, [await connect('Nvme0n1', 'blk'), await connect('Nvme0n2', 'scsi')])).toBe(0);
     },
     LONG_MS * 5,
