@@ -6,8 +6,13 @@ import * as fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, CLUSTER_BLOCKS, LvolModel, ModelVolume, refuse } from '../../../../test/support/lvol-model.ts';
 import { CLUSTER_BYTES, LvolRig } from '../../../../test/support/lvol-rig.ts';
+import { SILENT } from '../../../base/log.ts';
+import type { BdevEntry } from '../../registry.ts';
 import { MemoryBudget } from '../malloc/malloc.ts';
 import { PowerCutBdev } from '../powercut/powercut.ts';
+import { PageIo } from './page-io.ts';
+import { LvolStore } from './store.ts';
+import { RecordKind, record } from './volumes.ts';
 
 const RUNS = Number(process.env['RINGHOST_RUNS'] ?? 4);
 const MIB = 2 ** 20;
@@ -71,6 +76,22 @@ let rig: LvolRig;
 afterEach(async () => {
   await rig?.close();
 });
+
+/** Another machine with a disk of this content. */
+async function machineWith(image: Uint8Array): Promise<{ other: LvolRig; base: BdevEntry }> {
+  const other = new LvolRig(undefined, 1);
+  const base = other.addMalloc('Base', DISK_BYTES);
+  for (let at = 0; at < DISK_BYTES; at += MIB) {
+    await other.blocks().write(base, at / BLOCK_BYTES, image.subarray(at, at + MIB));
+  }
+  return { other, base };
+}
+
+function addPowerCutDisk(to: LvolRig): { disk: PowerCutBdev; base: BdevEntry } {
+  const size = { blockCount: DISK_BYTES / BLOCK_BYTES, blockSizeBytes: BLOCK_BYTES };
+  const disk = new PowerCutBdev({ name: 'Cut', ...size, ignoresFlush: false }, new MemoryBudget(64 * MIB));
+  return { disk, base: to.add(disk) };
+}
 
 class CutRun extends LvolModel {
   /** Names of volumes that are being made or deleted: they may be there after a cut. */
@@ -198,12 +219,8 @@ class CutRun extends LvolModel {
     // What may be there is what it was at this moment: the disk goes on.
     const wanted = new Map([...this.volumes].map(([name, volume]) => [name, volume.copy()]));
     const uncertain = new Set(this.uncertain);
-    const other = new LvolRig(undefined, 1);
+    const { other, base } = await machineWith(image);
     try {
-      const base = other.addMalloc('Base', DISK_BYTES);
-      for (let at = 0; at < DISK_BYTES; at += MIB) {
-        await other.blocks().write(base, at / BLOCK_BYTES, image.subarray(at, at + MIB));
-      }
       const found = new LvolModel(other, await other.lvols.loadStore(base));
       const names = found.store.volumes.list().map(({ name }) => name);
       for (const name of wanted.keys()) if (!uncertain.has(name) && !names.includes(name)) refuse([`${name} is gone`]);
@@ -232,9 +249,7 @@ describe('a store whose power is cut', () => {
       await fc.assert(
         fc.asyncProperty(steps, fc.nat(1e6), async (list, seed) => {
           rig = new LvolRig();
-          const size = { blockCount: DISK_BYTES / BLOCK_BYTES, blockSizeBytes: BLOCK_BYTES };
-          const disk = new PowerCutBdev({ name: 'Cut', ...size, ignoresFlush: false }, new MemoryBudget(64 * MIB));
-          const base = rig.add(disk);
+          const { disk, base } = addPowerCutDisk(rig);
           const run = new CutRun(rig, await rig.lvols.createStore(base, 'lvs', CLUSTER_BYTES), disk);
           for (const [i, one] of list.entries()) {
             run.start(one);
@@ -253,4 +268,41 @@ describe('a store whose power is cut', () => {
     },
     LIMIT_MS,
   );
+});
+
+/** Of a daemon that is killed when it would flush. */
+class KilledIo extends PageIo {
+  isKilled = false;
+
+  override async flush(): Promise<void> {
+    if (this.isKilled) throw new Error('killed');
+    await super.flush();
+  }
+}
+
+describe('a store that is loaded after its daemon was killed within a change', () => {
+  it('has that change or has it not, and a power cut later does not alter which', async () => {
+    rig = new LvolRig();
+    const { disk, base } = addPowerCutDisk(rig);
+    await (await rig.lvols.createStore(base, 'lvs', CLUSTER_BYTES)).ready();
+    const io = new KilledIo(rig.blocks(), base);
+    const killed = await LvolStore.load({ base, io, log: SILENT });
+    await killed.change(() => ({ record: record(RecordKind.renameStore, 0, 0, 0, { name: 'other' }) }));
+    io.isKilled = true;
+    const text = { uuid: '00000000-0000-4000-8000-000000000001', name: 'new' };
+    const change = killed.change(() => ({ record: record(RecordKind.create, 1, 4, 1, text) }));
+    await expect(change).rejects.toThrow('killed');
+    const next = await LvolStore.load({ base, io: new PageIo(rig.blocks(), base), log: SILENT });
+    expect(next.volumes.list().map(({ name }) => name)).toEqual(['new']);
+    for (let seed = 0; seed < 8; seed++) {
+      disk.cache.want(seed);
+      disk.cache.cutIfWanted();
+      const { other, base: after } = await machineWith(Uint8Array.from(disk.cache.image));
+      const found = await other.lvols.loadStore(after);
+      expect(found.volumes.list().map(({ name }) => name)).toEqual(['new']);
+      await other.close();
+    }
+    await killed.close();
+    await next.close();
+  });
 });

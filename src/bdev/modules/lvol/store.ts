@@ -256,7 +256,7 @@ export class LvolStore {
     const { clusterBytes, clusterCount } = this.geometry;
     const wanted = Math.max(READY_MIN, Math.floor(READY_BYTES / clusterBytes));
     const target = Math.min(READY_MAX, clusterCount, wanted);
-    // Many at a time: each time costs two flushes.
+    // Many at a time: each time costs a flush.
     if (this.memory.readyCount > target / 2) return;
     while (!this.#isClosed && this.memory.readyCount < target) {
       const clusters = this.#findFree(target - this.memory.readyCount);
@@ -284,8 +284,9 @@ export class LvolStore {
   async #prepare(clusters: readonly number[]): Promise<void> {
     const { clusterBytes, dataPage } = this.geometry;
     const pages = clusterBytes / PAGE_BYTES;
-    // What they held may be lost only once it is stable that nobody has them.
-    await this.#io.flush();
+    // That nobody has them may not be stable yet: then what is lost with it is zeroes where a guest has unmapped all or
+    // written zeroes, in a change that it has not flushed. It is stable by the flush behind the zeroes, before they are
+    // given to another.
     await this.#io.zero(clusters.map((cluster) => ({ page: dataPage + cluster * pages, pages })));
     for (const cluster of clusters) this.memory.putReady(cluster);
   }
