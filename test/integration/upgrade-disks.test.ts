@@ -5,10 +5,11 @@
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, onTestFailed, test } from 'vitest';
 import { whyNoTool } from '../e2e/requirements.ts';
+import { FakeNbdServer } from '../support/fake-nbd-server.ts';
 import { NbdServer } from '../support/nbd-servers.ts';
 import { NvmeTcpTarget, TARGET_NQN } from '../support/nvme-tcp-target.ts';
-import { connectBlk, connectScsi, STAMPED_BYTES, type StampedDisk } from '../support/stamped-load.ts';
-import { strayAnswers } from '../support/upgrade-load.ts';
+import { connectBlk, connectScsi, STAMPED_BYTES, type StampedDisk, StampedLoad } from '../support/stamped-load.ts';
+import { PATIENT, strayAnswers } from '../support/upgrade-load.ts';
 import { RinghostDaemon } from './fixtures/targets.ts';
 
 /** Of waits and of requests: a machine may be slow. */
@@ -106,6 +107,41 @@ describe('an upgrade under load loses nothing', () => {
     LONG_MS * 5,
   );
 });
+
+test(
+  'a new daemon has its connections made while the old one serves: guests do not wait for them',
+  async () => {
+    // One that asks what the export is, that of the old daemon's reactor, and that of the new one's.
+    const [OLD, NEW] = [2, 3];
+    let hasNewCome = false;
+    let isServedMeanwhile = false;
+    const meanwhile = Promise.withResolvers<void>();
+    const server = await started(
+      FakeNbdServer.listen(STAMPED_BYTES, {
+        beforeGreeting: async (connection) => {
+          if (connection !== NEW) return;
+          hasNewCome = true;
+          await meanwhile.promise;
+        },
+        onRequest: (_, connection) => {
+          if (hasNewCome && connection === OLD) {
+            isServedMeanwhile = true;
+            meanwhile.resolve();
+          }
+          return null;
+        },
+      }),
+    );
+    await daemon.rpc.call('bdev_nbd_create', { name: 'Nbd', uri: server.uri });
+    const disk = await connect('Nbd', 'blk');
+    const load = new StampedLoad(disk);
+    await daemon.upgrade(PATIENT);
+    expect([hasNewCome, isServedMeanwhile, server.connections]).toEqual([true, true, NEW]);
+    await load.stop();
+    disk.close();
+  },
+  LONG_MS,
+);
 
 test('an upgrade refuses by name what two daemons cannot have', async () => {
   const other = await started(RinghostDaemon.start());

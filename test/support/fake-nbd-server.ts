@@ -11,6 +11,8 @@ export interface NbdRequest {
 export interface FakeNbdOptions {
   /** Instead of the greeting; empty: none at all. */
   readonly greeting?: Buffer;
+  /** The greeting comes after it. `connection` counts from 1. */
+  readonly beforeGreeting?: (connection: number) => Promise<void>;
   /** Instead of the answer to an option; null: the usual one. */
   readonly onOption?: (option: number) => Buffer | null;
   /** Instead of the answer to a request; null: the usual one. `connection` counts from 1. */
@@ -57,7 +59,9 @@ export class FakeNbdServer {
     this.#sockets.add(socket);
     socket.on('error', () => {});
     socket.on('close', () => this.#sockets.delete(socket));
-    socket.write(this.#options.greeting ?? GREETING);
+    const { greeting = GREETING, beforeGreeting } = this.#options;
+    if (beforeGreeting === undefined) socket.write(greeting);
+    else void beforeGreeting(connection).then(() => socket.write(greeting));
     let input = Buffer.alloc(0);
     let phase: 'flags' | 'options' | 'requests' = 'flags';
     socket.on('data', (bytes: Buffer) => {
