@@ -46,6 +46,20 @@ static napi_value uring_enter(napi_env env, napi_callback_info info) {
   return ADDON_RESULT(count < 0 ? -errno : count);
 }
 
+// uringWait(fd, count, timeoutNs): 0 when so many completed, or a negative errno: -ETIME for fewer in that time.
+static napi_value uring_wait(napi_env env, napi_callback_info info) {
+  ADDON_ARGS(3);
+  int32_t fd, count, timeout_ns;
+  if (!addon_i32(env, argv[0], &fd) || !addon_i32(env, argv[1], &count) || count < 1 ||
+      !addon_i32(env, argv[2], &timeout_ns) || timeout_ns < 0 || timeout_ns > 999999999)
+    return addon_throw(env, "uringWait(fd, count, timeoutNs below a second)");
+  struct __kernel_timespec timeout = {.tv_nsec = timeout_ns};
+  struct io_uring_getevents_arg argument = {.ts = (uint64_t)(uintptr_t)&timeout};
+  long result = syscall(SYS_io_uring_enter, fd, 0, count, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument,
+                        sizeof argument);
+  return ADDON_RESULT(result < 0 ? -errno : 0);
+}
+
 // uringRegister(fd, opcode, Int32Array): 0. Files, no files any more, or one eventfd: what takes descriptors at most.
 static napi_value uring_register(napi_env env, napi_callback_info info) {
   ADDON_ARGS(3);
@@ -123,6 +137,7 @@ static napi_value lock_file(napi_env env, napi_callback_info info) {
 void uring_exports(napi_env env, napi_value exports) {
   addon_export(env, exports, "uringSetup", uring_setup);
   addon_export(env, exports, "uringEnter", uring_enter);
+  addon_export(env, exports, "uringWait", uring_wait);
   addon_export(env, exports, "uringRegister", uring_register);
   addon_export(env, exports, "transferNow", transfer_now);
   addon_export(env, exports, "diskInfo", disk_info);

@@ -107,6 +107,11 @@ export interface IoChannel {
   disarm(): void;
   /** Set by whoever polls it: to be called when it needs that again, and no request, `wakeFd` or base says so. */
   wake?: () => void;
+  /**
+   * Lets others have the core until something completes, or for so long, when requests need that to come to their end.
+   * False when they do not.
+   */
+  rest?(timeoutNs: number): boolean;
   /** The bdev is going away: what waits for its device to come back fails now. */
   abandon?(): void;
   /**

@@ -90,6 +90,10 @@ export class BdevChannel implements IoAccount {
     return this.#module?.sharesCores ?? false;
   }
 
+  rest(timeoutNs: number): boolean {
+    return this.#module?.rest?.(timeoutNs) ?? false;
+  }
+
   arm(): boolean {
     return this.#module?.arm() ?? false;
   }

@@ -126,6 +126,10 @@ export class LimitedChannel implements IoChannel {
     return this.#module.poll();
   }
 
+  rest(timeoutNs: number): boolean {
+    return this.#module.rest?.(timeoutNs) ?? false;
+  }
+
   arm(): boolean {
     let isGranted = false;
     if (this.#held > 0) {

@@ -27,6 +27,8 @@ export interface Source extends Member {
   publish(): void;
   /** True when no kick and no completion would bring it back: a driver that never kicks, a request that waits. */
   readonly isBusy: boolean;
+  /** Requests taken and not completed. */
+  readonly inFlight: number;
   /** Asks to be woken by a kick. True when work came meanwhile: then it stays in the round. */
   arm(): boolean;
   /** Back in the round: kicks are not needed. */
@@ -49,6 +51,11 @@ export interface Drive extends Member {
    * offering them the core. Default: false.
    */
   readonly sharesCores?: boolean;
+  /**
+   * Lets others have the core until something completes, or for so long, when its requests need that to come to their
+   * end. False when they do not.
+   */
+  rest?(timeoutNs: number): boolean;
   /** Asks for `wakeFd`. True when there is something to poll for already. */
   arm(): boolean;
   disarm(): void;
@@ -70,6 +77,12 @@ const ROUNDS_PER_CLOCK = 32;
 const OFFER_REQUESTS_MAX = 1;
 const OFFER_NS_MAX = 1_000_000;
 const OFFERS_PAUSE_NS = 100_000_000;
+/**
+ * A drive whose requests end in threads of the kernel, on this core, gets a rest in a round without work: at most so
+ * long, since kicks are not heard meanwhile. For as long a source without requests in flight is expected to bring the
+ * next one, and nobody rests.
+ */
+export const REST_NS = 50_000;
 /** A burst ends after so long, so that the event loop has its turn. */
 const BURST_NS = 500_000;
 /** Sleepers beside busy ones are looked after as often. */
@@ -124,6 +137,8 @@ export class Reactor {
   #sharers: readonly Drive[] = [];
   /** From when on the core is offered to them. */
   #offersFromNs = 0;
+  /** Of the time since the last look at the clock. */
+  #restedNs = 0;
   #isTurning = false;
   /** It was woken and has not had a burst since. */
   #isRoused = false;
@@ -240,7 +255,9 @@ export class Reactor {
       const work = this.#rounds(last);
       const now = clockNs();
       const counter = work > 0 ? ReactorCounter.busyNs : ReactorCounter.idleNs;
-      counters[counter] = (counters[counter] as number) + (now - last);
+      counters[counter] = (counters[counter] as number) + (now - last - this.#restedNs);
+      counters[ReactorCounter.idleNs] = (counters[ReactorCounter.idleNs] as number) + this.#restedNs;
+      this.#restedNs = 0;
       counters[ReactorCounter.lastClockNs] = now;
       last = now;
       this.#settleSources(now);
@@ -267,6 +284,7 @@ export class Reactor {
       const done = this.round();
       work += done;
       if (done > 0 || this.#spinning === 0) continue;
+      if (this.#rest(nowNs)) break;
       const elsewhere = this.#requestsElsewhere();
       if (elsewhere === 0) continue;
       isOffering = this.#mayOffer(elsewhere, nowNs);
@@ -275,6 +293,26 @@ export class Reactor {
     }
     if (isOffering && (work === 0 || !isUseful)) this.#offersFromNs = nowNs + OFFERS_PAUSE_NS;
     return work;
+  }
+
+  /** Gives the core away after a round without work, for a drive that needs that. True when it did. */
+  #rest(nowNs: number): boolean {
+    const awake = this.#awake;
+    for (let i = 0; i < awake.length; i++) {
+      const slot = awake[i] as SourceSlot;
+      const isRecent = slot.didWork || nowNs - slot.lastWorkNs < REST_NS;
+      if (isRecent && slot.source.inFlight === 0) return false;
+    }
+    const driven = this.#driven;
+    for (let i = 0; i < driven.length; i++) {
+      const { drive } = driven[i] as DriveSlot;
+      if (drive.inFlight === 0 || drive.rest === undefined) continue;
+      const start = clockNs();
+      if (!drive.rest(REST_NS)) continue;
+      this.#restedNs = clockNs() - start;
+      return true;
+    }
+    return false;
   }
 
   /** Lets silent sources wait for their kicks. */

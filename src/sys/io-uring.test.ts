@@ -11,6 +11,7 @@ import { IoUring } from './io-uring.ts';
 import { IovArena } from './iov-arena.ts';
 import { Mapping, MappingViews } from './mapping.ts';
 import { native } from './native.ts';
+import { clockNs } from './thread.ts';
 
 const ENTRIES = 8;
 const FILE_BYTES = 64 * 1024;
@@ -141,6 +142,25 @@ describe('a ring', () => {
   });
 });
 
+describe('waiting for a ring', () => {
+  it('ends with a completion, which needs no other call', () => {
+    ring.dataSync(3);
+    ring.enter();
+    let tag = -1;
+    for (const end = clockNs() + LIMIT_MS * 1e6; tag < 0 && clockNs() < end; tag = ring.next()) {
+      expect(ring.wait(900_000_000)).toBe(true);
+    }
+    expect([tag, ring.result]).toEqual([3, 0]);
+  });
+
+  it('ends after so long when nothing completes', () => {
+    const start = clockNs();
+    expect(ring.wait(2_000_000)).toBe(true);
+    expect(clockNs() - start).toBeGreaterThanOrEqual(2_000_000);
+    expect(ring.next()).toBe(-1);
+  });
+});
+
 describe('a batch of transfers', () => {
   it('carries out all of them, each with its own result', () => {
     const batch = new TransferBatch(fd, 4, true);
@@ -163,6 +183,9 @@ describe('the addon', () => {
       () => native.uringSetup(0, new Uint8Array(120)),
       () => native.uringSetup(8, new Uint8Array(119)),
       () => native.uringEnter(fd, -1, 0),
+      () => native.uringWait(fd, 0, 1),
+      () => native.uringWait(fd, 1, -1),
+      () => native.uringWait(fd, 1, 1e9),
       () => native.uringRegister(fd, 0, Int32Array.of(1)),
       () => native.uringRegister(fd, 5, Int32Array.of(1)),
       () => native.uringRegister(fd, 2, new Int32Array(0)),

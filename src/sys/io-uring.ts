@@ -20,7 +20,16 @@ const CQE_BYTES = 16;
 const CQE_WORDS = CQE_BYTES / 4;
 
 /** Words of `struct io_uring_params`. */
-const Param = { sqEntries: 0, cqEntries: 1, flags: 2, sqCore: 3, sqIdleMs: 4, sqOffsets: 10, cqOffsets: 20 } as const;
+const Param = {
+  sqEntries: 0,
+  cqEntries: 1,
+  flags: 2,
+  sqCore: 3,
+  sqIdleMs: 4,
+  features: 5,
+  sqOffsets: 10,
+  cqOffsets: 20,
+} as const;
 const PARAM_BYTES = 120;
 
 /** `IORING_SETUP_*`. */
@@ -40,6 +49,9 @@ const TASKRUN_CHOICES = [
   Setup.coopTaskrun | Setup.taskrunFlag,
   0,
 ] as const;
+
+/** `IORING_FEAT_EXT_ARG`, Linux 5.11: waiting has a limit of time. */
+const FEATURE_TIMED_WAIT = 1 << 8;
 
 const ENTER_GETEVENTS = 1;
 const ENTER_SQ_WAKEUP = 2;
@@ -89,6 +101,7 @@ export class IoUring {
   result = 0;
   readonly #fd: number;
   readonly #setup: number;
+  readonly #canWait: boolean;
   readonly #views = new MappingViews();
   readonly #rings: Mapping;
   readonly #entries: Mapping;
@@ -120,6 +133,7 @@ export class IoUring {
       if (this.wakeFd >= 0) closeFd(this.wakeFd);
       throw error;
     }
+    this.#canWait = !options.ioPoll && ((params[Param.features] as number) & FEATURE_TIMED_WAIT) !== 0;
     const at = (base: number, index: number): number => params[base + index] as number;
     const sq = (index: number): number => at(Param.sqOffsets, index) / 4;
     const cq = (index: number): number => at(Param.cqOffsets, index) / 4;
@@ -234,6 +248,15 @@ export class IoUring {
     Atomics.store(ring, this.#cqHead, this.#head);
     this.#inFlight--;
     return tag;
+  }
+
+  /**
+   * Lets others have the core until an eighth of what is in flight completed, or for so long. False where that cannot
+   * be. Woken for each completion, a thread that sends a new request for it pays for both once a request.
+   */
+  wait(timeoutNs: number): boolean {
+    if (this.#canWait) native.uringWait(this.#fd, 1 + (this.#inFlight >>> 3), timeoutNs);
+    return this.#canWait;
   }
 
   /** Asks for `wakeFd`. True when `enter` and `next` have something to do already. */

@@ -51,6 +51,7 @@ export interface Native {
 
   uringSetup(entries: number, params: Uint8Array): number;
   uringEnter(fd: number, toSubmit: number, flags: number): number;
+  uringWait(fd: number, count: number, timeoutNs: number): number;
   uringRegister(fd: number, opcode: number, fds: Int32Array): number;
   transferNow(fd: number, flags: number, records: Float64Array, count: number): void;
   diskInfo(fd: number, out: Float64Array): number;

@@ -139,6 +139,10 @@ export abstract class RequestQueue implements Source {
     return !this.#canSleep || this.#isStarved || this.#isCallDue;
   }
 
+  get inFlight(): number {
+    return this.ring.inFlightCount;
+  }
+
   arm(): boolean {
     const hasWork = !this.#isStopping && this.ring.armKick();
     if (this.#log !== null) this.#log.armed(this.ring);

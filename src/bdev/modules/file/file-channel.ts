@@ -58,6 +58,8 @@ export class FileChannel implements IoChannel {
   readonly wakeFd: number;
   readonly #arena: IovArena;
   readonly #blockSizeBytes: number;
+  /** Direct writes to a file system are ended by a thread of the kernel (Linux up to 6.18), others by an interrupt. */
+  readonly #areWritesEndedLate: boolean;
   readonly #memoryMask: number;
   readonly #offsetMask: number;
   readonly #ring: IoUring;
@@ -92,11 +94,13 @@ export class FileChannel implements IoChannel {
   #discardWay: number;
   #zeroWay: number = Way.zeroRange;
   #ended = 0;
+  #writes = 0;
 
   constructor(description: BdevDescription, context: ChannelContext) {
     const params = description.params as FileChannelParams;
     this.#arena = context.arena;
     this.#blockSizeBytes = description.blockSizeBytes;
+    this.#areWritesEndedLate = params.isDirect && !params.isBlockDevice;
     this.#memoryMask = params.memoryAlignment - 1;
     this.#offsetMask = params.offsetAlignment - 1;
     this.#discardWay = params.isBlockDevice ? Way.discard : Way.punchHole;
@@ -126,6 +130,11 @@ export class FileChannel implements IoChannel {
     return this.#ended;
   }
 
+  /** That thread is on this core as a rule, where it waits for whoever spins. */
+  rest(timeoutNs: number): boolean {
+    return this.#writes > 0 && this.#areWritesEndedLate && this.#ring.wait(timeoutNs);
+  }
+
   arm(): boolean {
     const isDue = this.#again.length > 0 || (this.#batch !== null && this.#batch.count > 0);
     return this.#ring.arm() || isDue;
@@ -146,6 +155,7 @@ export class FileChannel implements IoChannel {
   #start(io: BdevIo): void {
     const slot = this.#free[--this.#freeCount] as number;
     this.#ios[slot] = io;
+    if (io.type === IoType.write) this.#writes++;
     this.#offset[slot] = io.offsetBlocks * this.#blockSizeBytes;
     this.#length[slot] = io.lengthBytes;
     this.#done[slot] = 0;
@@ -326,6 +336,7 @@ export class FileChannel implements IoChannel {
     this.#bounce[slot] = NO_BOUNCE;
     this.#free[this.#freeCount++] = slot;
     this.#ended++;
+    if (io.type === IoType.write) this.#writes--;
     if (bounce !== NO_BOUNCE) this.#passBounceOn(bounce);
     io.complete(status);
   }

@@ -176,6 +176,27 @@ describe('a file disk', () => {
   });
 });
 
+describe('while its reactor rests', () => {
+  it.skipIf(!canDirect)(
+    'the kernel ends direct writes to a file; reads, flushes and nothing want no rest',
+    async () => {
+      await withDisk(fileOf(MIB), {}, async (rig) => {
+        const segments = [{ offset: 0, length: 4096 }];
+        const restsWith = async (type: IoType, blocks: number): Promise<boolean> => {
+          const request = rig.submit(type, 0, blocks, blocks > 0 ? segments : []);
+          const rests = rig.channel.rest(1000);
+          expect(await rig.polled(request)).toBe(success);
+          return rests;
+        };
+        expect(await restsWith(IoType.write, 8)).toBe(true);
+        expect(await restsWith(IoType.flush, 0)).toBe(false);
+        expect(await restsWith(IoType.read, 8)).toBe(false);
+        expect(rig.channel.rest(1000)).toBe(false);
+      });
+    },
+  );
+});
+
 describe.for([
   ['with O_DIRECT', DIRECTORY, true],
   ['in the page cache', DIRECTORY, false],
