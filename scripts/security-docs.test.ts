@@ -9,11 +9,17 @@ const PAGE = readFileSync(join(ROOT, 'docs', 'security.md'), 'utf8');
 const REFERENCE = /`((?:src|test|scripts)\/[^`]+\.(?:ts|json))`(?:: ([^|<\n]+))?/g;
 const HOSTILE_LINES = 31;
 
+/** No word that the file has anyway: part of a text in it, long enough to be a name. */
+function isNamed(source: string, name: string): boolean {
+  if (name === '' || name.startsWith("name: '")) return source.includes(name);
+  return name.length > 10 && source.split('\n').some((line) => /['"`]/.test(line.slice(0, line.indexOf(name) + 1)));
+}
+
 it('names tests that exist', () => {
   const references = [...PAGE.matchAll(REFERENCE)];
   const missing = references.filter(([, file, name = '']) => {
     const path = join(ROOT, file ?? '');
-    return !existsSync(path) || !readFileSync(path, 'utf8').includes(name.trim().replace(/,$/, ''));
+    return !existsSync(path) || !isNamed(readFileSync(path, 'utf8'), name.trim().replace(/,$/, ''));
   });
   expect(missing.map(([text]) => text)).toEqual([]);
   expect(references.length).toBeGreaterThan(100);

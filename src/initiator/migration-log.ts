@@ -13,21 +13,28 @@ export class MigrationLog {
   readonly fd: number;
   readonly sizeBytes: number;
   readonly offset: number;
+  /** What is behind it in its file. */
+  readonly tail: Uint8Array;
   readonly #session: FrontendSession;
   readonly #mapping: Mapping;
   readonly #views = new MappingViews();
   readonly #bits: Uint8Array;
 
-  /** `pages`: how many the log covers. Default: all of the session's memory. `offset`: where it starts in its file. */
-  constructor(session: FrontendSession, options: { pages?: number; offset?: number } = {}) {
+  /**
+   * `pages`: how many the log covers. Default: all of the session's memory. `offset`: where it starts in its file.
+   * `tailBytes`: what the file has behind it.
+   */
+  constructor(session: FrontendSession, options: { pages?: number; offset?: number; tailBytes?: number } = {}) {
     const ends = session.memory.regions.map(({ guestAddress, sizeBytes }) => guestAddress + sizeBytes);
-    const { pages = Math.max(...ends) / LOG_PAGE_BYTES, offset = 0 } = options;
+    const { pages = Math.max(...ends) / LOG_PAGE_BYTES, offset = 0, tailBytes = 0 } = options;
     this.#session = session;
     this.sizeBytes = Math.ceil(pages / 64) * 8;
     this.offset = offset;
-    this.fd = createMemoryFile('ringhost-dirty-log', offset + this.sizeBytes);
-    this.#mapping = Mapping.file(this.fd, 0, offset + this.sizeBytes, { guarded: true });
+    const end = offset + this.sizeBytes;
+    this.fd = createMemoryFile('ringhost-dirty-log', end + tailBytes);
+    this.#mapping = Mapping.file(this.fd, 0, end + tailBytes, { guarded: true });
     this.#bits = new Uint8Array(this.#views.view(this.#mapping, offset, this.sizeBytes));
+    this.tail = new Uint8Array(this.#views.view(this.#mapping, end, tailBytes));
   }
 
   /** Starts logging, or goes on with this log. The rings may run. */

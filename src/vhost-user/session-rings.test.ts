@@ -264,7 +264,7 @@ describe('a running ring', () => {
   it.each<readonly [RequestName, Uint8Array]>([
     ['SET_VRING_NUM', vringState(0, 64)],
     ['SET_VRING_BASE', vringState(0, 3)],
-  ])('refuses %s', async (name, payload) => {
+  ])('refuses %s while it runs', async (name, payload) => {
     expect(await rig.refusal(name, payload)).toContain('queue 0 is running');
     expect(isRunning(0)).toBe(true);
   });

@@ -44,7 +44,7 @@ async function connect(options: BlkInitiatorOptions = {}): Promise<BlkInitiator>
   return disk;
 }
 
-function createLog(disk: BlkInitiator, options: { pages?: number; offset?: number } = {}): MigrationLog {
+function createLog(disk: BlkInitiator, options: ConstructorParameters<typeof MigrationLog>[1] = {}): MigrationLog {
   const log = new MigrationLog(disk.session, options);
   open.push(log);
   return log;
@@ -217,11 +217,12 @@ describe('the dirty log', () => {
 
   test('that is too short for the memory is never written past its end', async () => {
     const disk = await connect();
-    // Ends before the guest's memory begins: nothing can be marked.
-    const log = createLog(disk, { pages: GUEST_ADDRESS / LOG_PAGE_BYTES - 64 });
+    // Ends before the guest's memory begins: nothing can be marked, and what would be is right behind it.
+    const log = createLog(disk, { pages: GUEST_ADDRESS / LOG_PAGE_BYTES - 64, tailBytes: 64 * KIB });
     await log.start();
     await disk.read(0, 64 * KIB);
     expect(log.take()).toEqual([]);
+    expect(log.tail.every((byte) => byte === 0)).toBe(true);
   });
 
   test('of an impossible size or place is refused', async () => {

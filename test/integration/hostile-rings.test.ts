@@ -58,7 +58,7 @@ describe('a descriptor chain', () => {
   );
 });
 
-const RINGS: [string, (attack: Attacker) => unknown][] = [
+const BREAKING: [string, (attack: Attacker) => unknown][] = [
   ['a head outside the ring', (a) => a.fire(RING_SIZE)],
   ['heads of all sizes', (a) => a.fire(RING_SIZE, 0x7fff, 0x8000, 0xffff)],
   ['the same head twice', (a) => a.fireGoodReads(0, 0)],
@@ -94,6 +94,9 @@ const RINGS: [string, (attack: Attacker) => unknown][] = [
       await a.publish();
     },
   ],
+];
+
+const ODD: [string, (attack: Attacker) => unknown][] = [
   [
     'a used index that the guest overwrites',
     async (a) => {
@@ -116,7 +119,12 @@ const RINGS: [string, (attack: Attacker) => unknown][] = [
 ];
 
 describe('an available ring with', () => {
-  it.each(RINGS)('%s breaks nothing but its own queue', async (_name, act) => {
+  it.each(BREAKING)('%s is broken, counted and logged once, and its device needs a reset', async (_name, act) => {
+    const attack = await attacker({ protocolFeatures: STORAGE_PROTOCOL_FEATURES | maskOf(ProtocolFeature.STATUS) });
+    expect(await attack.breakFirstQueue(bench, () => act(attack))).toEqual([1, 0]);
+  });
+
+  it.each(ODD)('%s breaks nothing but its own queue', async (_name, act) => {
     const attack = await attacker();
     await act(attack);
     expect(await attack.othersServed()).toBe(true);

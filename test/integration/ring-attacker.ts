@@ -2,18 +2,23 @@
  * A driver that misbehaves on its first queue, over a split or a packed ring, and the descriptor chains that it makes:
  * they loop, lie about lengths and point to where no memory is.
  */
+import { deepEqual } from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlkInitiator } from '../../src/initiator/blk-initiator.ts';
 import { DescriptorFlag, type DriverRing, encodeDescriptor } from '../../src/initiator/driver-ring.ts';
 import { SplitDriverRing } from '../../src/initiator/split-driver-ring.ts';
 import { BlkRequestType } from '../../src/virtio/blk.ts';
 import { MIB, pattern, SECTOR, writeAndReadBack } from './blk-case-helpers.ts';
+import { type HostileBench, waitUntil } from './hostile-helpers.ts';
 
 const { next, write, indirect } = DescriptorFlag;
 const { IN } = BlkRequestType;
 /** How long the device may take to react, or not. */
 export const REACTION_MS = 60;
 export const RING_SIZE = 64;
+/** Of the device status. */
+export const DRIVER_RUNS = 0x0f;
+export const NEEDS_RESET = 0x40;
 /** Two regions that touch, and nothing behind the second. */
 export const REGIONS = [
   { guestAddress: 0, sizeBytes: 16 * MIB, isGuarded: true },
@@ -95,15 +100,36 @@ export class RingAttacker<R extends DriverRing = DriverRing> {
     return ring instanceof SplitDriverRing ? ring.usedIdx() === ring.nextAvail : ring.hasUsed();
   }
 
-  /** The other queue of the session is served, unless the whole session was ended. */
+  /** The session goes on, and its other queue is served. */
   async othersServed(): Promise<boolean> {
-    if (this.disk.frontend.isClosed) return true;
-    try {
-      await writeAndReadBack(this.disk, 64, pattern(4096, 77), 1);
-    } catch (error) {
-      if (!this.disk.frontend.isClosed) throw error;
+    await writeAndReadBack(this.disk, 64, pattern(4096, 77), 1);
+    return !this.disk.frontend.isClosed;
+  }
+
+  /**
+   * Does what breaks the first queue: it is broken and logged once, and the device needs a reset until it is stopped.
+   * Returns the faults of the queues.
+   */
+  async breakFirstQueue(bench: HostileBench, act: () => unknown): Promise<number[]> {
+    const { frontend } = this.disk;
+    const logStart = bench.daemon.log.length;
+    await frontend.setStatus(DRIVER_RUNS);
+    await act();
+    let status = 0;
+    while (status !== (DRIVER_RUNS | NEEDS_RESET)) {
+      // The reactor's word takes its time; a device that never says so is caught by the time limit of the test.
+      status = await frontend.getStatus();
+      await sleep(5);
     }
-    return true;
+    await this.othersServed();
+    const [victim] = await bench.daemon.rpc.call('vhost_get_controllers');
+    const lines = () => bench.daemon.log.slice(logStart).match(/is broken until it is set up again/g) ?? [];
+    await waitUntil('the log says so', () => lines().length > 0);
+    deepEqual(lines().length, 1);
+    // What is set up again works again, and the device needs no reset any more.
+    await frontend.getVringBase(0);
+    deepEqual(await frontend.getStatus(), DRIVER_RUNS);
+    return victim?.sessions[0]?.queues.map(({ faults }) => faults) ?? [];
   }
 }
 
