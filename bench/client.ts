@@ -42,6 +42,8 @@ export interface Load {
   readonly blockBytes: number;
   readonly pattern: 'random' | 'sequential';
   readonly writePercent: number;
+  /** How long the client sleeps when it has nothing to do, because its core is the target's as well. Default: it polls. */
+  readonly napNs?: number;
 }
 
 export interface LoadResult {
@@ -176,7 +178,7 @@ export class LoadClient {
 
   #run(mode: number, limit: { count?: number; durationNs?: number; warmUpNs?: number }) {
     const { session, memory } = this.#initiator;
-    const { protocol, format, isPacked = false, depth, blockBytes, pattern, writePercent } = this.#load;
+    const { protocol, format, isPacked = false, depth, blockBytes, pattern, writePercent, napNs = 0 } = this.#load;
     const region = memory.regions[0];
     assert(region !== undefined && memory.regions.length === 1, 'the client has one region of memory');
     const config = pack(CONFIG, {
@@ -196,6 +198,7 @@ export class LoadClient {
       count: limit.count ?? 0,
       seed: this.#seed,
       stallNs: STALL_NS,
+      napNs,
     });
     const latency = new LatencyHistogram();
     const statuses = new Float64Array(STATUSES);

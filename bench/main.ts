@@ -23,7 +23,7 @@ import { COPY } from './targets/copy.ts';
 import { FIO, FIO_NBD, FIO_RBD } from './targets/fio.ts';
 import { LIMIT, LIMIT_VARIANTS } from './targets/limit.ts';
 import { QEMU_STORAGE_DAEMON } from './targets/qemu.ts';
-import { RINGHOST } from './targets/ringhost.ts';
+import { RINGHOST, RINGHOST_TWICE } from './targets/ringhost.ts';
 import { SLEEPER, SLEEPER_VARIANTS } from './targets/sleeper.ts';
 import { SPDK } from './targets/spdk.ts';
 import { FILE_BYTES, type Place, type TargetKind } from './targets/target.ts';
@@ -33,6 +33,7 @@ const FILE_BYTES_MIN = 1 << 20;
 
 const KINDS: readonly TargetKind[] = [
   RINGHOST,
+  RINGHOST_TWICE,
   SPDK,
   QEMU_STORAGE_DAEMON,
   LIMIT,

@@ -25,6 +25,7 @@ export const CONFIG = [
   'count',
   'seed',
   'stallNs',
+  'napNs',
 ] as const;
 /** A queue of the client's. Addresses are those of this process; positions are brought up to date by a run. */
 export const QUEUE = [

@@ -1,4 +1,5 @@
 /** All kinds of scenarios, in the order of the report. */
+import { CORES_SCENARIOS } from './cores.ts';
 import { FOOTPRINT_SCENARIOS } from './footprint.ts';
 import { IDLE_SCENARIOS } from './idle.ts';
 import { LOAD_SCENARIOS } from './load.ts';
@@ -12,6 +13,7 @@ export const SCENARIOS: readonly Scenario[] = [
   ...STORAGE_SCENARIOS,
   ...FOOTPRINT_SCENARIOS,
   ...IDLE_SCENARIOS,
+  ...CORES_SCENARIOS,
   ...PACKED_SCENARIOS,
   ...TRACKING_SCENARIOS,
 ];

@@ -48,7 +48,7 @@ export const FOOTPRINT_SCENARIOS: readonly Scenario[] = [
     isLessBetter: true,
     isFresh: true,
     roundsMax: ROUNDS_MAX,
-    runsOn: ({ role }) => role !== 'limit',
+    runsOn: ({ role, serves }) => role !== 'limit' && serves({ protocol: 'blk', disk: 'ram' }),
     measure,
   },
 ];

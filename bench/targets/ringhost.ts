@@ -1,4 +1,4 @@
-/** `ringhost serve` of this checkout, in the mode it has by default, with one reactor. */
+/** `ringhost serve` of this checkout, in the mode it has by default. */
 import { join } from 'node:path';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { TARGET_NQN } from '../../test/support/nvme-tcp-target.ts';
@@ -17,30 +17,65 @@ const BLOCK_BYTES = 512;
 const DISKS = { ram: 'Malloc0', null: 'Null0', file: 'Uring0' } as const;
 const IMAGE_DISK = 'Ceph0';
 
-export const RINGHOST: TargetKind = {
-  name: 'ringhost',
-  role: 'subject',
-  unavailable: () => null,
-  serves: ({ protocol, disk }) => protocol === 'blk' || disk === 'ram' || disk === 'null',
-  async start(place) {
-    const directory = makeDirectory();
-    const socket = join(directory, 'rpc');
-    const args = ['serve', '-S', directory, '-r', socket, '-m', `[${place.target}]`];
-    return await launch({
-      name: this.name,
-      description: `ringhost serve -m [${place.target}] (malloc and null, ${DISK_MIB} MiB; uring)`,
-      place,
-      directory,
-      command: process.execPath,
-      args: [join(ROOT, 'bin/ringhost'), ...args],
-      isUp: () => canConnect(socket),
-      configure: async () => {
-        await createDisks(socket, place.file);
-        await createServedDisks(socket, place);
-      },
-    });
-  },
+type Kind = Pick<TargetKind, 'name' | 'serves'> & {
+  /** One reactor each. */
+  readonly coresOf: (place: Place) => readonly number[];
+  readonly disks: string;
+  readonly configure: (socket: string, place: Place) => Promise<void>;
 };
+
+function ringhost({ name, serves, coresOf, disks, configure }: Kind): TargetKind {
+  return {
+    name,
+    role: 'subject',
+    unavailable: () => null,
+    serves,
+    async start(place) {
+      const directory = makeDirectory();
+      const socket = join(directory, 'rpc');
+      const mask = `[${coresOf(place)}]`;
+      return await launch({
+        name,
+        description: `ringhost serve -m ${mask} (${disks})`,
+        place,
+        directory,
+        command: process.execPath,
+        args: [join(ROOT, 'bin/ringhost'), 'serve', '-S', directory, '-r', socket, '-m', mask],
+        isUp: () => canConnect(socket),
+        configure: () => configure(socket, place),
+      });
+    },
+  };
+}
+
+export const RINGHOST = ringhost({
+  name: 'ringhost',
+  serves: ({ protocol, disk }) => protocol === 'blk' || disk === 'ram' || disk === 'null',
+  coresOf: ({ target }) => [target],
+  disks: `malloc and null, ${DISK_MIB} MiB; uring`,
+  configure: async (socket, place) => {
+    await createDisks(socket, place.file);
+    await createServedDisks(socket, place);
+  },
+});
+
+/** A RAM disk and a reactor more, on the core of a client that leaves it most of the time. */
+export const RINGHOST_TWICE = ringhost({
+  name: 'ringhost on two cores',
+  // Only what asks for it by name.
+  serves: () => false,
+  coresOf: ({ client, target }) => [client, target],
+  disks: `malloc, ${DISK_MIB} MiB`,
+  configure: async (socket) => {
+    using rpc = await RpcClient.connect(socket);
+    await rpc.call('bdev_malloc_create', {
+      name: DISKS.ram,
+      num_blocks: DISK_BYTES / BLOCK_BYTES,
+      block_size: BLOCK_BYTES,
+    });
+    await rpc.call('vhost_create_blk_controller', { ctrlr: 'blk-ram', dev_name: DISKS.ram });
+  },
+});
 
 /** Whether a daemon answers on its RPC socket. */
 export async function canConnect(socket: string): Promise<boolean> {

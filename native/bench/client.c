@@ -53,6 +53,7 @@ enum config {
   CONFIG_COUNT, // requests of MODE_STAMP and MODE_CHECK
   CONFIG_SEED,
   CONFIG_STALL_NS,
+  CONFIG_NAP_NS, // a client that has nothing to do sleeps for so long; 0: it polls
   CONFIG_FIELDS,
 };
 
@@ -385,6 +386,7 @@ static int run(struct client *c, const double *config, double *result) {
   double ns_per_tick = clock_ns_per_tick();
   uint64_t stall = (uint64_t)(config[CONFIG_STALL_NS] / ns_per_tick);
   uint64_t duration = (uint64_t)(config[CONFIG_DURATION_NS] / ns_per_tick);
+  const struct timespec nap = {.tv_nsec = (long)config[CONFIG_NAP_NS]};
   bool is_timed = c->mode == MODE_MEASURE, is_warm = !is_timed;
   uint64_t start = clock_ticks(), now = start, idle_since = 0, last_look = start, stalled = 0;
   // A look that comes late says that this thread or the whole machine stood still, not the target.
@@ -414,10 +416,14 @@ static int run(struct client *c, const double *config, double *result) {
     }
     if (done == 0) {
       if (in_flight == 0) break;
-      // Where both cores are threads of one, waiting must not take what the target computes with.
-      clock_relax();
       if (idle_since == 0) idle_since = clock_ticks();
-      if (++spins % SPINS_PER_LOOK != 0) continue;
+      if (nap.tv_nsec > 0) {
+        nanosleep(&nap, NULL);
+      } else {
+        // Where both cores are threads of one, waiting must not take what the target computes with.
+        clock_relax();
+        if (++spins % SPINS_PER_LOOK != 0) continue;
+      }
       now = clock_ticks();
       stalled += now - last_look < look_max ? now - last_look : look_max;
       last_look = now;
