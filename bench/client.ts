@@ -42,7 +42,7 @@ export interface Load {
   readonly blockBytes: number;
   readonly pattern: 'random' | 'sequential';
   readonly writePercent: number;
-  /** How long the client sleeps when it has nothing to do, because its core is the target's as well. Default: it polls. */
+  /** How long the client sleeps when it has nothing to do, its core being a target too. Default: it polls. */
   readonly napNs?: number;
 }
 
