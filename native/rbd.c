@@ -37,7 +37,7 @@
   X(int, rbd_update_unwatch, (void *, uint64_t)) X(int, rbd_lock_get_owners, (void *, int *, char **, size_t *)) \
   X(void, rbd_lock_get_owners_cleanup, (char **, size_t)) \
   X(int, rbd_lock_acquire, (void *, int)) X(int, rbd_lock_break, (void *, int, const char *)) \
-  X(int, rbd_config_image_list, (void *, struct setting *, int *)) \
+  X(int, rbd_lock_release, (void *)) X(int, rbd_config_image_list, (void *, struct setting *, int *)) \
   X(void, rbd_config_image_list_cleanup, (struct setting *, int)) \
   X(int, rbd_aio_create_completion, (void *, void (*)(void *, void *), void **)) \
   X(void, rbd_aio_release, (void *)) X(ssize_t, rbd_aio_get_return_value, (void *)) \
@@ -252,7 +252,7 @@ static int break_fenced(struct image *image, const char *owner) {
 // What may block. sys/rbd.ts has the same numbers.
 enum {
   LOAD, CONNECT, SHUTDOWN, FENCE, OPEN, CLOSE, IDENTITY, SIZE, RESIZE, OWNER, ACQUIRE, BREAK, BREAK_FENCED, SETTING,
-  OPERATIONS
+  RELEASE, OPERATIONS
 };
 
 struct work {
@@ -306,6 +306,7 @@ static void execute(napi_env env, void *data) {
     case BREAK: work->result = rbd_lock_break(image->rbd, LOCK_MODE_EXCLUSIVE, work->texts[0]); break;
     case BREAK_FENCED: work->result = break_fenced(image, work->texts[0]); break;
     case SETTING: work->result = image_setting(image, work->texts[0], work->answer); break;
+    case RELEASE: work->result = rbd_lock_release(image->rbd); break;
   }
   if (is_moved) sched_setaffinity(0, sizeof before, &before);
 }

@@ -7,8 +7,8 @@ import { findCycles, type Import, listFiles, parseSource, readText, type Source 
 
 const LINES_MAX = 600;
 const COLUMNS_MAX = 120;
-/** 502 of them are for librbd: its calls, its callbacks on threads that are not ours, locks, and what may block. */
-const NATIVE_LINES_MAX = 2400;
+/** 503 of them are for librbd: its calls, its callbacks on threads that are not ours, locks, and what may block. */
+const NATIVE_LINES_MAX = 2401;
 
 /** Rooms of src/, and the rooms each may import besides itself. */
 const ARROWS: Readonly<Record<string, readonly string[]>> = {

@@ -36,7 +36,7 @@ import { RbdDisks, rbdRpc } from '../bdev/modules/rbd/rbd.rpc.ts';
 import { splitRpc } from '../bdev/modules/split/split.rpc.ts';
 import { VirtioControllers } from '../bdev/modules/virtio/controllers.ts';
 import { virtioRpc } from '../bdev/modules/virtio/virtio.rpc.ts';
-import { type BdevEntry, type BdevHandover, BdevRegistry } from '../bdev/registry.ts';
+import { type BdevEntry, type BdevHandover, BdevRegistry, settleAll } from '../bdev/registry.ts';
 import { Dashboard } from '../dashboard/server.ts';
 import { ReactorThread } from '../reactor/reactor-thread.ts';
 import { RpcCallError } from '../rpc/client.ts';
@@ -104,7 +104,7 @@ export class Daemon {
   readonly #server: RpcServer;
   readonly #changes = new ChangeGate();
   #upgrade: Upgrade | null = null;
-  #handovers: readonly BdevHandover[] = [];
+  #handovers: BdevHandover[] = [];
   readonly #replaced = Promise.withResolvers<number>();
   #dashboard: Dashboard | null = null;
   readonly #configured = Promise.withResolvers<void>();
@@ -376,9 +376,9 @@ export class Daemon {
         // Jobs may have begun by themselves.
         this.#checkHandOver();
         await this.vhost.letGo(withinMs - (performance.now() - startMs));
-        for (const { handover } of this.#handovers) handover.settle?.();
       },
       save: (fds: FdList) => this.vhost.save(fds),
+      settle: (withinMs: number) => settleAll(this.#handovers, withinMs),
       thaw: async () => {
         await this.bdevs.thaw();
         await this.vhost.thaw();
@@ -400,8 +400,8 @@ export class Daemon {
       this.#upgrade?.finish();
       if (this.#upgrade?.isTaken === true) setImmediate(() => void this.#leave(REACTOR_DEATH_EXIT_CODE));
       else {
-        for (const { handover } of this.#handovers) handover.keep?.();
-        this.#handovers = [];
+        for (const { handover } of this.#handovers.splice(0)) handover.keep?.();
+        await this.rbd.buryHeir();
         this.#changes.open();
       }
       throw error;

@@ -31,6 +31,8 @@ export interface UpgradeSource {
   /** Guests wait, with nothing in flight. Throws `ETIMEDOUT` when requests are not done in time. */
   freeze(withinMs: number): Promise<void>;
   save(fds: FdList): Promise<ControllerRecord[]>;
+  /** The new daemon is ready. What is left to do before it has everything. */
+  settle(withinMs: number): Promise<void>;
   /** Guests go on. */
   thaw(): Promise<void>;
 }
@@ -94,11 +96,12 @@ export class Upgrade {
       await this.#source.freeze(pauseMsMax);
       const fds = new FdList();
       controllers = await this.#source.save(fds);
-      const leftMs = Math.max(0, pauseMsMax - (clockNs() - frozenNs) / NS_PER_MS);
-      await successor.within(leftMs, 'to take the sessions', async (channel) => {
+      const leftMs = (): number => Math.max(0, pauseMsMax - (clockNs() - frozenNs) / NS_PER_MS);
+      await successor.within(leftMs(), 'to take the sessions', async (channel) => {
         await channel.send({ type: 'state', controllers }, fds);
         await channel.receive('ready');
       });
+      await this.#source.settle(leftMs());
       await this.#give();
     } catch (error) {
       successor.kill();

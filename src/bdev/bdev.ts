@@ -58,8 +58,8 @@ export interface Inheritance {
 export interface Handover extends Inheritance {
   /** Guests will wait soon: what can be done before that. */
   catchUp?(): Promise<void>;
-  /** Guests wait, with nothing in flight. */
-  settle?(): void;
+  /** Guests wait, with nothing in flight, and the next daemon is ready. Throws when it cannot be handed over. */
+  settle?(): void | Promise<void>;
   /** It failed: the disk stays. */
   keep?(): void;
   /** The next daemon has it: what that one waits for is given up. */

@@ -137,6 +137,15 @@ export interface BdevHandover {
   readonly handover: Handover;
 }
 
+/** See `Handover.settle`. Throws `ETIMEDOUT` when that takes longer. */
+export async function settleAll(handovers: readonly BdevHandover[], limitMs: number): Promise<void> {
+  const settling = handovers.map(async ({ name, handover }) => {
+    const late = () => new TargetError('ETIMEDOUT', `bdev "${name}" is not ready to be handed over in time`);
+    await withinDeadline(Promise.resolve(handover.settle?.()), limitMs, late);
+  });
+  await Promise.all(settling);
+}
+
 const ALONE: Foundation = { bases: [] };
 
 interface RegistryEvents {

@@ -19,6 +19,7 @@ const Operation = {
   break: 11,
   breakFenced: 12,
   setting: 13,
+  release: 14,
 } as const;
 
 /** Loads librbd and librados. Resolves with what is missing, in words of the dynamic linker, or null. */
@@ -33,6 +34,8 @@ type Outcome<T> = Promise<T | number>;
 /** A client of a cluster. `loadRbd` was called. */
 export class RadosCluster {
   readonly #handle: number;
+  /** Calls that nobody may wait for. */
+  readonly #fencing = new Set<Promise<unknown>>();
 
   /** `user`: without `client.`; empty for the one that Ceph takes by default. `cores`: where librbd's threads run. */
   constructor(user: string, cores: readonly number[]) {
@@ -64,11 +67,18 @@ export class RadosCluster {
 
   /** From now on the cluster does not listen to that client, for so long. 0 or a negative errno. */
   async fence(address: string, seconds: number): Promise<number> {
-    return (await native.rbdCall(Operation.fence, this.#handle, address, '', seconds)) as number;
+    const fencing = native.rbdCall(Operation.fence, this.#handle, address, '', seconds) as Promise<number>;
+    this.#fencing.add(fencing);
+    try {
+      return await fencing;
+    } finally {
+      this.#fencing.delete(fencing);
+    }
   }
 
   /** Every image is closed. */
   async close(): Promise<void> {
+    await Promise.all(this.#fencing);
     await native.rbdCall(Operation.shutdown, this.#handle, '', '', 0);
   }
 }
@@ -112,6 +122,11 @@ export class RbdImage {
   /** Takes the exclusive lock, and keeps it until the image is closed. */
   async acquireLock(): Promise<number> {
     return (await native.rbdCall(Operation.acquire, this.handle, '', '', 0)) as number;
+  }
+
+  /** Lets go of the exclusive lock: once it has answered, another client can take it. `EINVAL`: this one has it not. */
+  async releaseLock(): Promise<number> {
+    return (await native.rbdCall(Operation.release, this.handle, '', '', 0)) as number;
   }
 
   /** Takes the lock from its owner, who was fenced before, by whatever client. */

@@ -117,9 +117,13 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
     const images = [newName(), newName()] as const;
     for (const image of images) await ceph.createImage(image, STAMPED_BYTES / MIB);
     const daemon = await RinghostDaemon.start(CORES);
-    await registered(daemon);
+    const logs = mkdtempSync(join(tmpdir(), 'rbd-logs-'));
+    const logging = { debug_rbd: '5', log_file: join(logs, '$pid.$cctid'), log_to_stderr: 'false' };
+    const cluster = { config_file: ceph.configFile, config_param: logging };
+    await daemon.rpc.call('bdev_rbd_register_cluster', { name: 'ceph', ...cluster });
     const path = await serve(daemon, images[0], { cluster_name: 'ceph' });
-    const config = { mon_host: ceph.monitor, ...NO_AUTH, rbd_cache: 'true', rbd_cache_policy: 'writeback' };
+    const cache = { rbd_cache: 'true', rbd_cache_policy: 'writeback' };
+    const config = { mon_host: ceph.monitor, ...NO_AUTH, ...logging, ...cache };
     const where = { pool_name: 'rbd', rbd_name: images[1], block_size: 512 } as const;
     await daemon.rpc.call('bdev_rbd_create', { name: 'Cached', ...where, config });
     await daemon.rpc.call('vhost_create_scsi_controller', { ctrlr: 'scsi' });
@@ -128,6 +132,11 @@ describe.skipIf(whyNoTool('ceph') !== null)('RBD:', () => {
     const options = { timeoutMs: 120_000 };
     const disks = [await connectBlk(path, options), await connectScsi(join(daemon.directory, 'scsi'), options)];
     expect(await strayAnswers(daemon, disks, CORES)).toBe(0);
+    // A lock that is another's takes seconds: every daemon finds it free, also after upgrades that failed.
+    const log = readdirSync(logs).map((name) => readFileSync(join(logs, name), 'utf8'));
+    expect(log.join('')).toContain('successfully acquired exclusive lock');
+    expect(log.join('')).not.toContain('unable to acquire exclusive lock');
+    rmSync(logs, { recursive: true });
     const keeper = newName();
     await ceph.createImage(keeper, 8);
     const kept = { name: 'Keeper', pool_name: 'rbd', rbd_name: keeper, block_size: 512, cluster_name: 'ceph' } as const;

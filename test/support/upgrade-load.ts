@@ -13,8 +13,8 @@ export const PATIENT = { max_pause_ms: 60_000 };
 const LONG_MS = 120_000;
 const MORTAL_VERSION = join(import.meta.dirname, '..', 'integration', 'fixtures', 'mortal-version.ts');
 const UPGRADES = Number(process.env['RINGHOST_UPGRADES'] ?? 2);
-/** So many of them come after one that fails when guests have begun to wait. */
-const FAILURES = 2;
+/** Steps of fixtures/mortal-version.ts: the first upgrades come after one that fails there, when guests wait. */
+const FAILURES = ['ready>', 'ready>>'];
 
 /** The median and the longest of them, in milliseconds. */
 export function spreadOf(ms: readonly number[]): string {
@@ -24,9 +24,9 @@ export function spreadOf(ms: readonly number[]): string {
 }
 
 /** `args`: options of the daemon other than those that every one has. */
-async function failingUpgrade(daemon: RinghostDaemon, args: readonly string[]): Promise<void> {
+async function failingUpgrade(daemon: RinghostDaemon, step: string, args: readonly string[]): Promise<void> {
   const same = ['-S', daemon.directory, '-r', join(daemon.directory, 'rpc.sock'), '-s', '1024', ...args];
-  const params = { exec: process.execPath, args: [MORTAL_VERSION, 'ready>', 'exits', 'serve', ...same], ...PATIENT };
+  const params = { exec: process.execPath, args: [MORTAL_VERSION, step, 'exits', 'serve', ...same], ...PATIENT };
   await expect(daemon.rpc.call('framework_upgrade', params)).rejects.toThrow('serves on');
 }
 
@@ -50,8 +50,9 @@ export async function strayAnswers(
   const waits: number[] = [];
   for (let i = 0; i < UPGRADES; i++) {
     await goOn('before an upgrade');
-    if (i < FAILURES) {
-      await failingUpgrade(daemon, args);
+    const failure = FAILURES[i];
+    if (failure !== undefined) {
+      await failingUpgrade(daemon, failure, args);
       await goOn('after an upgrade that failed');
     }
     for (const load of loads) load.longestMs = 0;

@@ -4,7 +4,7 @@
  * long as it lives. The kernel ends the lock with its holder and never before. So whoever gets the lock knows that no
  * process of those addresses is left, in whatever container it ran, and whatever ended it.
  */
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../../../base/log.ts';
 import { lockFile } from '../../../sys/file-lock.ts';
@@ -48,15 +48,26 @@ export class OwnAddresses {
     this.#leaving = addresses;
     if (fd < 0) return;
     this.#fd = fd;
-    this.#dead = readFileSync(fd, 'utf8')
-      .split('\n')
-      .filter((line) => line !== '' && !addresses.includes(line));
+    this.#dead = linesOf(fd).filter((line) => !addresses.includes(line));
     this.#claimed = Promise.resolve();
   }
 
   /** That client is of the daemon before, which hands over. */
   isLeaving(address: string): boolean {
     return this.#leaving.includes(address);
+  }
+
+  /**
+   * A next daemon took nothing over and has ended: its clients, which it wrote into the file, are shut out of the
+   * clusters. 0 or a negative errno.
+   */
+  async buryHeir(clusters: readonly RadosCluster[]): Promise<number> {
+    if (this.#fd < 0) return 0;
+    const known = [...this.#dead, ...this.#leaving, ...this.#own];
+    const buried = linesOf(this.#fd).filter((line) => !known.includes(line));
+    this.#dead = [...this.#dead, ...buried];
+    const fencing = clusters.flatMap((cluster) => buried.map((address) => cluster.fence(address, FENCE_S)));
+    return (await Promise.all(fencing)).find((errno) => errno < 0) ?? 0;
   }
 
   /** Before a client is made. Without the file, no lock is taken from a predecessor. */
@@ -126,7 +137,14 @@ export class OwnAddresses {
       return 'another daemon has it locked';
     }
     this.#fd = fd;
-    this.#dead = readFileSync(fd, 'utf8').split('\n').filter(Boolean);
+    this.#dead = linesOf(fd);
     return null;
   }
+}
+
+/** From the beginning: daemons that hand over share one position in the file. */
+function linesOf(fd: number): string[] {
+  const bytes = Buffer.alloc(fstatSync(fd).size);
+  const length = readSync(fd, bytes, 0, bytes.length, 0);
+  return bytes.toString('utf8', 0, length).split('\n').filter(Boolean);
 }

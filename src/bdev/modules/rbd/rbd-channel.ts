@@ -69,7 +69,7 @@ export class RbdChannel implements IoChannel {
     this.#queue.disarm();
   }
 
-  /** A cache of librbd's is this process's. The lock goes when the other one asks for it. */
+  /** What is in a cache of librbd's is written when the lock is let go of. */
   letGo(): void {}
 
   update(): void {}

@@ -1,4 +1,5 @@
 /** The RPC methods of RBD disks and of the clusters that they are on, and what happens when an image changes. */
+import { withinDeadline } from '../../../base/deadline.ts';
 import { Errno, strerror, TargetError } from '../../../base/errors.ts';
 import { LimitedLog, type Logger } from '../../../base/log.ts';
 import type { Handlers, Params } from '../../../rpc/methods.ts';
@@ -9,6 +10,8 @@ import { OwnAddresses } from './own-addresses.ts';
 import { hideKey, RbdBdev, type RbdParams } from './rbd.ts';
 
 const MIB = 2 ** 20;
+/** Monitors take a second to make a map. */
+const BURIAL_MS_MAX = 5_000;
 
 type RbdHandlers = Pick<
   Handlers,
@@ -72,6 +75,22 @@ export class RbdDisks {
   /** Before anything is made. */
   inherit(fd: number, addresses: readonly string[]): void {
     this.#own.inherit(fd, addresses);
+  }
+
+  /**
+   * A next daemon took nothing over and has ended. As long as the cluster takes its clients for alive, half a minute,
+   * whatever is told to all clients of an image takes librbd 5 s, such as that a lock was taken: so they are shut out.
+   */
+  async buryHeir(): Promise<void> {
+    const bdevs = this.#registry.list().map(({ bdev }) => bdev);
+    const ofDisks = bdevs.flatMap((bdev) => (bdev instanceof RbdBdev ? [bdev.connection] : []));
+    const clusters = new Map([...this.clusters.list(), ...ofDisks].map(({ fsid, cluster }) => [fsid, cluster]));
+    const late = () => new TargetError('ETIMEDOUT', 'no monitor answers');
+    const burial = withinDeadline(this.#own.buryHeir([...clusters.values()]), BURIAL_MS_MAX, late);
+    const errno = await burial.catch(() => Errno.ETIMEDOUT);
+    if (errno === 0) return;
+    const effect = 'for half a minute locks of RBD images may take seconds to move';
+    this.#log.warn(`clients of the version that failed cannot be shut out of Ceph: ${strerror(errno)}: ${effect}`);
   }
 
   /** Every disk is gone. */

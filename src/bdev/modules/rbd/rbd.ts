@@ -48,6 +48,7 @@ export class RbdBdev implements Bdev {
   onClose: () => void = () => {};
   readonly #params: RbdParams;
   readonly #connection: Connection;
+  #releasing: Promise<unknown> = Promise.resolve();
 
   private constructor(params: RbdParams, connection: Connection, image: RbdImage, about: ImageFacts) {
     this.#params = params;
@@ -139,19 +140,38 @@ export class RbdBdev implements Bdev {
       const advice = `only one with lock "share" gives it to another daemon`;
       throw new TargetError('ENOTSUP', `bdev "${this.name}" keeps the lock of its image (lock "${lock}"): ${advice}`);
     }
-    const leave = async (): Promise<void> => {
-      this.onClose();
-      await this.image.close();
-    };
-    return { fds: [], leave };
+    return { fds: [], settle: () => this.#letGoOfLock(), leave: () => this.#close() };
+  }
+
+  /** Of its connection. */
+  get connection(): Connection {
+    return this.#connection;
   }
 
   async destruct(): Promise<void> {
-    this.onClose();
-    await this.image.close();
+    await this.#close();
     const { cluster } = this.#params;
     if (isRegistered(cluster)) cluster.users--;
     else await this.#connection.cluster.close();
+  }
+
+  /**
+   * So that the next daemon need not ask for it: all clients are asked, and one that died keeps the others waiting for
+   * 5 s. A free lock is taken by whoever writes next.
+   */
+  async #letGoOfLock(): Promise<void> {
+    const releasing = this.image.releaseLock();
+    this.#releasing = releasing;
+    const result = await releasing;
+    if (result === 0 || result === Errno.EINVAL) return;
+    const text = `bdev "${this.name}" cannot let go of the lock of its image: ${strerror(result)}`;
+    throw new TargetError(errnoName(result), text, { errno: result });
+  }
+
+  async #close(): Promise<void> {
+    this.onClose();
+    await this.#releasing;
+    await this.image.close();
   }
 }
 
