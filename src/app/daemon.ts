@@ -285,9 +285,11 @@ export class Daemon {
     await applyConfig(offer.config, (call) => daemon.#call(call), log);
     await daemon.vhost.prepare();
     const sessions = await predecessor.sessions();
-    await daemon.vhost.load(sessions.controllers, sessions.fds);
+    daemon.lvols.load(sessions.state.stores);
+    await daemon.vhost.load(sessions.state.controllers, sessions.fds);
     await predecessor.takeOver();
     await daemon.bdevs.thaw();
+    daemon.lvols.thaw();
     await daemon.vhost.thaw();
     log.info(`serving in place of v${offer.from}`);
     const sinceNs = clockNs();
@@ -370,23 +372,26 @@ export class Daemon {
         await this.vhost.flushEarly();
       },
       freeze: async (withinMs: number) => {
-        const startMs = performance.now();
+        const deadlineMs = performance.now() + withinMs;
         await this.vhost.freeze(withinMs);
         await this.bdevs.freeze();
+        await this.lvols.freeze(deadlineMs - performance.now());
         // Jobs may have begun by themselves.
         this.#checkHandOver();
-        await this.vhost.letGo(withinMs - (performance.now() - startMs));
+        await this.vhost.letGo(deadlineMs - performance.now());
       },
-      save: (fds: FdList) => this.vhost.save(fds),
+      save: async (fds: FdList) => ({ controllers: await this.vhost.save(fds), stores: await this.lvols.save() }),
       settle: (withinMs: number) => settleAll(this.#handovers, withinMs),
       thaw: async () => {
         await this.bdevs.thaw();
+        this.lvols.thaw();
         await this.vhost.thaw();
       },
     };
     try {
       this.#checkHandOver();
       this.#handovers = await this.bdevs.handOver((entry) => this.#tell(entry));
+      this.#handovers.push(...(await this.lvols.handOver()));
       if (this.#stopped !== null) throw new TargetError('ECANCELED', 'this daemon is being stopped');
       this.#upgrade = new Upgrade(source, options, this.log);
       const upgraded = await this.#upgrade.run();
@@ -425,14 +430,6 @@ export class Daemon {
     this.vhost.checkHandOver();
     this.nvme.checkHandOver();
     this.virtio.checkHandOver();
-    const calls = currentConfig(this, false).subsystems.flatMap((one) => one.config ?? []);
-    // What stands on it is found by itself; it may have no disks.
-    const store = calls.find(({ method }) => method.startsWith('bdev_lvol_'));
-    if (store !== undefined) {
-      const name = String(store.params?.['bdev_name']);
-      const advice = 'unload it (bdev_lvol_unload_lvstore), or restart the daemon instead';
-      throw new TargetError('ENOTSUP', `two daemons cannot have the lvol store on "${name}": ${advice}`);
-    }
     const [job] = this.jobs.running;
     if (job === undefined) return;
     const { type, bdev } = job.spec;

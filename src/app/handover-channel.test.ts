@@ -24,7 +24,7 @@ describe('a handover channel', () => {
     const places = Array.from({ length: 600 }, () => list.put(own));
     const name = 'x'.repeat(3 << 20);
     const controllers = [{ name, session: null, device: { places, none: list.put(-1) } }];
-    const sent = old.send({ type: 'state', controllers }, list);
+    const sent = old.send({ type: 'state', stores: [], controllers }, list);
     const { message, list: received } = await next.receive('state');
     await sent;
     expect(message.controllers).toEqual(controllers);

@@ -5,13 +5,14 @@
  */
 import { Errno, errnoName, strerror, TargetError } from '../base/errors.ts';
 import { FdList } from '../base/fd-list.ts';
+import type { SavedStore } from '../bdev/modules/lvol/lvols.ts';
 import { closeFd, FdSet } from '../sys/events.ts';
 import { createFdBuffer, FDS_PER_MESSAGE_MAX, receiveMessage, sendMessage } from '../sys/socket.ts';
 import type { ControllerRecord } from '../vhost/controller.ts';
 import type { ConfigFile } from './config-file.ts';
 
 /** Changes with every change of what is below. */
-export const HANDOVER_VERSION = 2;
+export const HANDOVER_VERSION = 3;
 
 /** What the new daemon needs to be ready, while the old one serves. Numbers named `fd` are places of descriptors. */
 export interface Offer {
@@ -43,12 +44,18 @@ interface BdevOffer {
   readonly about?: unknown;
 }
 
+/** What may have changed until guests waited. */
+export interface FrozenState {
+  readonly controllers: readonly ControllerRecord[];
+  readonly stores: readonly SavedStore[];
+}
+
 export type HandoverMessage =
   | Offer
   /** From the new one: what was offered is made. */
   | { readonly type: 'prepared' }
   /** From the old one, which has stopped every ring. */
-  | { readonly type: 'state'; readonly controllers: readonly ControllerRecord[] }
+  | ({ readonly type: 'state' } & FrozenState)
   /** From the new one: nothing can fail any more. */
   | { readonly type: 'ready' }
   /** From the old one: the rings are yours. */

@@ -1,8 +1,7 @@
 /** The new side of an upgrade (docs/upgrade.md): the daemon that serves until this one takes over. */
 import { TargetError } from '../base/errors.ts';
 import type { FdList } from '../base/fd-list.ts';
-import type { ControllerRecord } from '../vhost/controller.ts';
-import { HANDOVER_VERSION, HandoverChannel, type Offer } from './handover-channel.ts';
+import { type FrozenState, HANDOVER_VERSION, HandoverChannel, type Offer } from './handover-channel.ts';
 import type { DaemonOptions } from './options.ts';
 
 /** In the environment of the new daemon: the descriptor of its end of the channel. */
@@ -47,10 +46,10 @@ export class Predecessor {
   }
 
   /** Everything that was offered is made: resolves with the sessions, once the other one has stopped their rings. */
-  async sessions(): Promise<{ controllers: readonly ControllerRecord[]; fds: FdList }> {
+  async sessions(): Promise<{ state: FrozenState; fds: FdList }> {
     await this.#channel.send({ type: 'prepared' });
     const { message, list } = await this.#channel.receive('state');
-    return { controllers: message.controllers, fds: list };
+    return { state: message, fds: list };
   }
 
   /** Nothing can fail any more: resolves when the rings are this daemon's. */

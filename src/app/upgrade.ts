@@ -10,8 +10,7 @@ import type { Logger } from '../base/log.ts';
 import { closeFd } from '../sys/events.ts';
 import { socketPair } from '../sys/socket.ts';
 import { clockNs } from '../sys/thread.ts';
-import type { ControllerRecord } from '../vhost/controller.ts';
-import { HANDOVER_VERSION, HandoverChannel, type Offer } from './handover-channel.ts';
+import { type FrozenState, HANDOVER_VERSION, HandoverChannel, type Offer } from './handover-channel.ts';
 import { HANDOVER_VARIABLE } from './predecessor.ts';
 
 /** The descriptor of the new daemon's end of the channel, after standard input, output and error. */
@@ -30,7 +29,7 @@ export interface UpgradeSource {
   catchUp(): Promise<void>;
   /** Guests wait, with nothing in flight. Throws `ETIMEDOUT` when requests are not done in time. */
   freeze(withinMs: number): Promise<void>;
-  save(fds: FdList): Promise<ControllerRecord[]>;
+  save(fds: FdList): Promise<FrozenState>;
   /** The new daemon is ready. What is left to do before it has everything. */
   settle(withinMs: number): Promise<void>;
   /** Guests go on. */
@@ -88,17 +87,18 @@ export class Upgrade {
     const { startMsMax, pauseMsMax } = this.#options;
     const successor = this.#successor;
     let frozenNs = 0;
-    let controllers: readonly ControllerRecord[] = [];
+    let sessions = 0;
     try {
       await successor.within(startMsMax, 'to be ready', (channel) => this.#prepare(channel));
       await this.#source.catchUp();
       frozenNs = clockNs();
       await this.#source.freeze(pauseMsMax);
       const fds = new FdList();
-      controllers = await this.#source.save(fds);
+      const state = await this.#source.save(fds);
+      sessions = state.controllers.filter(({ session }) => session !== null).length;
       const leftMs = (): number => Math.max(0, pauseMsMax - (clockNs() - frozenNs) / NS_PER_MS);
       await successor.within(leftMs(), 'to take the sessions', async (channel) => {
-        await channel.send({ type: 'state', controllers }, fds);
+        await channel.send({ type: 'state', ...state }, fds);
         await channel.receive('ready');
       });
       await this.#source.settle(leftMs());
@@ -111,7 +111,7 @@ export class Upgrade {
       throw new TargetError(code, `${message}. This daemon serves on.`, { cause: error });
     }
     this.isTaken = true;
-    return await this.#settle(frozenNs, controllers.filter(({ session }) => session !== null).length);
+    return await this.#settle(frozenNs, sessions);
   }
 
   async #prepare(channel: HandoverChannel): Promise<void> {

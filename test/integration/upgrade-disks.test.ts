@@ -3,6 +3,7 @@
  * that works, and nothing when the new daemon fails in the middle of it. Kinds that cannot be are refused by name.
  */
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, onTestFailed, test } from 'vitest';
 import { whyNoTool } from '../e2e/requirements.ts';
 import { FakeNbdServer } from '../support/fake-nbd-server.ts';
@@ -36,7 +37,7 @@ async function started<T extends { close(): Promise<unknown> }>(server: Promise<
 
 /** A disk behind a controller of its own. */
 async function connect(name: string, kind: 'blk' | 'scsi'): Promise<StampedDisk> {
-  const ctrlr = `${name}.${kind}`;
+  const ctrlr = `${name.replace('/', '-')}.${kind}`;
   const options = { timeoutMs: LONG_MS };
   if (kind === 'blk') {
     await daemon.rpc.call('vhost_create_blk_controller', { ctrlr, dev_name: name });
@@ -45,6 +46,44 @@ async function connect(name: string, kind: 'blk' | 'scsi'): Promise<StampedDisk>
   await daemon.rpc.call('vhost_create_scsi_controller', { ctrlr });
   await daemon.rpc.call('vhost_scsi_controller_add_target', { ctrlr, scsi_target_num: 0, bdev_name: name });
   return await connectScsi(join(daemon.directory, ctrlr), options);
+}
+
+/** Snapshots of a volume come and go: all that is written meanwhile takes clusters, and gives them back. */
+class Churn {
+  #isStopping = false;
+  readonly #running: Promise<number>;
+
+  constructor(lvol_name: string) {
+    this.#running = this.#churn(lvol_name);
+  }
+
+  /** Resolves with how many there were. */
+  stop(): Promise<number> {
+    this.#isStopping = true;
+    return this.#running;
+  }
+
+  async #churn(lvol_name: string): Promise<number> {
+    let [made, number] = [0, 0];
+    // Calls are refused while a daemon hands over, and closed when it has.
+    const tried = async (call: Promise<unknown>): Promise<boolean> => {
+      const isDone = await call.then(
+        () => true,
+        () => false,
+      );
+      // A connection that is closed refuses at once: the next one is made meanwhile.
+      await setImmediate();
+      return isDone;
+    };
+    while (!this.#isStopping) {
+      const snapshot_name = `snapshot${++number}`;
+      if (await tried(daemon.rpc.call('bdev_lvol_snapshot', { lvol_name, snapshot_name }))) made++;
+      for (const { alias, is_snapshot } of await daemon.rpc.call('bdev_lvol_get_lvols', {}).catch(() => [])) {
+        if (is_snapshot) await tried(daemon.rpc.call('bdev_lvol_delete', { name: alias }));
+      }
+    }
+    return made;
+  }
 }
 
 describe('an upgrade under load loses nothing', () => {
@@ -66,6 +105,26 @@ describe('an upgrade under load loses nothing', () => {
       const again = await connect('Ram', 'blk');
       expect((await again.read(512, 0)).every((byte) => byte === 0)).toBe(true);
       again.close();
+    },
+    LONG_MS * 5,
+  );
+
+  test(
+    'of volumes in a store, while snapshots of them come and go',
+    async () => {
+      await daemon.rpc.call('bdev_malloc_create', { name: 'Base', num_blocks: (64 << 20) / 512, block_size: 512 });
+      const clusters = { cluster_sz: 16_384 };
+      await daemon.rpc.call('bdev_lvol_create_lvstore', { bdev_name: 'Base', lvs_name: 'lvs', ...clusters });
+      for (const lvol_name of ['thin', 'thick']) {
+        const size = { size_in_mib: STAMPED_BYTES >> 20, thin_provision: lvol_name === 'thin' };
+        await daemon.rpc.call('bdev_lvol_create', { lvs_name: 'lvs', lvol_name, ...size });
+      }
+      const disks = [await connect('lvs/thin', 'blk'), await connect('lvs/thick', 'scsi')];
+      const churn = new Churn('lvs/thin');
+      expect(await strayAnswers(daemon, disks)).toBe(0);
+      expect(await churn.stop()).toBeGreaterThan(3);
+      const check = await daemon.rpc.call('bdev_lvol_check_lvstore', { lvs_name: 'lvs' });
+      expect(check).toEqual({ name: 'lvs', is_consistent: true, faults: [] });
     },
     LONG_MS * 5,
   );

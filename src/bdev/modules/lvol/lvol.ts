@@ -1,6 +1,5 @@
 /** A volume of a store as a bdev. */
-import { TargetError } from '../../../base/errors.ts';
-import type { Bdev, PlainParams } from '../../bdev.ts';
+import { type Bdev, type Handover, NOTHING_TO_HAND_OVER, type PlainParams } from '../../bdev.ts';
 import { IoType } from '../../bdev-io.ts';
 import type { BdevEntry } from '../../registry.ts';
 import { holesMax } from './format.ts';
@@ -87,11 +86,9 @@ export class LvolBdev implements Bdev {
     return [];
   }
 
-  handOver(): never {
-    throw new TargetError(
-      'ENOTSUP',
-      `two daemons cannot have the store of "${this.alias}": restart the daemon instead`,
-    );
+  /** The store hands over all there is to know. */
+  handOver(): Handover {
+    return NOTHING_TO_HAND_OVER;
   }
 
   /** A channel needs the log, or clusters. */

@@ -1,16 +1,17 @@
 /** All stores, and what operators do to their volumes. Every change is stable when its call resolves. */
 import { randomUUID } from 'node:crypto';
+import { withinDeadline } from '../../../base/deadline.ts';
 import { TargetError } from '../../../base/errors.ts';
 import type { Logger } from '../../../base/log.ts';
 import type { BdevConfig } from '../../bdev.ts';
 import type { BlockAccess } from '../../block-access.ts';
 import type { Job, Jobs } from '../../jobs.ts';
-import { type BdevEntry, type BdevRegistry, type BdevUser, checkResize } from '../../registry.ts';
+import { type BdevEntry, type BdevHandover, type BdevRegistry, type BdevUser, checkResize } from '../../registry.ts';
 import { isInherited, isOwn, NOTHING } from './entries.ts';
 import { CLUSTER_BYTES_MAX, CLUSTER_BYTES_MIN, NAME_BYTES_MAX, PAGE_BYTES, planGeometry } from './format.ts';
 import { LvolBdev } from './lvol.ts';
 import { PageIo } from './page-io.ts';
-import { LvolStore } from './store.ts';
+import { LvolStore, type StoreRecord } from './store.ts';
 import { RecordKind, record, type Volume } from './volumes.ts';
 
 /** Clusters that an inflation asks for at a time. */
@@ -20,6 +21,13 @@ const MIB = 2 ** 20;
 export interface VolumeRef {
   readonly store: LvolStore;
   readonly volume: Volume;
+}
+
+/** A store on its way to the next daemon. */
+export interface SavedStore {
+  /** The bdev that it is on. */
+  readonly base: string;
+  readonly record: StoreRecord;
 }
 
 interface Served {
@@ -72,6 +80,33 @@ export class Lvols {
     return this.#served.has(base) ? [{ method: 'bdev_lvol_load_lvstore', params: { bdev_name: base.name } }] : [];
   }
 
+  // ---- upgrades -----------------------------------------------------------------------------------------------------
+
+  /** Its stores as they are now; they may change until `freeze`. */
+  async handOver(): Promise<BdevHandover[]> {
+    const records = await this.save();
+    return records.map(({ base, record: about }) => ({ name: holderOn(base), handover: { fds: [], about } }));
+  }
+
+  async save(): Promise<SavedStore[]> {
+    return await Promise.all(this.stores.map(async (store) => ({ base: store.base.name, record: await store.save() })));
+  }
+
+  /** They were inherited, and are otherwise now. */
+  load(saved: readonly SavedStore[]): void {
+    for (const one of saved) this.stores.find(({ base }) => base.name === one.base)?.renew(one.record);
+  }
+
+  /** Guests wait: from now on nothing changes, until `thaw`. Throws `ETIMEDOUT`. */
+  async freeze(withinMs: number): Promise<void> {
+    const late = () => new TargetError('ETIMEDOUT', 'an lvol store still makes clusters ready: look at its disk');
+    await withinDeadline(Promise.all(this.stores.map((store) => store.freeze())), Math.max(0, withinMs), late);
+  }
+
+  thaw(): void {
+    for (const store of this.stores) store.thaw();
+  }
+
   // ---- stores -------------------------------------------------------------------------------------------------------
 
   async createStore(base: BdevEntry, name: string, clusterBytes: number): Promise<LvolStore> {
@@ -100,7 +135,9 @@ export class Lvols {
   /** Makes bdevs of the volumes of a store. */
   async loadStore(base: BdevEntry): Promise<LvolStore> {
     return await this.#claimed(base, async (io) => {
-      const store = await LvolStore.load({ base, io, log: this.#log });
+      const parts = { base, io, log: this.#log };
+      const inherited = this.#registry.takeInherited(holderOn(base.name))?.about as StoreRecord | undefined;
+      const store = inherited === undefined ? await LvolStore.load(parts) : LvolStore.inherit(parts, inherited);
       this.#checkStoreName(store.name);
       for (const { uuid } of store.volumes.list()) this.#registry.checkFree(uuid, undefined);
       return store;
@@ -295,7 +332,7 @@ export class Lvols {
   }
 
   async #claimed(base: BdevEntry, open: (io: PageIo) => Promise<LvolStore>): Promise<LvolStore> {
-    const holder = `lvol store on ${base.name}`;
+    const holder = holderOn(base.name);
     if (this.#served.has(base)) throw new TargetError('EEXIST', `the lvol store on "${base.name}" is loaded already`);
     base.checkClaim(holder);
     if (PAGE_BYTES % base.bdev.blockSizeBytes !== 0) {
@@ -335,7 +372,7 @@ export class Lvols {
   #serve({ store, volume }: VolumeRef): void {
     const { entries } = this.#servedOf(store);
     const { base } = store;
-    const foundation = { bases: [base], holder: `lvol store on ${base.name}` };
+    const foundation = { bases: [base], holder: holderOn(base.name) };
     entries.set(
       volume,
       this.#registry.create(volume.uuid, undefined, () => new LvolBdev(store, volume), foundation),
@@ -397,6 +434,10 @@ export class Lvols {
     if (volumes.list().length < geometry.volumesMax) return;
     throw new TargetError('ENOSPC', `the store has room for ${geometry.volumesMax} volumes and snapshots: delete some`);
   }
+}
+
+function holderOn(base: string): string {
+  return `lvol store on ${base}`;
 }
 
 function clustersFor({ geometry }: LvolStore, sizeMib: number): number {

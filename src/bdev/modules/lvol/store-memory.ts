@@ -55,9 +55,16 @@ export class StoreMemory {
   /** All clusters are free. */
   static create(clusterCount: number): StoreMemory {
     const memory = new StoreMemory(new SharedArrayBuffer(HEAD_BYTES + clusterCount));
-    memory.#words[Word.available] = clusterCount;
-    memory.#words[Word.isShut] = 1;
+    memory.reset();
     return memory;
+  }
+
+  /** As it was created: nobody has a cluster. */
+  reset(): void {
+    this.#words.fill(0);
+    this.#words[Word.available] = this.states.length;
+    this.#words[Word.isShut] = 1;
+    this.states.fill(ClusterState.free);
   }
 
   /** Of reactors; false: not now. */

@@ -8,8 +8,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { TargetError } from '../../../base/errors.ts';
 import { LimitedLog, type Logger } from '../../../base/log.ts';
 import type { BdevEntry } from '../../registry.ts';
-import { clusterOf, HOLE, isOwn } from './entries.ts';
+import { clusterOf, HOLE, isOwn, NOTHING } from './entries.ts';
 import {
+  type Checkpoint,
   checkpointPage,
   decodeCheckpoint,
   decodeLogPage,
@@ -41,6 +42,13 @@ const QUIET_MS_MAX = 30_000;
 const RECLAIM_MS_MAX = 1000;
 /** Below this share of its clusters a store warns. */
 const LOW_SHARE = 0.1;
+
+/** A store as another daemon has it, in a form that JSON carries. */
+export interface StoreRecord {
+  readonly fields: SuperblockFields;
+  /** A checkpoint that is nowhere on the disk, in base 64. */
+  readonly checkpoint: string;
+}
 
 export interface StoreParts {
   readonly base: BdevEntry;
@@ -74,6 +82,8 @@ export class LvolStore {
   #tending: Promise<void> | null = null;
   #isTold = false;
   #isClosed = false;
+  /** Nothing is changed, also when reactors ask for it. */
+  #isFrozen = false;
   #refusals = 0;
   #hasWarned = false;
   #cursor = 0;
@@ -119,6 +129,62 @@ export class LvolStore {
     // What of the log was not stable may be there or not: nobody shall see it later.
     await store.#checkpoint();
     return store;
+  }
+
+  /** That of a daemon which still has it: nothing is read from the disk or written to it, until `thaw`. */
+  static inherit(parts: StoreParts, record: StoreRecord): LvolStore {
+    const store = new LvolStore(parts, record.fields);
+    store.#isFrozen = true;
+    for (const { flags, entries: _, ...fields } of decoded(record).volumes) {
+      store.volumes.add({ ...fields, isThin: (flags & VolumeFlag.thin) !== 0 });
+    }
+    store.renew(record);
+    return store;
+  }
+
+  /** It was inherited, and the other daemon has changed it since. @throws TargetError `EINVAL` */
+  renew(record: StoreRecord): void {
+    const { volumes, memory } = this;
+    const { generation, half } = record.fields;
+    const checkpoint = decoded(record);
+    if (idsOf(checkpoint.volumes) !== idsOf(volumes.list())) {
+      throw unusable(this.base, 'it has other volumes than it had');
+    }
+    memory.reset();
+    for (const volume of volumes.list()) volume.map.fill(NOTHING);
+    for (const stored of checkpoint.volumes) fill(volumes, volumes.get(stored.id), stored);
+    volumes.resolve();
+    volumes.name = checkpoint.name;
+    volumes.nextId = checkpoint.nextId;
+    this.#generation = generation;
+    this.#half = half;
+  }
+
+  /** For the next daemon. */
+  save(): Promise<StoreRecord> {
+    return this.#alone(() =>
+      this.#locked(async () => {
+        const { name, uuid, geometry, volumes, base } = this;
+        const [generation, half] = [this.#generation, this.#half];
+        const stored = { generation, nextId: volumes.nextId, name, volumes: this.#stored() };
+        const { pages, lengthBytes: checkpointBytes, crc: checkpointCrc } = encodeCheckpoint(stored);
+        const blockBytes = base.bdev.blockSizeBytes;
+        const fields = { ...geometry, uuid, generation, half, blockBytes, checkpointBytes, checkpointCrc };
+        return { fields, checkpoint: Buffer.from(pages).toString('base64') };
+      }),
+    );
+  }
+
+  /** Guests wait: when this resolves nothing changes any more. */
+  async freeze(): Promise<void> {
+    this.#isFrozen = true;
+    await this.#tending;
+    await this.#serial.catch(() => undefined);
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    this.attend();
   }
 
   /** Whether there is a store on the disk, of whatever version. @throws TargetError `EIO` */
@@ -213,15 +279,19 @@ export class LvolStore {
   /** A reactor asks for it: the log is full, or clusters are needed. */
   attend(): void {
     this.#isTold = true;
-    if (this.#isClosed) return;
+    if (this.#isStopped) return;
     this.#tending ??= this.#tend().finally(() => {
       this.#tending = null;
     });
   }
 
+  get #isStopped(): boolean {
+    return this.#isClosed || this.#isFrozen;
+  }
+
   async #tend(): Promise<void> {
     try {
-      while (this.#isTold && !this.#isClosed) {
+      while (this.#isTold && !this.#isStopped) {
         this.#isTold = false;
         this.memory.told();
         if (this.memory.isShut) await this.#alone(() => this.#locked(() => this.#checkpoint()));
@@ -258,7 +328,7 @@ export class LvolStore {
     const target = Math.min(READY_MAX, clusterCount, wanted);
     // Many at a time: each time costs a flush.
     if (this.memory.readyCount > target / 2) return;
-    while (!this.#isClosed && this.memory.readyCount < target) {
+    while (!this.#isStopped && this.memory.readyCount < target) {
       const clusters = this.#findFree(target - this.memory.readyCount);
       if (clusters.length > 0) await this.#prepare(clusters);
       else if (this.memory.going === 0) return;
@@ -456,16 +526,29 @@ async function readInto(volumes: Volumes, io: PageIo, fields: SuperblockFields):
 
 function restore(volumes: Volumes, stored: readonly StoredVolume[]): void {
   for (const { flags, entries, ...fields } of stored) {
-    const volume = volumes.add({ ...fields, isThin: (flags & VolumeFlag.thin) !== 0 });
-    volume.isReadonly = (flags & VolumeFlag.readonly) !== 0;
-    volume.isSnapshot = (flags & VolumeFlag.snapshot) !== 0;
-    volume.share();
-    for (const [logical, entry] of entries) {
-      if (isOwn(entry) && volumes.memory.states[clusterOf(entry)] === ClusterState.used) {
-        throw new Error(`cluster ${clusterOf(entry)} is of two volumes`);
-      }
-      volumes.setEntry(volume, logical, entry);
-    }
+    fill(volumes, volumes.add({ ...fields, isThin: (flags & VolumeFlag.thin) !== 0 }), { flags, entries });
   }
   volumes.resolve();
+}
+
+function fill(volumes: Volumes, volume: Volume, { flags, entries }: Pick<StoredVolume, 'flags' | 'entries'>): void {
+  volume.isReadonly = (flags & VolumeFlag.readonly) !== 0;
+  volume.isSnapshot = (flags & VolumeFlag.snapshot) !== 0;
+  volume.share();
+  for (const [logical, entry] of entries) {
+    if (isOwn(entry) && volumes.memory.states[clusterOf(entry)] === ClusterState.used) {
+      throw new Error(`cluster ${clusterOf(entry)} is of two volumes`);
+    }
+    volumes.setEntry(volume, logical, entry);
+  }
+}
+
+function idsOf(volumes: readonly { readonly id: number }[]): string {
+  return volumes.map(({ id }) => id).join();
+}
+
+function decoded({ fields, checkpoint }: StoreRecord): Checkpoint {
+  const found = decodeCheckpoint(Buffer.from(checkpoint, 'base64'), fields);
+  if (found === null) throw new TargetError('EINVAL', 'the lvol store of the daemon before is damaged');
+  return found;
 }
