@@ -75,7 +75,9 @@ export class ScsiControlQueue extends RequestQueue {
       return this.#answer(chain, response.subarray(Math.max(0, SCSI_AN_RESPONSE_BYTES - chain.writableBytes)));
     }
     const target = this.isDetached ? null : this.#device.target(decodeTarget(REQUEST, ScsiAnOffset.lun));
-    response[SCSI_AN_RESPONSE_BYTES - 1] = target === null ? ScsiResponse.BAD_TARGET : ScsiResponse.OK;
+    const hasLun = target?.lun(decodeLun(REQUEST, ScsiAnOffset.lun)) !== undefined;
+    const ofLun = hasLun ? ScsiResponse.OK : ScsiResponse.INCORRECT_LUN;
+    response[SCSI_AN_RESPONSE_BYTES - 1] = target === null ? ScsiResponse.BAD_TARGET : ofLun;
     return this.#answer(chain, response);
   }
 

@@ -253,6 +253,10 @@ describe('task management', () => {
     expect(await host.notification(ScsiControlType.AN_SUBSCRIBE, {}, 0x3f)).toEqual(none);
     const bad = { actual: 0, response: ScsiResponse.BAD_TARGET };
     expect(await host.notification(ScsiControlType.AN_QUERY, { target: 8 }, 1)).toEqual(bad);
+    const missing = { actual: 0, response: ScsiResponse.INCORRECT_LUN };
+    for (const type of [ScsiControlType.AN_QUERY, ScsiControlType.AN_SUBSCRIBE]) {
+      expect(await host.notification(type, { lun: 4 }, 1)).toEqual(missing);
+    }
   });
 });
 
