@@ -154,7 +154,9 @@ describe('any framing', () => {
         rig.ring.show(head);
         rig.round();
         const { status, data } = expectedOf(one, out, disk);
-        expect(rig.completions()).toEqual([{ head, length: inBytes }]);
+        // Of a read that fails, nothing before the status is written.
+        const length = status === BlkStatus.OK || inBytes === 1 ? inBytes : 0;
+        expect(rig.completions()).toEqual([{ head, length }]);
         const written = gather(rig, segments);
         expect(written.at(-1)).toBe(status);
         expect(Buffer.compare(written.subarray(0, -1), data)).toBe(0);

@@ -72,7 +72,9 @@ class Request implements IoOwner {
   /** Where the status byte goes: a window of the guest's memory, and the offset in it. */
   statusBytes: Uint8Array = SCRATCH;
   statusOffset = 0;
-  /** What the used element will say. */
+  /** Bytes of its writable part; the last one is the status. */
+  writableBytes = 0;
+  /** What the used element says of it when it does not fail: how far the writable part is written without a gap. */
   usedLength = 0;
   /** The segment list, or `NONE`. */
   list = NONE;
@@ -139,7 +141,8 @@ export class BlkQueue extends RequestQueue {
     const request = this.#requests[slot] ?? this.#makeRequest(slot);
     request.statusBytes = statusWindow.bytes;
     request.statusOffset = memory.offset;
-    request.usedLength = chain.writableBytes;
+    request.writableBytes = chain.writableBytes;
+    request.usedLength = chain.writableBytes === 1 ? 1 : 0;
     request.list = NONE;
     request.pending = 1;
     request.status = OK;
@@ -168,6 +171,7 @@ export class BlkQueue extends RequestQueue {
       return this.#endNow(request, IOERR);
     }
     if (count === 0) return this.#endNow(request, OK);
+    if (isRead) request.usedLength = chain.writableBytes;
     const segments = this.data.map(chain, isRead ? chain.readableCount : 0, isRead ? 0 : HEADER_BYTES, length);
     if (segments < 0) return segments === NOT_MAPPED ? this.#endNow(request, IOERR) : false;
     const { list } = this.data;
@@ -210,7 +214,8 @@ export class BlkQueue extends RequestQueue {
     const window = this.memory.window(WORDS[record + ANSWER + WINDOW] as number);
     request.statusBytes = window.bytes;
     request.statusOffset = ((WORDS[record + ANSWER + HOST_LOW] as number) - window.hostLow) | 0;
-    request.usedLength = isRead ? length + 1 : 1;
+    request.writableBytes = isRead ? length + 1 : 1;
+    request.usedLength = request.writableBytes;
     request.list = list;
     request.pending = 1;
     request.status = OK;
@@ -245,6 +250,7 @@ export class BlkQueue extends RequestQueue {
     SCRATCH.fill(0, 0, BLK_ID_BYTES);
     SCRATCH.set(this.#id, 0);
     const isWritten = this.data.scatter(chain, 0, SCRATCH, 0, BLK_ID_BYTES);
+    request.usedLength = chain.writableBytes === BLK_ID_BYTES + 1 ? chain.writableBytes : BLK_ID_BYTES;
     return this.#endNow(request, isWritten ? OK : IOERR);
   }
 
@@ -308,8 +314,12 @@ export class BlkQueue extends RequestQueue {
       this.leave(request.slot);
       return;
     }
-    request.statusBytes[request.statusOffset] = request.status;
-    this.complete(request.slot, request.usedLength);
+    const { status, writableBytes } = request;
+    request.statusBytes[request.statusOffset] = status;
+    // After a failure nobody knows how much of the data was written, and a device must not say too much (virtio 1.3
+    // §2.7.8.2).
+    const usedLength = status === OK || writableBytes === 1 ? request.usedLength : 0;
+    this.complete(request.slot, usedLength, writableBytes);
   }
 
   #makeRequest(slot: number): Request {

@@ -31,7 +31,7 @@ export class QueueLog {
     this.#chains[chain.head] = own;
   }
 
-  /** The first `lengthBytes` of a chain's device-writable part were written. */
+  /** The first `lengthBytes` of a chain's device-writable part may have been written. */
   completed(head: number, lengthBytes: number): void {
     const chain = this.#chains[head] as Chain;
     let left = lengthBytes;

@@ -191,10 +191,13 @@ export abstract class RequestQueue implements Source {
     return true;
   }
 
-  /** Returns a chain to the driver; `lengthBytes` of its writable part were written. */
-  protected complete(head: number, lengthBytes: number): void {
+  /**
+   * Returns a chain to the driver: of its writable part the first `lengthBytes` were written, and bytes up to
+   * `touchedBytes` may have been.
+   */
+  protected complete(head: number, lengthBytes: number, touchedBytes = lengthBytes): void {
     this.ring.push(head, lengthBytes);
-    if (this.#log !== null) this.#log.completed(head, lengthBytes);
+    if (this.#log !== null) this.#log.completed(head, touchedBytes);
     if (this.trace !== null) this.trace.completed(head);
     // It waits for its kick, and has something to publish.
     if (!this.isAwake) this.wake();

@@ -157,6 +157,16 @@ describe('what a driver does right', () => {
     expect(buffersOf(chain)).toEqual(segments);
   });
 
+  it.each([0, 1])('says that something was written, also when no more than %i bytes can be counted', (lengthBytes) => {
+    const rig = rigOf();
+    const head = rig.submit([readable(1), writable(2, 513)]);
+    rig.device.pop(new Chain());
+    rig.device.push(head, lengthBytes);
+    rig.device.publish();
+    expect((rig.driver.ring32[3] as number) >>> 16).toBe(WRITE | AVAIL | USED);
+    expect([rig.driver.popUsed(), rig.driver.usedLen]).toEqual([head, lengthBytes]);
+  });
+
   it('shows all chains of a batch by the flags of its first', () => {
     const rig = rigOf();
     const heads = [1, 2, 3].map((gpa) => rig.driver.addChain([readable(gpa)]));

@@ -224,7 +224,8 @@ export class PackedRing implements Ring {
     const slots = this.#slots[head] as number;
     assert(slots !== 0, 'a chain is returned once');
     const place = this.#nextUsed;
-    const flags = (this.#usedWrap === 1 ? MARKS : 0) | (lengthBytes > 0 ? DESC_WRITE : 0);
+    // Also with a length of 0: an answer that comes after data that was not written is something written (§2.8.3).
+    const flags = (this.#usedWrap === 1 ? MARKS : 0) | DESC_WRITE;
     this.#words[place * DESC_WORDS + LENGTH] = lengthBytes;
     if (this.#hidden === NONE) {
       this.#hidden = place;

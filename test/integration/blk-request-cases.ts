@@ -179,6 +179,22 @@ export const requestCases: readonly BlkCase[] = [
     },
   },
   {
+    name: 'does not count bytes that it did not write as written',
+    async run(context) {
+      const disk = await context.connect();
+      const outcome = async (request: BlkRequest): Promise<number[]> => {
+        const { status, usedLen } = await disk.request(request);
+        return [status, usedLen];
+      };
+      const end = disk.config.capacitySectors;
+      deepEqual(await outcome({ type: IN, sector: end, inBytes: 4096 }), [IOERR, 0]);
+      deepEqual(await outcome({ type: IN, sector: end, inBytes: 4096, writable: [1, 4000, 95, 1] }), [IOERR, 0]);
+      deepEqual(await outcome({ type: OUT, sector: end, out: pattern(4096) }), [IOERR, 1]);
+      deepEqual(await outcome({ type: 99, inBytes: 4096 }), [UNSUPP, 0]);
+      deepEqual(await outcome({ type: GET_ID, inBytes: 64 }), [OK, 20]);
+    },
+  },
+  {
     name: 'flushes, whatever the sector of the request',
     async run(context) {
       const disk = await context.connect();

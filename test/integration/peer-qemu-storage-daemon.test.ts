@@ -17,6 +17,7 @@ const DEVIATIONS: KnownDeviations = {
     'uses an indirect table that crosses a region border': 'reads garbage from beyond the border',
     'accepts zero-length descriptors in a chain': 'breaks the device on a zero-length buffer',
     'knows no barrier flag in the type of a request': 'masks the legacy barrier flag out of the type',
+    'does not count bytes that it did not write as written': 'counts all buffers, also when it fails',
     'tells its serial in 20 bytes padded by NUL': 'writes one NUL and leaves the rest of the 20 bytes as they were',
     'takes many ranges in one WRITE_ZEROES, however they are cut': 'offers one segment a request',
     'takes many ranges in one DISCARD': 'offers one segment a request',
