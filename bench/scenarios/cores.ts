@@ -2,12 +2,11 @@
  * One disk over two cores, compared with one core. There is no third for the client, so that one sleeps whenever it has
  * nothing to do: its requests are so many, or so large, that the reactors have work until it looks again.
  */
-import { dirname, join } from 'node:path';
-import { RpcClient } from '../../src/rpc/client.ts';
 import { type Load, LoadClient } from '../client.ts';
 import { RINGHOST_TWICE } from '../targets/ringhost.ts';
 import type { Endpoint, Target } from '../targets/target.ts';
-import { COMPARISON, iopsOf } from './load.ts';
+import { compared, RAM_CTRLR } from './idle.ts';
+import { COMPARISON } from './load.ts';
 import type { Effort, Sample, Scenario } from './scenario.ts';
 
 const RAM: Endpoint = { protocol: 'blk', disk: 'ram' };
@@ -20,20 +19,15 @@ async function fill(target: Target, load: Load): Promise<void> {
   await client.close();
 }
 
-/** One core, both, both, one. */
+/** Both cores, and the target's own, which is the last one. */
 async function measure(target: Target, load: Load, effort: Effort): Promise<Sample> {
-  using rpc = await RpcClient.connect(join(dirname(target.path(RAM)), 'rpc'));
-  const { reactors } = await rpc.call('framework_get_reactors');
-  const cores = reactors.map(({ lcore }) => lcore);
   await fill(target, load);
-  const iops = { one: 0, both: 0 };
-  for (const which of ['one', 'both', 'both', 'one'] as const) {
-    // The last one is the target's own.
-    const cpumask = `[${which === 'one' ? cores.at(-1) : cores}]`;
-    await rpc.call('vhost_controller_set_placement', { ctrlr: 'blk-ram', cpumask, queue_placement: 'spread' });
-    iops[which] += (await iopsOf(target, RAM, load, effort)) / 2;
-  }
-  return { iops: iops.both, base: iops.one, ratio: iops.both / iops.one };
+  return await compared(target, load, effort, async (rpc, isOther) => {
+    const { reactors } = await rpc.call('framework_get_reactors');
+    const cores = reactors.map(({ lcore }) => lcore);
+    const cpumask = `[${isOther ? cores.at(-1) : cores}]`;
+    await rpc.call('vhost_controller_set_placement', { ctrlr: RAM_CTRLR, cpumask, queue_placement: 'spread' });
+  });
 }
 
 const SIZES = [

@@ -19,7 +19,7 @@ import { COMPARISON, iopsOf } from './load.ts';
 import { type Effort, formatNs, type Sample, type Scenario } from './scenario.ts';
 
 const RAM: Endpoint = { protocol: 'blk', disk: 'ram' };
-const RAM_CTRLR = 'blk-ram';
+export const RAM_CTRLR = 'blk-ram';
 const IDLE_BDEV = 'Null0';
 const KIB = 1024;
 /** Idle controllers are left alone for so long before anything is measured: then their queues wait for kicks. */
@@ -77,8 +77,8 @@ async function idleNeighbours(target: Target, depth: number, effort: Effort): Pr
   return { iops, base, ratio: iops / base };
 }
 
-/** The same load before and after the parameters of its controller are changed, in both orders. */
-async function compared(
+/** The same load before and after the parameters of the RAM disk's controller are changed, in both orders. */
+export async function compared(
   target: Target,
   load: Load,
   effort: Effort,
