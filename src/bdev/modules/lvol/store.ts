@@ -135,21 +135,24 @@ export class LvolStore {
   static inherit(parts: StoreParts, record: StoreRecord): LvolStore {
     const store = new LvolStore(parts, record.fields);
     store.#isFrozen = true;
-    for (const { flags, entries: _, ...fields } of decoded(record).volumes) {
-      store.volumes.add({ ...fields, isThin: (flags & VolumeFlag.thin) !== 0 });
-    }
-    store.renew(record);
+    const checkpoint = decoded(record);
+    for (const stored of checkpoint.volumes) add(store.volumes, stored);
+    store.#become(record.fields, checkpoint);
     return store;
   }
 
   /** It was inherited, and the other daemon has changed it since. @throws TargetError `EINVAL` */
   renew(record: StoreRecord): void {
-    const { volumes, memory } = this;
-    const { generation, half } = record.fields;
     const checkpoint = decoded(record);
-    if (idsOf(checkpoint.volumes) !== idsOf(volumes.list())) {
+    if (idsOf(checkpoint.volumes) !== idsOf(this.volumes.list())) {
       throw unusable(this.base, 'it has other volumes than it had');
     }
+    this.#become(record.fields, checkpoint);
+  }
+
+  /** The volumes of the checkpoint are there already. */
+  #become({ generation, half }: SuperblockFields, checkpoint: Checkpoint): void {
+    const { volumes, memory } = this;
     memory.reset();
     for (const volume of volumes.list()) volume.map.fill(NOTHING);
     for (const stored of checkpoint.volumes) fill(volumes, volumes.get(stored.id), stored);
@@ -164,12 +167,7 @@ export class LvolStore {
   save(): Promise<StoreRecord> {
     return this.#alone(() =>
       this.#locked(async () => {
-        const { name, uuid, geometry, volumes, base } = this;
-        const [generation, half] = [this.#generation, this.#half];
-        const stored = { generation, nextId: volumes.nextId, name, volumes: this.#stored() };
-        const { pages, lengthBytes: checkpointBytes, crc: checkpointCrc } = encodeCheckpoint(stored);
-        const blockBytes = base.bdev.blockSizeBytes;
-        const fields = { ...geometry, uuid, generation, half, blockBytes, checkpointBytes, checkpointCrc };
+        const { fields, pages } = this.#encoded(this.#generation, this.#half);
         return { fields, checkpoint: Buffer.from(pages).toString('base64') };
       }),
     );
@@ -445,20 +443,26 @@ export class LvolStore {
   }
 
   async #checkpoint(): Promise<void> {
-    const { geometry, uuid, base } = this;
+    const { geometry } = this;
     const generation = this.#generation + 1;
     const half = 1 - this.#half;
-    const checkpoint = { generation, nextId: this.volumes.nextId, name: this.name, volumes: this.#stored() };
-    const { pages, lengthBytes, crc } = encodeCheckpoint(checkpoint);
+    const { fields, pages } = this.#encoded(generation, half);
     await this.#io.write(checkpointPage(geometry, half), pages);
     await this.#io.flush();
-    const stamp = { generation, half, uuid, blockBytes: base.bdev.blockSizeBytes };
-    const superblock = encodeSuperblock({ ...geometry, ...stamp, checkpointBytes: lengthBytes, checkpointCrc: crc });
-    await this.#io.write(superblockPage(generation), superblock);
+    await this.#io.write(superblockPage(generation), encodeSuperblock(fields));
     await this.#io.flush();
     this.#generation = generation;
     this.#half = half;
     this.memory.openLog(generation, logPage(geometry, half), geometry.logPages);
+  }
+
+  /** A checkpoint of what is now, and the superblock that goes with it. */
+  #encoded(generation: number, half: number): { fields: SuperblockFields; pages: Uint8Array } {
+    const { name, uuid, geometry, volumes, base } = this;
+    const checkpoint = { generation, nextId: volumes.nextId, name, volumes: this.#stored() };
+    const { pages, lengthBytes: checkpointBytes, crc: checkpointCrc } = encodeCheckpoint(checkpoint);
+    const blockBytes = base.bdev.blockSizeBytes;
+    return { fields: { ...geometry, uuid, generation, half, blockBytes, checkpointBytes, checkpointCrc }, pages };
   }
 
   #stored(): StoredVolume[] {
@@ -525,13 +529,16 @@ async function readInto(volumes: Volumes, io: PageIo, fields: SuperblockFields):
 }
 
 function restore(volumes: Volumes, stored: readonly StoredVolume[]): void {
-  for (const { flags, entries, ...fields } of stored) {
-    fill(volumes, volumes.add({ ...fields, isThin: (flags & VolumeFlag.thin) !== 0 }), { flags, entries });
-  }
+  for (const one of stored) fill(volumes, add(volumes, one), one);
   volumes.resolve();
 }
 
-function fill(volumes: Volumes, volume: Volume, { flags, entries }: Pick<StoredVolume, 'flags' | 'entries'>): void {
+function add(volumes: Volumes, stored: StoredVolume): Volume {
+  const { flags, entries: _, ...fields } = stored;
+  return volumes.add({ ...fields, isThin: (flags & VolumeFlag.thin) !== 0 });
+}
+
+function fill(volumes: Volumes, volume: Volume, { flags, entries }: StoredVolume): void {
   volume.isReadonly = (flags & VolumeFlag.readonly) !== 0;
   volume.isSnapshot = (flags & VolumeFlag.snapshot) !== 0;
   volume.share();
