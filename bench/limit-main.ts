@@ -4,6 +4,8 @@
  * its input ends.
  *
  *   node bench/limit-main.ts --core N --disk-mib N --ram SOCKET --null SOCKET [--way N]
+ *
+ * Without a way to copy it takes the quickest of this machine.
  */
 import { parseArgs } from 'node:util';
 import { checkErrno } from '../src/base/errors.ts';
@@ -16,7 +18,7 @@ import { maskOf } from '../src/vhost-user/messages.ts';
 import { Session } from '../src/vhost-user/session.ts';
 import { BlkConfig, BlkFeature, SECTOR_BYTES } from '../src/virtio/blk.ts';
 import { VirtioFeature } from '../src/virtio/features.ts';
-import { benchNative, CopyWay, pack, VRING } from './native.ts';
+import { benchNative, pack, quickestWay, VRING } from './native.ts';
 
 const QUEUES_MAX = 4;
 const MIB = 2 ** 20;
@@ -90,19 +92,20 @@ const { values: options } = parseArgs({
     'disk-mib': { type: 'string', default: '256' },
     ram: { type: 'string', default: '' },
     null: { type: 'string', default: '' },
-    way: { type: 'string', default: String(CopyWay.prefetch) },
+    way: { type: 'string' },
   },
 });
 
 pinToCore(Number(options.core));
 const diskBytes = Number(options['disk-mib']) * MIB;
+const way = options.way === undefined ? quickestWay(diskBytes) : Number(options.way);
 const disk = checkErrno(benchNative.limitDisk(diskBytes), 'no memory for the disk');
 checkErrno(benchNative.limitStart(), 'cannot start the thread');
 const fdSet = new FdSet();
 const sessions = new Set<Session>();
 const devices = [
-  { path: options.ram, device: new LimitDevice(0, disk, diskBytes, Number(options.way)) },
-  { path: options.null, device: new LimitDevice(QUEUES_MAX, 0, diskBytes, Number(options.way)) },
+  { path: options.ram, device: new LimitDevice(0, disk, diskBytes, way) },
+  { path: options.null, device: new LimitDevice(QUEUES_MAX, 0, diskBytes, way) },
 ];
 for (const { path, device } of devices) {
   const listener = listenUnix(path);

@@ -3,7 +3,7 @@
  * with no ring, no other process and no client. What no target that moves data can pass.
  */
 import { pinToCore } from '../../src/sys/thread.ts';
-import { benchNative, CopyWay } from '../native.ts';
+import { benchNative, quickestWay } from '../native.ts';
 import { DISK_BYTES, ringless, type TargetKind } from './target.ts';
 
 export const COPY: TargetKind = {
@@ -12,13 +12,16 @@ export const COPY: TargetKind = {
   unavailable: () => null,
   serves: ({ protocol, disk }) => protocol === 'blk' && disk === 'ram',
   async start({ client, target }) {
+    pinToCore(target);
+    const way = quickestWay(DISK_BYTES);
+    pinToCore(client);
     const description = 'random blocks copied between a disk in memory and buffers; no rings, no client';
     return ringless(this.name, description, async (load, { durationMs }) => {
       const { blockBytes, depth, queues, writePercent, pattern } = load;
       pinToCore(target);
       const isSequential = pattern === 'sequential' ? 1 : 0;
       const shape = [DISK_BYTES, blockBytes, depth * queues, writePercent, isSequential] as const;
-      const iops = benchNative.copyRate(...shape, CopyWay.best, durationMs * 1e6);
+      const iops = benchNative.copyRate(...shape, way, durationMs * 1e6);
       pinToCore(client);
       return { iops };
     });

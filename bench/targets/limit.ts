@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { CopyWay } from '../native.ts';
 import { areThere, DISK_MIB, launch, makeDirectory, ROOT, socketName, type TargetKind } from './target.ts';
 
-function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): TargetKind {
+function limit(name: string, way: keyof typeof CopyWay | null): TargetKind {
   return {
     name,
     role: 'limit',
-    isExtra,
+    isExtra: way !== null,
     unavailable: () => null,
     serves: ({ protocol, disk }) => protocol === 'blk' && (disk === 'ram' || disk === 'null'),
     async start(place) {
@@ -17,7 +17,7 @@ function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): Targe
       const disk = ['--disk-mib', String(DISK_MIB), '--ram', path('ram'), '--null', path('null')];
       return await launch({
         name,
-        description: `a C loop that does nothing but the ring and the copy (${way})`,
+        description: `a C loop that does nothing but the ring and the copy (${way ?? 'by the quickest way'})`,
         place,
         directory,
         command: process.execPath,
@@ -25,8 +25,7 @@ function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): Targe
           join(ROOT, 'bench/limit-main.ts'),
           '--core',
           String(place.target),
-          '--way',
-          String(CopyWay[way]),
+          ...(way === null ? [] : ['--way', String(CopyWay[way])]),
           ...disk,
         ],
         isUp: async () => areThere(sockets),
@@ -35,8 +34,8 @@ function limit(name: string, way: keyof typeof CopyWay, isExtra: boolean): Targe
   };
 }
 
-export const LIMIT = limit('C limit', 'best', false);
-/** The same with other ways to copy, to see that the best was chosen. */
+export const LIMIT = limit('C limit', null);
+/** The same by each way to copy, to see that the best was chosen. */
 export const LIMIT_VARIANTS = (['memcpy', 'prefetch', 'repMovsb', 'stream'] as const).map((way) =>
-  limit(`C limit by ${way}`, way, true),
+  limit(`C limit by ${way}`, way),
 );

@@ -111,7 +111,7 @@ static inline bool vring_needs_event(uint16_t event, uint16_t now, uint16_t old)
 // ---- copies --------------------------------------------------------------------------------------------------------
 
 // All but the first fetch the heads of the sources that come next; the last streams what goes to the disk.
-enum copy_way { COPY_MEMCPY = 0, COPY_PREFETCH = 1, COPY_REP_MOVSB = 2, COPY_STREAM = 3, COPY_BEST = 4 };
+enum copy_way { COPY_MEMCPY = 0, COPY_PREFETCH = 1, COPY_REP_MOVSB = 2, COPY_STREAM = 3, COPY_STREAM_WRITES = 4 };
 
 // One copy of a batch.
 struct copy_op {
