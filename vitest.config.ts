@@ -24,6 +24,8 @@ export default defineConfig({
             'test/fuzz/**',
           ],
           testTimeout: MINUTE_MS,
+          // By default one core stays free, which of two is half of them.
+          maxWorkers: '100%',
           sequence: { groupOrder: 0 },
         },
       },
