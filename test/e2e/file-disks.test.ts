@@ -19,7 +19,8 @@ import {
 import { whyNoGuests, whyNoLoopDevices } from './requirements.ts';
 
 const MIB = 1 << 20;
-const SIZE_MIB = 64;
+/** Enough for the jobs of fio, and for a discard of all that takes more than one request. */
+const SIZE_MIB = 40;
 /** Of the file system that fills up. */
 const ROOM_MIB = 8;
 const LONG_MS = 120_000;

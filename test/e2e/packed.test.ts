@@ -14,7 +14,8 @@ import {
 import { whyNoGuests } from './requirements.ts';
 
 const MIB = 1 << 20;
-const SIZE_MIB = 64;
+/** Enough for the jobs of fio, and for a discard of all that takes more than one request. */
+const SIZE_MIB = 40;
 const QUEUES = 4;
 const LONG_MS = 300_000;
 /** Below the slots that `Guest` gives to its disks. */

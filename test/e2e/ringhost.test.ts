@@ -21,7 +21,8 @@ import {
 import { reserveHugepages, whyNoGuests } from './requirements.ts';
 
 const MIB = 1 << 20;
-const SIZE_MIB = 64;
+/** Enough for the jobs of fio, and for a discard of all that takes more than one request. */
+const SIZE_MIB = 40;
 
 /** Makes a RAM disk and a controller of the same name over it. */
 async function serve(
@@ -42,7 +43,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on Ringhost', () => {
     daemon = await Daemon.start();
     await serve(daemon, 'main', { sizeMiB: SIZE_MIB, serial: 'RH-0001' });
     await serve(daemon, 'fixed', { sizeMiB: 16, readonly: true });
-    await serve(daemon, 'native4k', { sizeMiB: 32, blockSize: 4096 });
+    await serve(daemon, 'native4k', { sizeMiB: 16, blockSize: 4096 });
     await serve(daemon, 'doomed', { sizeMiB: 16 });
     await serve(daemon, 'plugged', { sizeMiB: 16 });
     guest = await Guest.start({
@@ -82,7 +83,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on Ringhost', () => {
   });
 
   test('a disk of 4096-byte blocks works', async () => {
-    const disk = { path: await guest.devicePath('native4k'), sizeBytes: 32 * MIB, blockSizeBytes: 4096 };
+    const disk = { path: await guest.devicePath('native4k'), sizeBytes: 16 * MIB, blockSizeBytes: 4096 };
     await showsDisk(guest, disk);
     await keepsPattern(guest, disk);
     await takesPartitions(guest, disk);
