@@ -11,8 +11,8 @@ import { whyNoGuests } from './requirements.ts';
 const MIB = 1 << 20;
 const QUEUES = 4;
 const LONG_MS = 300_000;
-/** The long run, of 100, is made now and then. */
-const ATTACH_CYCLES = Number(process.env['RINGHOST_ATTACH_CYCLES'] ?? 30);
+/** A long run, of 100, is made now and then. */
+const ATTACH_CYCLES = Number(process.env['RINGHOST_ATTACH_CYCLES'] ?? 10);
 /** It took ten minutes on a very busy machine. */
 const CYCLES_MS_MAX = 1_800_000;
 /** Below the slots that `Guest` gives to its disks. */
@@ -44,7 +44,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
 
   beforeAll(async () => {
     daemon = await Daemon.start({ coreMask: '0x3' });
-    await malloc('Malloc0', 64);
+    await malloc('Malloc0', 32);
     await malloc('Malloc1', 128);
     await malloc('Malloc2', 128);
     await daemon.rpc('vhost_create_scsi_controller', { ctrlr: 'vhost.0', cpumask: '0x1' });
@@ -61,7 +61,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
         ...['-device', `vhost-user-scsi-pci,chardev=scsi,num_queues=${QUEUES},addr=${SCSI_SLOT.toString(16)}`],
       ],
     });
-    scratch = { path: await diskAt(0), sizeBytes: 64 * MIB };
+    scratch = { path: await diskAt(0), sizeBytes: 32 * MIB };
     second = { path: await diskAt(1), sizeBytes: 128 * MIB };
   });
 
@@ -84,7 +84,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
     const nameOf = (path: string): string => path.replace('/dev/', '');
     const find = (path: string) => disks.find(({ name }) => name === nameOf(path));
     const subsystems = 'block:scsi:virtio:pci';
-    expect(find(scratch.path)).toMatchObject({ model: 'Malloc disk', size: '64M', vendor: 'INTEL', subsystems });
+    expect(find(scratch.path)).toMatchObject({ model: 'Malloc disk', size: '32M', vendor: 'INTEL', subsystems });
     expect(find(scratch.path)?.hctl).toMatch(/^\d+:0:0:0$/);
     expect(find(second.path)).toMatchObject({ model: 'Fast disk', size: '128M', vendor: 'ACME', subsystems });
     expect(find(second.path)?.hctl).toMatch(/^\d+:0:1:0$/);
@@ -155,7 +155,7 @@ describe.skipIf(whyNoGuests() !== null)('a guest on SCSI targets', () => {
   }, async () => {
     const busy = guest.run(
       `fio --name=other --filename=${scratch.path} --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite --bs=4k \\
-        --size=8M --verify=crc32c --verify_fatal=1 --time_based --runtime=30 --output=/tmp/other.txt || \\
+        --size=8M --verify=crc32c --verify_fatal=1 --time_based --runtime=${ATTACH_CYCLES} --output=/tmp/other.txt || \\
         { cat /tmp/other.txt; exit 1; }`,
       { timeoutMs: LONG_MS },
     );
