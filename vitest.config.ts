@@ -55,6 +55,7 @@ export default defineConfig({
           testTimeout: 10 * MINUTE_MS,
           hookTimeout: 10 * MINUTE_MS,
           fileParallelism: false,
+          maxConcurrency: 2,
           sequence: { groupOrder: 3 },
         },
       },

@@ -15,6 +15,8 @@ const ROOT = dirname(dirname(import.meta.dirname));
 const whyNoGuest = whyNoGuests() ?? whyNoTool('nbd') ?? whyNoTool('curl');
 /** These pages have the machine of PCs. */
 const isX86 = process.arch === 'x64';
+/** Two pages at a time (vitest.config.ts): a reader waits for more than half of the time. */
+const PAGE = { concurrent: true };
 
 describe('the commands of a page', () => {
   test('are all typed: a block of another kind is an error', () => {
@@ -42,7 +44,7 @@ const inCheckout: ReaderOptions = { cwd: ROOT, hasGuest: true };
 test.skipIf(whyNoGuest !== null || !isX86).each([
   ['README.md', inCheckout],
   ['docs/guide.md', inCheckout],
-])('every command of %s works in its turn, and prints what the page shows', async (page, options) => {
+])('every command of %s works in its turn, and prints what the page shows', PAGE, async (page, options) => {
   expect(await readDocument(join(ROOT, page), options)).toBeGreaterThan(0);
 });
 
@@ -57,11 +59,12 @@ test.skipIf((whyNoTool('qemu') ?? whyNoTool('nbd') ?? whyNoTool('curl')) !== nul
   ['docs/file-disks.md', withDaemon],
   ['docs/stacked-bdevs.md', withDaemon],
   ['docs/observing.md', { busyController: 'vhost.0' }],
-])('every command of %s works in its turn, and prints what the page shows', async (page, options) => {
+])('every command of %s works in its turn, and prints what the page shows', PAGE, async (page, options) => {
   expect(await readDocument(join(ROOT, page), options)).toBeGreaterThan(0);
 });
 
-test.skipIf(whyNoTool('ceph') !== null)('every command of docs/rbd.md works in its turn, on a cluster', async () => {
+const whyNoCluster = whyNoTool('ceph');
+test.skipIf(whyNoCluster !== null)('every command of docs/rbd.md works in its turn, on a cluster', PAGE, async () => {
   const parent = mkdtempSync(join(tmpdir(), 'ringhost-rbd-page-'));
   const cluster = await CephCluster.start({ parent, store: 'memory' });
   try {
