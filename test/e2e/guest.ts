@@ -61,7 +61,7 @@ const DEVICE_MAX_MS = 60_000;
 const MIGRATION_MAX_MS = 300_000;
 /** How long the guest may stand still: QEMU goes on copying until what is left takes no longer. */
 const DOWNTIME_MS_MAX = 2000;
-const FIRST_PASS_BYTES_PER_S = 12 << 20;
+const FIRST_PASS_BYTES_PER_S = 24 << 20;
 const CONSOLE_TAIL_CHARACTERS = 6_000;
 /** Room for `addMemory()`. */
 const DIMM_SLOTS = 4;
