@@ -109,9 +109,9 @@ export interface IoChannel {
   wake?: () => void;
   /**
    * Lets others have the core until something completes, or for so long, when requests need that to come to their end.
-   * False when they do not.
+   * Returns the nanoseconds that it took, 0 when they do not.
    */
-  rest?(timeoutNs: number): boolean;
+  rest?(timeoutNs: number): number;
   /** The bdev is going away: what waits for its device to come back fails now. */
   abandon?(): void;
   /**

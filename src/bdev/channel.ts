@@ -90,8 +90,8 @@ export class BdevChannel implements IoAccount {
     return this.#module?.sharesCores ?? false;
   }
 
-  rest(timeoutNs: number): boolean {
-    return this.#module?.rest?.(timeoutNs) ?? false;
+  rest(timeoutNs: number): number {
+    return this.#module?.rest?.(timeoutNs) ?? 0;
   }
 
   arm(): boolean {

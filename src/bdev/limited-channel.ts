@@ -126,8 +126,8 @@ export class LimitedChannel implements IoChannel {
     return this.#module.poll();
   }
 
-  rest(timeoutNs: number): boolean {
-    return this.#module.rest?.(timeoutNs) ?? false;
+  rest(timeoutNs: number): number {
+    return this.#module.rest?.(timeoutNs) ?? 0;
   }
 
   arm(): boolean {

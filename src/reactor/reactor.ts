@@ -53,9 +53,9 @@ export interface Drive extends Member {
   readonly sharesCores?: boolean;
   /**
    * Lets others have the core until something completes, or for so long, when its requests need that to come to their
-   * end. False when they do not.
+   * end. Returns the nanoseconds that it took, 0 when they do not.
    */
-  rest?(timeoutNs: number): boolean;
+  rest?(timeoutNs: number): number;
   /** Asks for `wakeFd`. True when there is something to poll for already. */
   arm(): boolean;
   disarm(): void;
@@ -307,10 +307,8 @@ export class Reactor {
     for (let i = 0; i < driven.length; i++) {
       const { drive } = driven[i] as DriveSlot;
       if (drive.inFlight === 0 || drive.rest === undefined) continue;
-      const start = clockNs();
-      if (!drive.rest(REST_NS)) continue;
-      this.#restedNs = clockNs() - start;
-      return true;
+      this.#restedNs = drive.rest(REST_NS);
+      if (this.#restedNs > 0) return true;
     }
     return false;
   }

@@ -11,6 +11,7 @@ import { closeFd, createEventFd, readEventFd } from './events.ts';
 import type { IovArena } from './iov-arena.ts';
 import { Mapping, MappingViews } from './mapping.ts';
 import { native } from './native.ts';
+import { clockNs } from './thread.ts';
 
 const TWO_32 = 2 ** 32;
 const OFFSET_SQES = 0x1000_0000;
@@ -251,12 +252,14 @@ export class IoUring {
   }
 
   /**
-   * Lets others have the core until an eighth of what is in flight completed, or for so long. False where that cannot
-   * be. Woken for each completion, a thread that sends a new request for it pays for both once a request.
+   * Lets others have the core until an eighth of what is in flight completed, or for so long. Returns the nanoseconds
+   * that it took, 0 where that cannot be. Woken for each completion, a thread that sends a new request for it pays for both once a request.
    */
-  wait(timeoutNs: number): boolean {
-    if (this.#canWait) native.uringWait(this.#fd, 1 + (this.#inFlight >>> 3), timeoutNs);
-    return this.#canWait;
+  wait(timeoutNs: number): number {
+    if (!this.#canWait) return 0;
+    const start = clockNs();
+    native.uringWait(this.#fd, 1 + (this.#inFlight >>> 3), timeoutNs);
+    return clockNs() - start;
   }
 
   /** Asks for `wakeFd`. True when `enter` and `next` have something to do already. */

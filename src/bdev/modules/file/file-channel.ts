@@ -131,8 +131,8 @@ export class FileChannel implements IoChannel {
   }
 
   /** That thread is on this core as a rule, where it waits for whoever spins. */
-  rest(timeoutNs: number): boolean {
-    return this.#writes > 0 && this.#areWritesEndedLate && this.#ring.wait(timeoutNs);
+  rest(timeoutNs: number): number {
+    return this.#writes > 0 && this.#areWritesEndedLate ? this.#ring.wait(timeoutNs) : 0;
   }
 
   arm(): boolean {
