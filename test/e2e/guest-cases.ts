@@ -54,7 +54,8 @@ export async function keepsPattern(guest: Guest, disk: GuestDisk): Promise<strin
     dd if=/tmp/blocks of=$pattern bs=${blockSizeBytes} count=2 conv=notrunc 2>/dev/null
     dd if=/tmp/blocks of=$pattern bs=${blockSizeBytes} skip=2 seek=${lastBlock - 1} conv=notrunc 2>/dev/null
     for block in 0 1 ${lastBlock - 1} ${lastBlock}; do
-      dd if=$pattern of=${path} bs=${blockSizeBytes} skip=$block seek=$block count=1 oflag=direct conv=notrunc 2>/dev/null
+      dd if=$pattern of=${path} bs=${blockSizeBytes} skip=$block seek=$block count=1 \\
+        oflag=direct conv=notrunc 2>/dev/null
     done
     dd if=$pattern of=${path} bs=${13 * blockSizeBytes} skip=7 seek=7 count=100 oflag=direct conv=notrunc 2>/dev/null
     # Sums: cmp is slow under TCG.
