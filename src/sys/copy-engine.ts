@@ -18,8 +18,8 @@ const OPERATION_WORDS = OPERATION_BYTES / 4;
 const Kind = { read: 0, write: 1 << 16, zero: 2 << 16, stream: 3 << 16, fill: 4 << 16 } as const;
 const { read: READ, write: WRITE, zero: ZERO, stream: STREAM, fill: FILL } = Kind;
 /**
- * Writes to a disk that no cache holds may go past the caches. Below this size what was written is likely to be read from
- * a cache soon.
+ * Writes to a disk that no cache holds may go past the caches. Below this size what was written is likely to be read
+ * from a cache soon.
  */
 const LARGE_DISK_BYTES_MIN = 64 * 2 ** 20;
 

@@ -253,7 +253,8 @@ export class IoUring {
 
   /**
    * Lets others have the core until an eighth of what is in flight completed, or for so long. Returns the nanoseconds
-   * that it took, 0 where that cannot be. Woken for each completion, a thread that sends a new request for it pays for both once a request.
+   * that it took, 0 where that cannot be. Woken for each completion, a thread that sends a new request for it pays for
+   * both once a request.
    */
   wait(timeoutNs: number): number {
     if (!this.#canWait) return 0;
