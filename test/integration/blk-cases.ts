@@ -53,6 +53,11 @@ export class CaseContext {
     this.#options = options;
   }
 
+  /** For each answer of the target. */
+  get timeoutMs(): number {
+    return this.#options.timeoutMs ?? TIMEOUT_MS;
+  }
+
   /** A driver with every ring running. `options` go over those of the case. */
   async connect(options: BlkInitiatorOptions = {}): Promise<BlkInitiator> {
     const disk = await BlkInitiator.connect(this.target.path, { ...this.#options, ...options });
@@ -62,8 +67,7 @@ export class CaseContext {
 
   /** A bare connection. */
   async connectFrontend(): Promise<VhostUserFrontend> {
-    const timeoutMs = this.#options.timeoutMs ?? TIMEOUT_MS;
-    const frontend = await VhostUserFrontend.connect(this.target.path, { timeoutMs });
+    const frontend = await VhostUserFrontend.connect(this.target.path, { timeoutMs: this.timeoutMs });
     this.#open.push(frontend);
     return frontend;
   }

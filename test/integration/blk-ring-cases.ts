@@ -35,10 +35,10 @@ function checkLoad(disk: BlkInitiator, count: number, options: Partial<LoadOptio
   generator.close();
 }
 
-async function waitUntil(what: string, isTrue: () => boolean): Promise<void> {
-  const deadlineMs = Date.now() + WAIT_LIMIT_MS;
+async function waitUntil(what: string, isTrue: () => boolean, limitMs = WAIT_LIMIT_MS): Promise<void> {
+  const deadlineMs = Date.now() + limitMs;
   while (!isTrue()) {
-    ok(Date.now() < deadlineMs, `${what} within ${WAIT_LIMIT_MS} ms`);
+    ok(Date.now() < deadlineMs, `${what} within ${limitMs} ms`);
     await sleep(1);
   }
 }
@@ -72,12 +72,13 @@ function bothHalves(half: number): number {
 }
 
 /** Takes `count` used elements by looking at the ring; returns their ids. */
-async function takeUsed(queue: DriverQueue, count: number): Promise<number[]> {
+async function takeUsed(queue: DriverQueue, count: number, limitMs = WAIT_LIMIT_MS): Promise<number[]> {
   const heads: number[] = [];
-  await waitUntil(`${count} completions (${queue.describe()})`, () => {
+  const areTaken = (): boolean => {
     for (let head = queue.ring.popUsed(); head !== NO_HEAD; head = queue.ring.popUsed()) heads.push(head);
     return heads.length >= count;
-  });
+  };
+  await waitUntil(`${count} completions (${queue.describe()})`, areTaken, limitMs);
   return heads;
 }
 
@@ -172,7 +173,7 @@ const notificationCases: readonly BlkCase[] = [
       await sleep(NO_CALL_MS);
       equal(queue.ring.popUsed(), NO_HEAD, 'a disabled ring is left alone');
       await disk.frontend.setVringEnable(0, true);
-      deepEqual(await takeUsed(queue, 1), [read.head]);
+      deepEqual(await takeUsed(queue, 1, context.timeoutMs), [read.head]);
       read.check(pattern(SECTOR, 4));
     },
   },
