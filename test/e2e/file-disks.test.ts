@@ -12,7 +12,6 @@ import {
   refusesWrites,
   reportsErrors,
   seesResize,
-  survivesReboot,
   verifiesUnderLoad,
   zeroesRanges,
 } from './guest-cases.ts';
@@ -91,7 +90,6 @@ describe.skipIf(whyNoGuests() !== null)('a guest on file disks', () => {
   test('a file through the page cache, of 4096-byte blocks, works as well', async () => {
     const cached = { path: await guest.devicePath('cached'), sizeBytes: SIZE_MIB * MIB, blockSizeBytes: 4096 };
     await keepsPattern(guest, cached);
-    await carriesExt4(guest, cached);
   });
 
   test('a read-only file refuses writes', async () => {
@@ -121,6 +119,4 @@ describe.skipIf(whyNoGuests() !== null)('a guest on file disks', () => {
       await daemon.rpc('bdev_aio_delete', { name: 'doomed' });
     });
   });
-
-  test('the disk is used again after a reboot', async () => await survivesReboot(guest, 'main'));
 });
