@@ -1,11 +1,13 @@
 /**
- * The tests in four projects, one after the other: unit (fast, offline, unprivileged), integration (needs Linux
- * features), fuzz (each fuzzer for seconds: `npm run fuzz` runs one for longer), e2e (boots guests, one file at a time:
- * a guest under TCG takes a core for itself).
+ * The tests in four projects: unit (fast, offline, unprivileged) and fuzz (each fuzzer for seconds: `npm run fuzz` runs
+ * one for longer), then integration (needs Linux features), then e2e (boots guests, one file at a time: a guest under
+ * TCG takes a core for itself).
  */
 import { configDefaults, defineConfig } from 'vitest/config';
 
 const MINUTE_MS = 60_000;
+/** Beside each other. By default one core stays free, which of two is half of them. */
+const ON_EVERY_CORE = { maxWorkers: '100%', sequence: { groupOrder: 0 } };
 
 export default defineConfig({
   test: {
@@ -24,9 +26,7 @@ export default defineConfig({
             'test/fuzz/**',
           ],
           testTimeout: MINUTE_MS,
-          // By default one core stays free, which of two is half of them.
-          maxWorkers: '100%',
-          sequence: { groupOrder: 0 },
+          ...ON_EVERY_CORE,
         },
       },
       {
@@ -44,8 +44,7 @@ export default defineConfig({
           name: 'fuzz',
           include: ['test/fuzz/**/*.test.ts'],
           testTimeout: 5 * MINUTE_MS,
-          fileParallelism: false,
-          sequence: { groupOrder: 2 },
+          ...ON_EVERY_CORE,
         },
       },
       {
@@ -56,7 +55,7 @@ export default defineConfig({
           hookTimeout: 10 * MINUTE_MS,
           fileParallelism: false,
           maxConcurrency: 2,
-          sequence: { groupOrder: 3 },
+          sequence: { groupOrder: 2 },
         },
       },
     ],
