@@ -7,7 +7,7 @@
  *   checks.ts unit | integration | e2e | fuzz [VITEST ARGS]
  *   checks.ts [VITEST ARGS]            such as a test file's name
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -20,7 +20,6 @@ const VITEST_REPORT = join(STATE_DIR, 'vitest-report.json');
 const SUMMARY = join(STATE_DIR, 'test-summary.txt');
 /** Where Node keeps what it made of sources: a daemon of the tests starts in half the time. Keyed by their content. */
 const COMPILE_CACHE = join(STATE_DIR, 'compile-cache');
-const OUTPUT_MAX_BYTES = 64 << 20;
 const PROJECTS: readonly string[] = ['unit', 'integration', 'e2e', 'fuzz'];
 
 interface Check {
@@ -39,16 +38,19 @@ const TYPES: readonly Check[] = [
 ];
 
 /** Runs one check; its output is shown only when it fails. */
-function runCheck({ name, args }: Check): boolean {
+async function runCheck({ name, args }: Check): Promise<boolean> {
   const startMs = Date.now();
-  const { status, stdout, stderr } = spawnSync(process.execPath, args, {
-    cwd: ROOT,
-    encoding: 'utf8',
-    maxBuffer: OUTPUT_MAX_BYTES,
-  });
+  const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text;
+    });
+  }
+  const [status] = (await once(child, 'close')) as [number | null];
   const isOk = status === 0;
   console.log(`${isOk ? 'ok    ' : 'FAILED'} ${name}  ${((Date.now() - startMs) / 1000).toFixed(1)} s`);
-  if (!isOk) console.log(`${stdout}${stderr}`);
+  if (!isOk) console.log(output);
   return isOk;
 }
 
@@ -76,8 +78,8 @@ async function main(args: readonly string[]): Promise<number> {
   const [first, ...rest] = args;
   const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
   const checks = first === undefined ? [...LINT, ...TYPES] : first === 'lint' ? LINT : first === 'types' ? TYPES : [];
-  for (const check of checks) {
-    if (runCheck(check)) tally.passed++;
+  for (const isOk of await Promise.all(checks.map(runCheck))) {
+    if (isOk) tally.passed++;
     else tally.failed++;
   }
   if (first !== 'lint' && first !== 'types') {
