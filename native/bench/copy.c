@@ -46,7 +46,7 @@ static inline void copy_stream(uint8_t *to, const uint8_t *from, size_t length) 
 }
 
 static inline void copy_one(const struct copy_op *op, enum copy_way way) {
-  const int is_stream = way == COPY_STREAM || (way == COPY_STREAM_WRITES && op->is_to_disk);
+  bool is_stream = way == COPY_STREAM || (way == COPY_STREAM_WRITES && op->is_to_disk);
   if (way == COPY_REP_MOVSB) copy_rep_movsb(op->to, op->from, op->length);
   else if (is_stream) copy_stream(op->to, op->from, op->length);
   else memcpy(op->to, op->from, op->length);

@@ -14,21 +14,19 @@ const SLICE_BYTES = 2 ** 20;
 /** Bytes for which the choice holds. Both turns together are a sixty-fourth of it. */
 const CHOICE_BYTES = 64 * 2 * TURN_BYTES;
 
-/** Of what is being written. */
+/** Of what is being written; in their order. */
 const Phase = { throughTurn: 0, pastTurn: 1, chosen: 2 } as const;
 
 /** Costs are in steps of any clock for a block; blocks are of the disk. */
 export class WriteWay {
   /** The next run writes past the caches. */
   isPastCaches = false;
-  /** The next run is to be timed, if it writes: `timed` is told. */
-  isTimed = false;
   readonly #turnBlocks: number;
   readonly #sliceBlocks: number;
   readonly #choiceBlocks: number;
-  #phase: number = Phase.throughTurn;
+  #phase: number = Phase.chosen;
   /** To be written until this phase ends. */
-  #leftBlocks: number;
+  #leftBlocks = 0;
   #blocksInSlice = 0;
   #stepsInSlice = 0;
   /** Of a block in the quickest slice of the turn of each way. */
@@ -38,8 +36,12 @@ export class WriteWay {
     this.#turnBlocks = TURN_BYTES / blockSizeBytes;
     this.#sliceBlocks = SLICE_BYTES / blockSizeBytes;
     this.#choiceBlocks = CHOICE_BYTES / blockSizeBytes;
-    this.#leftBlocks = this.#turnBlocks;
-    this.#costs.fill(Infinity);
+    this.#nextPhase();
+  }
+
+  /** The next run is to be timed, if it writes: `timed` is told. */
+  get isTimed(): boolean {
+    return this.#phase !== Phase.chosen && this.#leftBlocks * 2 <= this.#turnBlocks;
   }
 
   /** A run that was to be timed took so long for all blocks that it copied, written ones among them. */
@@ -57,17 +59,19 @@ export class WriteWay {
   wrote(blocks: number): void {
     this.#leftBlocks -= blocks;
     if (this.#leftBlocks <= 0) this.#nextPhase();
-    else if (this.#phase !== Phase.chosen) this.isTimed = this.#leftBlocks * 2 <= this.#turnBlocks;
   }
 
   #nextPhase(): void {
-    const [through, past] = this.#costs as unknown as readonly [number, number];
-    this.isTimed = false;
     this.#blocksInSlice = 0;
     this.#stepsInSlice = 0;
     this.#phase = (this.#phase + 1) % 3;
-    this.#leftBlocks = this.#phase === Phase.chosen ? this.#choiceBlocks : this.#turnBlocks;
-    this.isPastCaches = this.#phase === Phase.pastTurn || (this.#phase === Phase.chosen && past < through);
-    if (this.#phase === Phase.throughTurn) this.#costs.fill(Infinity);
+    if (this.#phase === Phase.chosen) {
+      this.#leftBlocks = this.#choiceBlocks;
+      this.isPastCaches = (this.#costs[Phase.pastTurn] as number) < (this.#costs[Phase.throughTurn] as number);
+    } else {
+      this.#leftBlocks = this.#turnBlocks;
+      this.isPastCaches = this.#phase === Phase.pastTurn;
+      this.#costs[this.#phase] = Infinity;
+    }
   }
 }
